@@ -1,0 +1,37 @@
+# Everything runs in .venv, which the first target that needs it makes from python3.11 or newer.
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+BIN := .venv/bin
+READY := .venv/.ready
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: demo test lint types contracts tests faults bench
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/conceptctl --help
+
+test: lint types contracts tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+contracts: $(READY)
+	$(BIN)/lint-imports --cache-dir .venv/.cache/imports
+
+tests: $(READY)
+	$(BIN)/pytest -m 'not long'
+
+# The long forms of the fault tests: hours on a small machine. T1 needs strace.
+faults: $(READY)
+	$(BIN)/pytest -m long -s tests/faults
+
+bench: $(READY)
+	$(BIN)/python benchmarks/store.py

@@ -1,0 +1,6 @@
+"""`python -m conceptctl`."""
+
+from conceptctl.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The one place that prints: human, JSON or quiet; data on stdout, prose on stderr."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from conceptctl.errors import ConceptctlError
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a verb's result goes.
+
+    Attributes:
+        as_json: One JSON object instead of anything for people.
+        quiet: No prose; data that has a short form is printed in it.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        """Print a line of prose on stderr, unless nobody wants any."""
+        if not self.as_json and not self.quiet:
+            print(text, file=sys.stderr)
+
+    def data(self, payload: Mapping[str, Any], lines: Iterable[str], short: Iterable[str]) -> None:
+        """Print a result: `payload` as JSON, `lines` for people, or `short` when quiet."""
+        if self.as_json:
+            print(json.dumps(payload, ensure_ascii=False, allow_nan=False))
+        else:
+            for line in short if self.quiet else lines:
+                print(line)
+
+    def table(
+        self,
+        payload: Mapping[str, Any],
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+    ) -> None:
+        """Print rows: a paged table on a terminal, tab-separated ones elsewhere.
+
+        The first column is what `--quiet` prints.
+        """
+        if self.as_json or self.quiet or not sys.stdout.isatty():
+            plain = ["\t".join(row) for row in (columns, *rows)]
+            self.data(payload, plain, [row[0] for row in rows])
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console = Console()
+        if len(rows) < console.height:
+            console.print(table)
+        else:
+            with console.pager():
+                console.print(table)
+
+    def error(self, error: ConceptctlError) -> None:
+        """Print an error: one JSON object on stdout, or a line and a hint on stderr."""
+        self.failure(type(error).__name__, error.exit_code, str(error), error.hint)
+
+    def failure(self, kind: str, code: int, message: str, hint: str = "") -> None:
+        """Print what went wrong, with its exit code."""
+        if self.as_json:
+            problem = {"code": code, "kind": kind, "message": message, "hint": hint}
+            print(json.dumps({"error": problem}, ensure_ascii=False))
+            return
+        print(f"error: {message}", file=sys.stderr)
+        if hint:
+            print(f"  hint: {hint}", file=sys.stderr)

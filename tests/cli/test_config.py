@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from conceptctl import config
+from conceptctl.cli.app import run
+from conceptctl.errors import NotFound, UsageError
+
+
+@pytest.fixture(autouse=True)
+def settings_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("CONCEPTCTL_CONFIG", str(path))
+    return path
+
+
+def test_without_a_file_the_built_in_defaults_hold():
+    assert config.load_config() == config.Config()
+
+
+def test_a_value_is_kept_and_can_be_dropped(settings_file):
+    assert run(["config", "train.steps", "800"]) == 0
+    assert config.load_config().train.steps == 800
+    assert run(["config", "train.steps", "--unset"]) == 0
+    assert config.load_config().train.steps is None
+
+
+def test_text_with_quotes_survives(settings_file):
+    config.set_value("sample.negative", 'a "blurry" \\ picture')
+    assert config.load_config().sample.negative == 'a "blurry" \\ picture'
+
+
+@pytest.mark.parametrize("text", ["[train]\nstepz = 1", "[nope]\na = 1", "steps = 1", "[train]\nsteps = 'x'", "[[["])
+def test_a_file_with_nonsense_is_refused(settings_file, text):
+    settings_file.write_text(text)
+    with pytest.raises(UsageError):
+        config.load_config()
+
+
+def test_an_unknown_key_names_the_known_ones():
+    with pytest.raises(NotFound) as caught:
+        config.set_value("train.stepz", "1")
+    assert "train.steps" in caught.value.hint
+
+
+def test_a_bad_value_changes_nothing(settings_file, capsys):
+    assert run(["config", "train.steps", "many", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "UsageError"
+    assert not settings_file.exists()
+
+
+def test_json_shows_every_setting(capsys):
+    assert run(["config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == config.config_values(config.Config())

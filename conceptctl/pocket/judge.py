@@ -1,0 +1,155 @@
+"""The judge: reads off a picture which subjects it shows and with which attributes.
+
+It stands in for the ground truth that photographs lack: whether a generated picture shows concept X, its unseen
+details included, is a question with an answer. Benchmarks and tests use it; training never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conceptctl.pocket.world.kinds import DETAILS, Subject
+from conceptctl.pocket.world.labels import HEADS, SIZES, decode, encode
+
+SUBJECTS = 2
+"""The most subjects that the judge sees in one picture."""
+
+ACCEPTED_ERRORS = 1
+"""How many of a concept's attributes, none of them a detail of its own, may be read otherwise."""
+
+
+class JudgeNetwork(nn.Module):
+    """A convolutional network from pictures to answers about the left and the right subject."""
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 96, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for width in widths:
+            layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(_Residual(width))
+            inputs = width
+        self.trunk = nn.Sequential(*layers)
+        self.hidden = nn.Linear(widths[-1] * 16, 512)
+        self.answers = nn.Linear(512, SUBJECTS * sum(SIZES))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Answer for pictures (B, 3, 64, 64) in [-1, 1]: logits (B, 2, sum of `labels.SIZES`)."""
+        features = self.trunk(pictures).flatten(1)
+        answers: Tensor = self.answers(functional.relu(self.hidden(features)))
+        return answers.view(len(pictures), SUBJECTS, sum(SIZES))
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        restored: Tensor = self.body(features)
+        return functional.relu(features + restored)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge reads off one picture."""
+
+    subjects: tuple[Subject, ...]
+    """The subjects it sees, from left to right; at most two."""
+
+    def shows(self, subject: Subject) -> bool:
+        """Whether the picture shows this identity.
+
+        Its kind and its details must be read exactly, and all but one of its other attributes that show.
+        """
+        return any(_is_same(seen, subject) for seen in self.subjects)
+
+    def shows_all(self, subjects: Sequence[Subject]) -> bool:
+        """Whether the picture shows each of several identities, each in a place of its own."""
+        return any(
+            all(_is_same(seen, wanted) for seen, wanted in zip(order, subjects, strict=True))
+            for order in permutations(self.subjects, len(subjects))
+        )
+
+    def agreement(self, wanted: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[bool, int, int]:
+        """Compare with what a prompt asked for.
+
+        Args:
+            wanted: A kind and the attributes asked for, for each subject of the prompt.
+
+        Returns:
+            Whether all kinds are there; how many attributes are right, for the assignment of subjects that fits
+            best; how many were asked for. Attributes of a subject that is not there are wrong.
+        """
+        asked = sum(len(attributes) for _, attributes in wanted)
+        best = (False, 0)
+        seen = [*self.subjects, *[None] * (len(wanted) - len(self.subjects))]
+        for order in permutations(seen, len(wanted)):
+            there = [item is not None and item.kind == kind for item, (kind, _) in zip(order, wanted, strict=True)]
+            right = sum(
+                _follows(item, name, value)
+                for item, ok, (_, attributes) in zip(order, there, wanted, strict=True)
+                if ok and item is not None
+                for name, value in attributes.items()
+            )
+            best = max(best, (all(there), right))
+        return best[0], best[1], asked
+
+
+def _follows(seen: Subject, name: str, value: str) -> bool:
+    if name == "hat" and value == "hat":
+        return seen["hat"] != "none"
+    return seen[name] == value
+
+
+def _is_same(seen: Subject, wanted: Subject) -> bool:
+    if seen.kind != wanted.kind:
+        return False
+    ours, theirs = seen.shown(), wanted.shown()
+    wrong = [name for name, value in theirs.items() if ours.get(name) != value]
+    if any(name.startswith(DETAILS) for name in wrong):
+        return False
+    # A hat that is not seen has no colour either: one slip, not two.
+    slips = [name for name in wrong if not (name.endswith("_colour") and name.removesuffix("_colour") in wrong)]
+    return len(slips) <= ACCEPTED_ERRORS
+
+
+class Judge:
+    """Reads pictures with a trained network."""
+
+    def __init__(self, network: JudgeNetwork) -> None:
+        self.network = network.eval()
+
+    @torch.no_grad()
+    def read(self, pictures: Tensor) -> list[Reading]:
+        """Read pictures (B, 3, 64, 64) in [-1, 1]."""
+        readings = []
+        for part in pictures.split(256):
+            answers = self.network(part).float()
+            labels = torch.stack([piece.argmax(dim=2) for piece in answers.split(SIZES, dim=2)], dim=2)
+            for row in labels.tolist():
+                subjects = [decode(slot) for slot in row]
+                readings.append(Reading(tuple(subject for subject in subjects if subject is not None)))
+        return readings
+
+
+def labels_of(subjects: Sequence[Subject]) -> list[list[int]]:
+    """Labels of a picture's subjects from left to right, as the network answers: two lists, one a subject."""
+    rows = [encode(subject) for subject in subjects]
+    return rows + [encode(None) for _ in range(SUBJECTS - len(rows))]
+
+
+QUESTIONS = tuple(f"{head.group}.{head.name}" for head in HEADS)
+"""Names of the questions that the judge answers about each subject."""

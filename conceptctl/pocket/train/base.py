@@ -1,0 +1,56 @@
+"""Writes the bundled base from what the stages trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessor
+
+from conceptctl.pocket.bundle import JUDGE_FILE, write_manifest
+from conceptctl.pocket.train import unet as unet_stage
+from conceptctl.pocket.train.trained import averaged_weights, load_frozen, text_tower, trained_clip, trained_vae
+
+
+def write_base(workspace: Path, target: Path) -> None:
+    """Write everything that ships: the pipeline, CLIP, the judge and the manifest, in half precision.
+
+    What stood in the target folder before is replaced.
+
+    Args:
+        workspace: The folder of the stages' checkpoints, all four of them.
+        target: The folder to write, `bundle.WEIGHTS` for the package's own.
+    """
+    clip, tokenizer = trained_clip(workspace)
+    unet = unet_stage.build()
+    load_frozen(unet, averaged_weights(workspace, "unet"))
+    half = [part.half() for part in (trained_vae(workspace), text_tower(clip), unet, clip)]
+    vae, text, unet, clip = half
+    preprocess = CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**unet_stage.NOISE, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=preprocess,
+        requires_safety_checker=False,
+    )
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target / "base")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(workspace / "tokenizer" / name, target / "base" / "tokenizer" / name)
+    clip.save_pretrained(target / "clip")
+    tokenizer.save_pretrained(target / "clip")
+    preprocess.save_pretrained(target / "clip")
+    judge = {
+        name: value.half() for name, value in averaged_weights(workspace, "judge").items() if value.is_floating_point()
+    }
+    (target / JUDGE_FILE).parent.mkdir()
+    save_file(judge, target / JUDGE_FILE)
+    write_manifest(target)

@@ -1,0 +1,194 @@
+"""CLIP on the world: its text tower conditions the U-Net, its image tower makes the features of the metrics.
+
+Contrastive as in the original, with two additions that make small batches enough: half of a batch are
+near twins of the other half (one attribute differs), and both towers also learn, through linear heads
+that are thrown away afterwards, to answer which attributes each subject has.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from conceptctl.pocket.train.data import Batches, to_signed, to_tensor
+from conceptctl.pocket.train.heads import answer_layer, answer_loss
+from conceptctl.pocket.train.loop import Losses, Recipe, Stage
+from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
+from conceptctl.pocket.world.captions import Mentions, compose, draw_mentions
+from conceptctl.pocket.world.kinds import KINDS, NONE
+from conceptctl.pocket.world.labels import encode
+from conceptctl.pocket.world.render import render_with_layout
+from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
+
+RECIPE = Recipe(samples=8_000_000, batch=64, learning_rate=1.5e-3, average=0.998, weight_decay=0.02)
+TEXT_WIDTH = 320
+ANSWER_WEIGHT = 1.0
+
+
+class Pairs(NamedTuple):
+    """A batch of pictures with captions."""
+
+    pictures: Tensor
+    """uint8 (B, 3, 64, 64)."""
+    tokens: Tensor
+    """(B, LENGTH), padded with the end token."""
+    shown: Tensor
+    """Labels of what each picture shows, subjects from left to right, (B, 2 * questions)."""
+    said: Tensor
+    """Labels of what each caption says, subjects in the order of the words, (B, 2 * questions)."""
+
+
+def build(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Make the untrained model."""
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=5,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=8
+    )
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=192))
+
+
+class _Clip(nn.Module):
+    """CLIP and the heads that are thrown away."""
+
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.model = model
+        self.read_picture = answer_layer(192, 2)
+        self.read_text = answer_layer(192, 2)
+
+
+class ClipStage(Stage[_Clip, Pairs]):
+    """Trains both towers."""
+
+    name = "clip"
+
+    def __init__(self, device: torch.device, workspace: Path, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+        self.device = device
+        self.tokenizer = build_tokenizer(workspace / "tokenizer")
+        torch.manual_seed(0)
+        self.network = _Clip(build(self.tokenizer)).to(device)
+        make = partial(picture_pairs, self.tokenizer, batch)
+        self.batches = Batches(lambda step: make(f"clip:{step}"), workers)
+        self.heldout = distinct_pairs(self.tokenizer, 192, "clip:heldout")
+
+    def batch(self, step: int) -> Pairs:
+        """Pictures and captions of a step."""
+        return self.batches(step)
+
+    def losses(self, batch: Pairs) -> Losses:
+        """The contrastive loss, and the loss of the answers of both towers."""
+        pictures, texts = self._features(self.network, batch)
+        scale = self.network.model.logit_scale.clamp(max=4.6).exp()
+        logits = scale * functional.normalize(texts) @ functional.normalize(pictures).T
+        target = torch.arange(len(logits), device=self.device)
+        contrast = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+        shown = _two_answers(self.network.read_picture(pictures), batch.shown.to(self.device))
+        said = _two_answers(self.network.read_text(texts), batch.said.to(self.device))
+        return {"loss": contrast + ANSWER_WEIGHT * (shown + said), "contrast": contrast, "shown": shown, "said": said}
+
+    def measure(self, network: _Clip) -> dict[str, float]:
+        """Retrieval among 192 held-out pairs: the share of captions that find their picture."""
+        pictures, texts = self._features(network, self.heldout)
+        similar = functional.normalize(texts) @ functional.normalize(pictures).T
+        found = similar.argmax(dim=1).cpu() == torch.arange(len(similar))
+        return {"retrieval": found.float().mean().item()}
+
+    def _features(self, network: _Clip, batch: Pairs) -> tuple[Tensor, Tensor]:
+        pixels = normalize_pictures(batch.pictures, self.device)
+        # What follows the end token changes nothing before it: the longest caption decides the length.
+        longest = int((batch.tokens != self.tokenizer.eos_token_id).sum(dim=1).max()) + 1
+        tokens = batch.tokens[:, :longest].to(self.device)
+        pictures = network.model.visual_projection(network.model.vision_model(pixels).pooler_output)
+        texts = network.model.text_projection(network.model.text_model(tokens).pooler_output)
+        return pictures.float(), texts.float()
+
+
+def normalize_pictures(pictures: Tensor, device: torch.device) -> Tensor:
+    """Scale uint8 pictures (B, 3, H, W) as CLIPImageProcessor does with mean 0.5 and deviation 0.5."""
+    return to_signed(pictures, device).contiguous()
+
+
+def _two_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    first, second = logits.chunk(2, dim=1)
+    ours, theirs = labels.chunk(2, dim=1)
+    return (answer_loss(first, ours) + answer_loss(second, theirs)) / 2
+
+
+def picture_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
+    """Render captioned pictures, every second one a near twin of the one before it.
+
+    Args:
+        tokenizer: Turns captions into tokens.
+        size: How many pairs.
+        seed: Decides them all.
+    """
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(size // 2):
+        scene = draw_scene(rng)
+        most = 5 if len(scene.subjects) == 1 else 3
+        mentions = [draw_mentions(subject, rng, least=1, most=most) for subject in scene.subjects]
+        rows += [(scene, mentions), _near_twin(scene, mentions, rng)]
+    return _render_pairs(tokenizer, rows, rng)
+
+
+def distinct_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
+    """Render pictures with captions that name all that can be named, so that each caption fits one picture alone."""
+    rng = random.Random(seed)
+    rows: list[tuple[Scene, list[Mentions]]] = []
+    for _ in range(size):
+        scene = draw_scene(rng)
+        most = 6 if len(scene.subjects) == 1 else 3
+        rows.append((scene, [draw_mentions(subject, rng, least=most, most=most) for subject in scene.subjects]))
+    return _render_pairs(tokenizer, rows, rng)
+
+
+def _near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tuple[Scene, list[Mentions]]:
+    """Change one attribute that the caption names."""
+    which = rng.randrange(len(scene.subjects))
+    subject = scene.subjects[which]
+    changeable = [name for name in mentions[which] if mentions[which][name] == subject[name]]
+    if not changeable:
+        return scene, mentions
+    name = rng.choice(changeable)
+    attribute = next(item for item in KINDS[subject.kind] if item.name == name)
+    others = [value for value in attribute.common if value not in (subject[name], NONE, "bald")]
+    if not others:
+        return scene, mentions
+    value = rng.choice(others)
+    subjects = tuple(item.replaced(**{name: value}) if i == which else item for i, item in enumerate(scene.subjects))
+    said = [{**item, name: value} if i == which else item for i, item in enumerate(mentions)]
+    return Scene(subjects, scene.place, scene.light, scene.relation), said
+
+
+def _render_pairs(tokenizer: CLIPTokenizer, rows: list[tuple[Scene, list[Mentions]]], rng: random.Random) -> Pairs:
+    pictures, captions, shown, said = [], [], [], []
+    for scene, mentions in rows:
+        picture, spots = render_with_layout(scene, rng)
+        order = reading_order(spots)
+        pictures.append(picture)
+        captions.append(compose(scene, mentions))
+        shown.append(_both([encode(scene.subjects[index]) for index in order]))
+        said.append(_both([encode(subject, names) for subject, names in zip(scene.subjects, mentions, strict=True)]))
+    return Pairs(to_tensor(pictures), tokenize(tokenizer, captions), torch.tensor(shown), torch.tensor(said))
+
+
+def _both(labels: list[list[int]]) -> list[int]:
+    return labels[0] + (labels[1] if len(labels) == 2 else encode(None))

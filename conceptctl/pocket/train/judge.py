@@ -1,0 +1,90 @@
+"""Trains the judge on renders, of the world and of concepts, sharp and slightly spoiled."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from conceptctl.pocket.judge import JudgeNetwork, labels_of
+from conceptctl.pocket.train.data import Batches, to_signed, to_tensor
+from conceptctl.pocket.train.heads import answer_loss, right_answers
+from conceptctl.pocket.train.loop import Losses, Recipe, Stage
+from conceptctl.pocket.world.render import render_with_layout
+from conceptctl.pocket.world.scenes import draw_scene, reading_order
+
+RECIPE = Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, average=0.999, weight_decay=0.01)
+
+
+class Judged(NamedTuple):
+    """Pictures with what they show."""
+
+    pictures: Tensor
+    """uint8 (B, 3, 64, 64)."""
+    labels: Tensor
+    """(B, 2, number of questions), subjects from left to right."""
+
+
+class JudgeStage(Stage[JudgeNetwork, Judged]):
+    """Trains the judge; half of its pictures hold unseen colours and details."""
+
+    name = "judge"
+
+    def __init__(self, device: torch.device, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+        self.device = device
+        torch.manual_seed(0)
+        self.network = JudgeNetwork().to(device)
+        self.batches = Batches(partial(_step, batch), workers)
+        self.heldout = judged_pictures(512, "judge:heldout")
+
+    def batch(self, step: int) -> Judged:
+        """Pictures and labels of a step."""
+        return self.batches(step)
+
+    def losses(self, batch: Judged) -> Losses:
+        """The loss of all answers, on pictures blurred and grained as generated ones are."""
+        pictures = spoil(to_signed(batch.pictures, self.device))
+        logits = self.network(pictures)
+        return {"loss": answer_loss(logits.flatten(0, 1), batch.labels.to(self.device).flatten(0, 1))}
+
+    def measure(self, network: JudgeNetwork) -> dict[str, float]:
+        """The share of right answers on held-out renders, over all questions and for the worst one."""
+        logits = network(to_signed(self.heldout.pictures, self.device))
+        right, asked = right_answers(logits.flatten(0, 1), self.heldout.labels.to(self.device).flatten(0, 1))
+        return {"right": (right.sum() / asked.sum()).item(), "worst": (right / asked.clamp(min=1)).min().item()}
+
+
+def _step(batch: int, step: int) -> Judged:
+    return judged_pictures(batch, f"judge:{step}")
+
+
+def judged_pictures(size: int, seed: str) -> Judged:
+    """Render pictures with their labels; half of them as concepts look, half as pre-training draws.
+
+    Args:
+        size: How many pictures.
+        seed: Decides them all.
+    """
+    rng = random.Random(seed)
+    pictures, labels = [], []
+    for _ in range(size):
+        strange = rng.random() < 0.6
+        scene = draw_scene(rng, unseen=0.4 if strange else 0.0, details=0.75 if strange else 0.0)
+        picture, spots = render_with_layout(scene, rng)
+        pictures.append(picture)
+        labels.append(labels_of([scene.subjects[index] for index in reading_order(spots)]))
+    return Judged(to_tensor(pictures), torch.tensor(labels))
+
+
+def spoil(pictures: Tensor) -> Tensor:
+    """Blur some pictures a little, add a little grain, and shift their brightness: (B, 3, H, W) in [-1, 1]."""
+    count = len(pictures)
+    blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = torch.rand(count, 1, 1, 1, device=pictures.device).mul(1.6).sub(0.6).clamp(min=0)
+    grain = torch.randn_like(pictures) * (torch.rand(count, 1, 1, 1, device=pictures.device) * 0.08)
+    shift = torch.randn(count, 3, 1, 1, device=pictures.device) * 0.03
+    return torch.lerp(pictures, blurred, share) + grain + shift

@@ -1,0 +1,54 @@
+"""What the stages trained, loaded from their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from conceptctl.pocket.train import clip as clip_stage
+from conceptctl.pocket.train import vae as vae_stage
+from conceptctl.pocket.train.data import autoencoder_pictures, to_signed
+
+
+def averaged_weights(workspace: Path, stage: str) -> dict[str, Tensor]:
+    """Read the averaged weights from a stage's checkpoint."""
+    with safe_open(workspace / f"{stage}.safetensors", framework="pt", device="cpu") as file:
+        names = [name for name in file.keys() if name.startswith("average/")]  # noqa: SIM118 - not a mapping
+        return {name.removeprefix("average/"): file.get_tensor(name) for name in names}
+
+
+def load_frozen(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights into a network that is not trained any further."""
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+
+
+def trained_vae(workspace: Path) -> AutoencoderKL:
+    """Load the trained autoencoder, its latents standardized."""
+    vae = vae_stage.build()
+    load_frozen(vae, averaged_weights(workspace, "vae"))
+    vae_stage.standardize(vae, to_signed(autoencoder_pictures(512, "vae:standard"), torch.device("cpu")))
+    return vae
+
+
+def trained_clip(workspace: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """Load the trained CLIP model and its tokenizer."""
+    tokenizer = CLIPTokenizer.from_pretrained(workspace / "tokenizer")
+    model = clip_stage.build(tokenizer)
+    weights = averaged_weights(workspace, "clip")
+    load_frozen(
+        model, {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
+    )
+    return model, tokenizer
+
+
+def text_tower(clip: CLIPModel) -> CLIPTextModel:
+    """The text tower alone, as the pipeline has it."""
+    tower = CLIPTextModel(CLIPTextConfig(**clip.config.text_config.to_dict()))
+    load_frozen(tower, clip.text_model.state_dict())
+    return tower

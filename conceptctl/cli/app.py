@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import conceptctl
-from conceptctl.cli import config
+from conceptctl.cli import config, export, fold, forget, gc, import_, info, init, list_, log, repair, show, undo, verify
 from conceptctl.cli.options import epilog
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, Interrupted
@@ -24,9 +24,23 @@ app = typer.Typer(
     help="Teach a text-to-image model one concept at a time, and keep every one of them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog=epilog("conceptctl config", codes=(1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143)),
+    epilog=epilog("conceptctl init", "conceptctl list", "conceptctl undo", codes=(1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143)),
 )
 
+app.command("init", epilog=init.EPILOG)(init.init)
+app.command("list", epilog=list_.EPILOG)(list_.list_concepts)
+app.command("ls", epilog=list_.EPILOG, hidden=True)(list_.list_concepts)
+app.command("show", epilog=show.EPILOG)(show.show)
+app.command("log", epilog=log.EPILOG)(log.log)
+app.command("info", epilog=info.EPILOG)(info.info)
+app.command("fold", epilog=fold.EPILOG)(fold.fold)
+app.command("undo", epilog=undo.EPILOG)(undo.undo)
+app.command("forget", epilog=forget.EPILOG)(forget.forget)
+app.command("export", epilog=export.EPILOG)(export.export)
+app.command("import", epilog=import_.EPILOG)(import_.import_file)
+app.command("verify", epilog=verify.EPILOG)(verify.verify)
+app.command("repair", epilog=repair.EPILOG)(repair.repair)
+app.command("gc", epilog=gc.EPILOG)(gc.gc)
 app.command("config", epilog=config.EPILOG)(config.config)
 
 

@@ -13,6 +13,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print names and paths only, no prose.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, change nothing.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait while another process changes the store.")]
 
 EXIT_STATUS = {
     0: "ok",

@@ -1,0 +1,31 @@
+"""`conceptctl fold`: what was learned, merged into the stored weights."""
+
+from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import open_store
+
+EPILOG = epilog("conceptctl fold", "conceptctl fold --dry-run", codes=(4, 5, 6, 7))
+
+
+def fold(
+    dry_run: DryRunOption = False,
+    wait: WaitOption = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Merge every concept that is not folded yet into the stored weights, as one generation."""
+    from conceptctl.workflows import fold as workflow
+
+    output = Output(json, quiet)
+    opened = open_store(store)
+    head = opened.head()
+    names = workflow.unfolded(head)
+    if names and not dry_run:
+        head = workflow.fold(opened, wait=wait)
+    verb = "would fold" if dry_run else "folded"
+    output.data(
+        {"generation": head.seq, "done": bool(names) and not dry_run, "folded": list(names)},
+        [f"{verb}: {' '.join(names)}" if names else "everything is folded already"],
+        names,
+    )

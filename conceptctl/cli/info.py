@@ -1,0 +1,50 @@
+"""`conceptctl info`: the store as a whole."""
+
+import shutil
+from pathlib import Path
+
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import open_store, size_text
+
+EPILOG = epilog("conceptctl info", codes=(4, 5))
+
+
+def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Show where the store is, its base, its sizes and the space that is left."""
+    layout = (opened := open_store(store)).layout
+    head = opened.head()
+    base_bytes = sum(ref.size for ref in (*head.base.files.values(), head.base.texts))
+    sizes = {
+        "base": base_bytes,
+        "other blobs": _size(layout.blobs) - base_bytes,
+        "history": _size(layout.generations) + layout.index.stat().st_size,
+        "jobs": _size(layout.jobs),
+        "trash": _size(layout.trash),
+        "damaged": _size(layout.damaged),
+    }
+    free = shutil.disk_usage(layout.root).free
+    payload = {
+        "store": str(layout.root),
+        "generation": head.seq,
+        "id": head.identity,
+        "concepts": len(head.concepts),
+        "folded": sum(concept.folded for concept in head.concepts),
+        "base": {"name": head.base.name, "sha256": head.base.sha256},
+        "bytes": sizes,
+        "free": free,
+    }
+    rows = [
+        ("store", str(layout.root)),
+        ("generation", f"{head.seq} ({head.identity[:12]})"),
+        ("concepts", f"{payload['concepts']}, {payload['folded']} folded"),
+        ("base", f"{head.base.name} ({head.base.sha256})"),
+        ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
+        *((name, size_text(size)) for name, size in sizes.items()),
+        ("free", size_text(free)),
+    ]
+    Output(json, quiet).table(payload, ("what", "value"), rows)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,35 @@
+"""`conceptctl init`: make a store."""
+
+from typing import Annotated
+
+import typer
+
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.store.layout import chosen_root
+
+EPILOG = epilog(
+    "conceptctl init",
+    "conceptctl init --base stable-diffusion-v1-5/stable-diffusion-v1-5 --store ~/photos.store",
+    codes=(4, 5, 7, 8),
+)
+
+
+def init(
+    base: Annotated[
+        str, typer.Option("--base", help="pocket, a hub id, a diffusers folder or a .safetensors checkpoint.")
+    ] = "pocket",
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a new store on a base. A store has one base; for another base make another store."""
+    from conceptctl.workflows.init import initialize
+
+    made = initialize(chosen_root(store), base)
+    root = str(made.store.layout.root)
+    Output(json, quiet).data(
+        {"store": root, "base": {"name": made.base_name, "sha256": made.base_sha256}, "generation": 0},
+        [f"made a store at {root} on {made.base_name} ({made.base_sha256[:12]})"],
+        [root],
+    )

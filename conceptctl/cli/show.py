@@ -1,0 +1,52 @@
+"""`conceptctl show`: where a concept came from."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import open_store, size_text
+from conceptctl.store.concept import read_record
+from conceptctl.store.index import LogRow
+
+EPILOG = epilog("conceptctl show alice", codes=(4, 5))
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A concept.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show everything that is known about a concept."""
+    opened = open_store(store)
+    entry = opened.concept(name)
+    facts: dict[str, Any] = dataclasses.asdict(read_record(opened.blob(entry)))
+    facts |= {
+        "name": name,
+        "token": f"V*{name}",
+        "folded": entry.folded,
+        "bytes": entry.blob.size,
+        "blob": entry.blob.sha256,
+        "generation": _first_seen(opened.log(), name),
+    }
+    rows = [(key.replace("_", " "), _text(key, value)) for key, value in facts.items() if value not in ("", (), {})]
+    Output(json, quiet).table(facts, ("fact", "value"), rows)
+
+
+def _first_seen(history: list[LogRow], name: str) -> int:
+    """Return the latest generation in which a concept of that name was added."""
+    added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
+    return max(added, default=0)
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "bytes":
+        return size_text(value)
+    if key == "loss_curve":
+        return f"{value[0]:.4g} -> {value[-1]:.4g} in {len(value)} points"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items())
+    return str(value)

@@ -1,0 +1,175 @@
+"""The base: a diffusers folder, copied in once, and known by the sha256 of its tensors.
+
+It is copied and not referred to: a folder can be moved, a hub can forget, and a new release of this program may
+bring another `pocket`, and none of that may take a concept away. What the files are called, how they are split
+and where they lay does not enter its identity; what the tensors are does.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from conceptctl.errors import ImportRefused, NotFound, StoreDamaged
+from conceptctl.store import blobs, tensorfile
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Base, Generation, canonical
+from conceptctl.store.tensorfile import Tensor, TensorInfo
+
+TEXTS = {".json", ".txt", ".model"}
+PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+MODEL_PARTS = ("unet", "text_encoder", "vae")
+"""Components whose tensors make a base; a safety checker beside them changes nothing a concept builds on."""
+
+INPUT_EMBEDDING = "embeddings.token_embedding.weight"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A diffusers folder that has been looked through.
+
+    Attributes:
+        weights: Its safetensors files, by their place in the folder.
+        texts: Its configurations and vocabularies, by theirs.
+        sha256: Digest over the tensors of its model parts.
+    """
+
+    weights: Mapping[str, Path]
+    texts: Mapping[str, Path]
+    sha256: str
+
+
+def inspect(folder: Path) -> Source:
+    """Look through a diffusers folder, without copying anything.
+
+    Raises:
+        NotFound: It is no diffusers folder.
+        ImportRefused: It has weights that only a pickle holds, or files that break the format's rules.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    weights = _default_variant([path for path in files if path.suffix == ".safetensors"])
+    with_weights = {path.parent for path in weights}
+    for path in files:
+        if path.suffix in PICKLES and path.parent not in with_weights:
+            raise ImportRefused(f"{path.relative_to(folder)}: a pickle runs code when it is read: only safetensors")
+    texts = [path for path in files if path.suffix in TEXTS]
+    placed = {path.relative_to(folder).as_posix(): path for path in weights}
+    if not any(place.startswith("unet/") for place in placed):
+        raise NotFound(f"{folder}: it has no unet/*.safetensors")
+    return Source(placed, {path.relative_to(folder).as_posix(): path for path in texts}, _identity(placed))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _default_variant(weights: list[Path]) -> list[Path]:
+    """Leave out `model.fp16.safetensors` where `model.safetensors` is there too: they hold the same model twice."""
+    plain = {path.parent for path in weights if path.stem.count(".") == 0}
+    return [path for path in weights if path.stem.count(".") == 0 or path.parent not in plain]
+
+
+def _identity(weights: Mapping[str, Path]) -> str:
+    lines = []
+    for place, path in weights.items():
+        component = place.partition("/")[0]
+        if not component.startswith(MODEL_PARTS):
+            continue
+        header = tensorfile.read_header(path)
+        view = tensorfile.numbers(path, header)
+        for name, info in header.tensors.items():
+            digest = hashlib.sha256(view[info.start : info.end]).hexdigest()
+            lines.append(canonical([component, name, info.dtype, info.shape, digest]))
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def ingest(layout: Layout, source: Source, name: str) -> Base:
+    """Copy a base into a store."""
+    files = {place: blobs.add_file(layout, path) for place, path in source.weights.items()}
+    texts = {}
+    for place, path in source.texts.items():
+        data = _without_host_paths(path)
+        texts[place] = Tensor("U8", (len(data),), data)
+    return Base(name, source.sha256, files, blobs.add_tensors(layout, texts, {}))
+
+
+def _without_host_paths(path: Path) -> bytes:
+    """Return a configuration's bytes without the place the model once lay in, which libraries write into it."""
+    data = path.read_bytes()
+    if path.suffix != ".json" or b"_name_or_path" not in data:
+        return data
+    value = json.loads(data)
+    if isinstance(value, dict):
+        value.pop("_name_or_path", None)
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
+
+
+def size(source: Source) -> int:
+    """Return how many bytes a base takes."""
+    return sum(path.stat().st_size for path in (*source.weights.values(), *source.texts.values()))
+
+
+def tensors(layout: Layout, base: Base, *, read: bool = False) -> dict[str, tuple[Path, str, TensorInfo]]:
+    """Return every tensor of a base by its place: the file, the name in it, and what it is.
+
+    Args:
+        layout: The store.
+        base: Its base.
+        read: Compare every byte of the U-Net's files first.
+
+    Raises:
+        StoreDamaged: A file of the base is missing or has another size.
+    """
+    found = {}
+    for place, ref in base.files.items():
+        component = place.partition("/")[0]
+        path = blobs.checked(layout, ref, f"base {base.name}: {place}", read=read and component == "unet")
+        for name, info in tensorfile.read_header(path).tensors.items():
+            found[f"{component}/{name}"] = (path, name, info)
+    return found
+
+
+def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]]) -> int:
+    """Return how many numbers a row of the base's token table has."""
+    for place, (_, _, info) in found.items():
+        if place.startswith("text_encoder/") and place.endswith(INPUT_EMBEDDING):
+            return info.shape[1]
+    raise StoreDamaged("the base has no token table")
+
+
+def token_words(layout: Layout, base: Base) -> set[str]:
+    """Return the words that have a token of their own in the base, in lower case, as CLIP reads them."""
+    texts, _ = tensorfile.read_tensors(blobs.checked(layout, base.texts, f"base {base.name}: texts", read=True))
+    words: set[str] = set()
+    for place, tensor in texts.items():
+        if place.startswith("tokenizer") and place.endswith(("/vocab.json", "/added_tokens.json")):
+            words |= {word.lower().removesuffix("</w>") for word in json.loads(bytes(tensor.data))}
+        elif place.startswith("tokenizer") and place.endswith("/tokenizer.json"):
+            words |= {entry["content"].lower() for entry in json.loads(bytes(tensor.data)).get("added_tokens", [])}
+    return words
+
+
+@contextmanager
+def folder(layout: Layout, generation: Generation) -> Iterator[Path]:
+    """Lay the base out as a diffusers folder, outside the store, for as long as the context lasts.
+
+    The weights are links to blobs, so this costs milliseconds whatever the size.
+    """
+    base = generation.base
+    with tempfile.TemporaryDirectory(prefix="conceptctl-") as name:
+        root = Path(name)
+        for place, ref in base.files.items():
+            target = root / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(blobs.checked(layout, ref, f"base {base.name}: {place}").absolute())
+        texts, _ = tensorfile.read_tensors(blobs.checked(layout, base.texts, f"base {base.name}: texts", read=True))
+        for place, tensor in texts.items():
+            target = root / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(tensor.data)
+        yield root

@@ -1,0 +1,117 @@
+"""One concept as one file: its delta, its token rows, and where it came from.
+
+The same file is the blob in the store and the file that `export --to concept` gives, byte for byte.
+
+Tensors:
+    delta/PLACE/mask    bits of the weights that change, packed eight to a byte, first bit highest
+    delta/PLACE/values  what is added to those weights, fp32, in C order
+    token               rows of the token table, fp32
+    features            features of pictures drawn just after learning, fp32; optional
+    state/...           what a method keeps for its next concept; optional
+PLACE is a component and a parameter of the base, like `unet/mid_block.attentions.0....attn2.to_k.weight`.
+"""
+
+import dataclasses
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conceptctl.errors import ImportRefused, UsageError
+from conceptctl.store import tensorfile
+from conceptctl.store.manifest import canonical
+
+METADATA_KEY = "conceptctl"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Where a concept came from: all that can be said without the pictures.
+
+    Attributes:
+        uid: A random name that survives renaming.
+        name: What the user calls it.
+        class_word: What kind of thing it is.
+        method: What learned it.
+        learned: When, UTC.
+        program: With which version.
+        base: The sha256 of the base's tensors.
+        after: The generation it was trained on.
+        seed: The seed.
+        steps: Optimizer steps.
+        photos: How many pictures; nothing else about them is kept.
+        settings: Everything else that was set, by name. Never a path or another concept's name.
+        loss_curve: Losses over the run.
+        license: Under what terms the pictures may be used, in the user's words.
+        consent: Who agreed to what, in the user's words.
+    """
+
+    uid: str
+    name: str
+    class_word: str
+    method: str
+    learned: str
+    program: str
+    base: str
+    after: int
+    seed: int
+    steps: int
+    photos: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss_curve: tuple[float, ...] = ()
+    license: str = ""
+    consent: str = ""
+
+    def metadata(self) -> dict[str, str]:
+        """Return the record as a file's metadata."""
+        return {METADATA_KEY: canonical({"concept": dataclasses.asdict(self)}).decode()}
+
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "uid": str, "name": str, "class_word": str, "method": str, "learned": str, "program": str, "base": str,
+    "after": int, "seed": int, "steps": int, "photos": int, "settings": dict, "loss_curve": list,
+    "license": str, "consent": str,
+}  # fmt: skip
+
+
+def new_uid() -> str:
+    """Return a name for a concept that tells nothing about it."""
+    return secrets.token_hex(8)
+
+
+def check_name(name: str) -> str:
+    """Return a concept's name if it can be one.
+
+    Raises:
+        UsageError: It has other characters than a token and a file name both can have.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a concept's name",
+            hint="1 to 64 of a-z, 0-9, - and _, starting with a letter or a digit",
+        )
+    return name
+
+
+def read_record(path: Path) -> Record:
+    """Read a concept file's record.
+
+    Raises:
+        ImportRefused: The file is no concept file.
+    """
+    header = tensorfile.read_header(path)
+    try:
+        entry = json.loads(header.metadata[METADATA_KEY])["concept"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise ImportRefused(f"{path.name}: not a concept file: it has no record") from None
+    if not isinstance(entry, dict) or set(entry) != set(TYPES):
+        raise ImportRefused(f"{path.name}: the record's fields are not those of a concept file")
+    for field, kind in TYPES.items():
+        if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
+            raise ImportRefused(f"{path.name}: the record's {field} cannot be {str(entry[field])[:40]!r}")
+    if not all(isinstance(value, int | float) for value in entry["loss_curve"]):
+        raise ImportRefused(f"{path.name}: the record's loss_curve is not a row of numbers")
+    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"])})

@@ -1,0 +1,90 @@
+"""The import gate: what a file from elsewhere must be before a byte of it enters a store."""
+
+import math
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.store import concept, tensorfile
+from conceptctl.store.concept import Record
+from conceptctl.store.tensorfile import Header, TensorInfo
+
+UID = re.compile(r"[0-9a-f]{16}")
+
+
+def check_concept_file(path: Path, base_sha256: str, base_tensors: Mapping[str, TensorInfo], width: int) -> Record:
+    """Return the record of a concept file that fits a base.
+
+    Args:
+        path: The file. Nothing in it is trusted, not even that it is a file.
+        base_sha256: The base of the store it shall go into.
+        base_tensors: The base's tensors, by place.
+        width: Numbers in a row of the base's token table.
+
+    Raises:
+        NotFound: There is no such file.
+        ImportRefused: It breaks a rule, which the message names.
+    """
+    try:
+        kind = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"no file {path}") from None
+    if not stat.S_ISREG(kind):
+        raise ImportRefused(f"{path.name}: not a regular file")
+    header = tensorfile.read_header(path)
+    record = concept.read_record(path)
+    if not concept.NAME.fullmatch(record.name) or not UID.fullmatch(record.uid):
+        raise ImportRefused(f"{path.name}: the record's name or uid cannot be one")
+    if record.base != base_sha256:
+        raise ImportRefused(
+            f"{path.name}: needs base {record.base[:64]}, this store has {base_sha256}",
+            hint="a store has one base; make another with conceptctl init --base ... --store DIR",
+        )
+    _check_tensors(path, header, base_tensors, width)
+    _check_numbers(path, header, base_tensors)
+    return record
+
+
+def _check_tensors(path: Path, header: Header, base: Mapping[str, TensorInfo], width: int) -> None:
+    token = header.tensors.get("token")
+    if token is None or token.dtype != "F32" or len(token.shape) != 2 or token.shape[1] != width:
+        raise ImportRefused(f"{path.name}: token: not fp32 rows of {width} numbers")
+    for name, info in header.tensors.items():
+        if name.startswith("delta/"):
+            _check_delta(path, header, name, base)
+        elif name == "features":
+            if info.dtype != "F32" or len(info.shape) != 2:
+                raise ImportRefused(f"{path.name}: features: not fp32 rows")
+        elif name != "token" and not name.startswith("state/"):
+            raise ImportRefused(f"{path.name}: no concept file has a tensor {name[:60]!r}")
+
+
+def _check_delta(path: Path, header: Header, name: str, base: Mapping[str, TensorInfo]) -> None:
+    place, _, part = name[len("delta/") :].rpartition("/")
+    if part not in ("mask", "values") or place not in base:
+        raise ImportRefused(f"{path.name}: {name[:80]}: the base has no such weight")
+    mask, values = (header.tensors.get(f"delta/{place}/{which}") for which in ("mask", "values"))
+    if mask is None or values is None:
+        raise ImportRefused(f"{path.name}: {place}: a mask and its values go together")
+    if mask.dtype != "U8" or mask.shape != (math.ceil(math.prod(base[place].shape) / 8),):
+        raise ImportRefused(f"{path.name}: {place}: wrong shape for the base's {base[place].shape}")
+    if values.dtype != "F32" or len(values.shape) != 1:
+        raise ImportRefused(f"{path.name}: {place}: values are not a row of fp32")
+
+
+def _check_numbers(path: Path, header: Header, base: Mapping[str, TensorInfo]) -> None:
+    import numpy as np
+
+    from conceptctl.store import weights
+
+    view = tensorfile.numbers(path, header)
+    for name, info in header.tensors.items():
+        if info.dtype in (*weights.DTYPES, "BF16") and not np.isfinite(weights.to_array(info, view)).all():
+            raise ImportRefused(f"{path.name}: {name}: not all numbers are finite")
+    for place in weights.places(header):
+        bits = weights.unpack(header.tensors[f"delta/{place}/mask"], view)
+        count = header.tensors[f"delta/{place}/values"].shape[0]
+        if np.count_nonzero(bits) != count or bits[math.prod(base[place].shape) :].any():
+            raise ImportRefused(f"{path.name}: {place}: the mask and its values do not fit together")

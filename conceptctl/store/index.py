@@ -1,0 +1,256 @@
+"""The switch: one small SQLite file that says which generation is the head.
+
+`journal_mode=DELETE` with `synchronous=EXTRA` syncs the folder after the journal is gone, which is when a
+commit is durable. Every operation opens its own connection, and none crosses a fork.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from conceptctl.errors import Busy, ConceptctlError, DeviceFailed, NoSpace, StoreDamaged
+from conceptctl.store import durable
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Generation
+
+PATIENCE = 60.0
+"""Seconds a connection waits while another one commits, which takes milliseconds."""
+
+LOST = "lost"
+"""The verb of a generation whose manifest is gone; only `repair` writes it."""
+
+SCHEMA = """
+CREATE TABLE anchor (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    head TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    purging INTEGER NOT NULL,
+    manifest BLOB NOT NULL
+) STRICT;
+CREATE TABLE generations (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    time TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    concepts INTEGER NOT NULL,
+    restores INTEGER NOT NULL
+) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One line of `log`: a generation without its state."""
+
+    seq: int
+    id: str
+    time: str
+    verb: str
+    subject: str
+    concepts: int
+    restores: int
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Which generation is the head, how many there are, and the head's manifest once more.
+
+    Attributes:
+        purging: Whether a purge has committed but not yet removed everything.
+    """
+
+    head: str
+    count: int
+    purging: bool
+    manifest: bytes
+
+
+def row_of(generation: Generation) -> LogRow:
+    """Return what the index keeps about a generation."""
+    return LogRow(
+        generation.seq,
+        generation.identity,
+        generation.time,
+        generation.action.verb,
+        " ".join(generation.action.names),
+        len(generation.concepts),
+        generation.restores,
+    )
+
+
+@contextmanager
+def connect(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the index for one operation; SQLite's errors leave it as the project's.
+
+    Raises:
+        StoreDamaged: The file is not a database any more.
+        NoSpace: The disk is full; the transaction was rolled back.
+        DeviceFailed: The disk failed.
+        Busy: Another process kept the index for a minute.
+    """
+    mode = "rwc" if create else "rw"
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None)
+        try:
+            for setting in ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON", "temp_store=MEMORY"):
+                connection.execute(f"PRAGMA {setting}")
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise _translated(path, error) from error
+
+
+def _translated(path: Path, error: sqlite3.Error) -> ConceptctlError:
+    # The low byte is the primary code; the rest refines it.
+    primary = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    if primary == sqlite3.SQLITE_FULL:
+        return NoSpace(f"the disk is full: {path} was not changed")
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Busy("the index is in use")
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY):
+        return DeviceFailed(f"{path}: {error}")
+    if primary == sqlite3.SQLITE_CANTOPEN and path.exists():
+        return DeviceFailed(f"{path}: {error}")
+    return StoreDamaged(f"{path}: {error}")
+
+
+def create(path: Path, history: Iterable[LogRow], head: Generation, *, purging: bool = False) -> None:
+    """Make an index of a whole history in one transaction."""
+    with connect(path, create=True) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in filter(str.strip, SCHEMA.split(";")):
+            connection.execute(statement)
+        _insert(connection, history)
+        connection.execute(
+            "INSERT INTO anchor VALUES (0, ?, ?, ?, ?)", (head.identity, head.seq + 1, purging, head.encoded)
+        )
+        connection.execute("COMMIT")
+
+
+def _insert(connection: sqlite3.Connection, rows: Iterable[LogRow]) -> None:
+    connection.executemany(
+        "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(row.seq, row.id, row.time, row.verb, row.subject, row.concepts, row.restores) for row in rows],
+    )
+
+
+def anchor(path: Path) -> Anchor:
+    """Read which generation is the head."""
+    with connect(path) as connection:
+        return _anchor(connection, path)
+
+
+def _anchor(connection: sqlite3.Connection, path: Path) -> Anchor:
+    row = connection.execute("SELECT head, count, purging, manifest FROM anchor WHERE only = 0").fetchone()
+    if row is None:
+        raise StoreDamaged(f"{path}: the index names no head")
+    return Anchor(row[0], row[1], bool(row[2]), row[3])
+
+
+def rows(path: Path) -> list[LogRow]:
+    """Read the whole history, oldest first."""
+    with connect(path) as connection:
+        return _rows(connection)
+
+
+def _rows(connection: sqlite3.Connection) -> list[LogRow]:
+    columns = "seq, id, time, verb, subject, concepts, restores"
+    return [LogRow(*row) for row in connection.execute(f"SELECT {columns} FROM generations ORDER BY seq")]  # noqa: S608
+
+
+def append(path: Path, generation: Generation) -> None:
+    """Make a generation the head, if its parent still is.
+
+    Raises:
+        StoreDamaged: The head is another one, although the writer's lock was held.
+    """
+    with connect(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        current = _anchor(connection, path)
+        if (current.head, current.count) != (generation.parent, generation.seq):
+            connection.execute("ROLLBACK")
+            raise StoreDamaged(f"{path}: the head moved while the writer's lock was held")
+        _insert(connection, [row_of(generation)])
+        connection.execute(
+            "UPDATE anchor SET head = ?, count = ?, manifest = ?",
+            (generation.identity, generation.seq + 1, generation.encoded),
+        )
+        connection.execute("COMMIT")
+
+
+def rewrite(path: Path, history: Iterable[LogRow], head: Generation) -> None:
+    """Put another history in the place of this one, and mark that a purge is not finished."""
+    with connect(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM generations")
+        _insert(connection, history)
+        connection.execute(
+            "UPDATE anchor SET head = ?, count = ?, manifest = ?, purging = 1",
+            (head.identity, head.seq + 1, head.encoded),
+        )
+        connection.execute("COMMIT")
+
+
+def purge_finished(path: Path) -> None:
+    """Drop every trace of deleted rows, and the mark."""
+    with connect(path) as connection:
+        connection.execute("VACUUM")
+        connection.execute("UPDATE anchor SET purging = 0")
+
+
+def integrity(path: Path) -> str:
+    """Return what SQLite itself finds wrong, or an empty string."""
+    with connect(path) as connection:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+    return "" if found == ["ok"] else "; ".join(found[:3])
+
+
+def seal(layout: Layout) -> None:
+    """Write down the digest of the index's bytes.
+
+    SQLite's own check misses most flips, and no reader can see those in unused bytes. The digest names the
+    head it belongs to: after a kill between the commit and this, it is known to be old, not wrong.
+    """
+    digest = durable.file_digest(layout.index)
+    text = json.dumps({"head": anchor(layout.index).head, "sha256": digest}) + "\n"
+    durable.replace_file(layout.index_sum, text.encode("ascii"), layout.tmp)
+
+
+def _read_seal(layout: Layout) -> tuple[str, str]:
+    """Return the digest and the head it belongs to; empty when there is no readable seal."""
+    try:
+        sealed = json.loads(layout.index_sum.read_bytes())
+        return str(sealed["sha256"]), str(sealed["head"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def sealed_head(layout: Layout) -> str:
+    """Return the last head whose commit is known to have been finished; empty when none is."""
+    return _read_seal(layout)[1]
+
+
+def check_seal(layout: Layout) -> str:
+    """Return what is wrong with the index's bytes, or an empty string."""
+    digest, head = _read_seal(layout)
+    if not digest:
+        return "index.sum is missing or unreadable"
+    if durable.file_digest(layout.index) == digest:
+        return ""
+    current = anchor(layout.index).head
+    if head == current:
+        return "bytes of index.db changed after the last commit"
+    return "" if _is_known(layout, head) else "the index is older than its digest"
+
+
+def _is_known(layout: Layout, head: str) -> bool:
+    with connect(layout.index) as connection:
+        current = _anchor(connection, layout.index)
+        found = connection.execute("SELECT 1 FROM generations WHERE id = ?", (head,)).fetchone()
+    # A purge gives every generation another id, and marks that it is not finished.
+    return found is not None or current.purging

@@ -1,0 +1,138 @@
+"""Interrupted work that can go on: two slots, written in turn, of which the last whole one counts.
+
+A slot is valid when its `state.json`, written last, has the digests of the files beside it. A kill while one slot
+is written leaves the other.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conceptctl.errors import ConceptctlError
+from conceptctl.store import durable, tensorfile
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import canonical
+from conceptctl.store.tensorfile import Tensor
+
+SLOTS = ("a", "b")
+TENSORS = "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a job had reached.
+
+    Attributes:
+        step: How far it was.
+        tensors: Weights, optimizer and random state.
+        state: Everything else.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+class Job:
+    """One piece of work on one concept, found again by the settings it was started with."""
+
+    def __init__(self, layout: Layout, folder: Path, settings: Mapping[str, Any], key: bytes) -> None:
+        self.folder = folder
+        self.settings = settings
+        self._layout = layout
+        self._key = key
+
+    def digest(self, data: bytes) -> str:
+        """Return a digest of a picture that means nothing outside this job.
+
+        The key is random and goes away with the job, so nobody can look up whether a known picture was used.
+        """
+        return hashlib.blake2b(data, key=self._key, digest_size=32).hexdigest()
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write the slot that does not hold the last state. When this returns, it is on the disk."""
+        steps = {name: self._step(name) for name in SLOTS}
+        slot = self.folder / min(SLOTS, key=lambda name: steps[name])
+        # Without its state file the slot is void, so what is written next never stands beside an old one.
+        durable.remove_file(slot / "state.json")
+        durable.sync_folder(slot)
+        durable.remove_file(slot / TENSORS)
+        pieces = tensorfile.encode(tensors, {})
+        durable.ensure_space(slot, sum(memoryview(piece).nbytes for piece in pieces))
+        sha256, size = durable.write_file(slot / TENSORS, pieces)
+        durable.sync_folder(slot)
+        summary = canonical({"step": step, "sha256": sha256, "size": size, "state": dict(state)})
+        durable.replace_file(slot / "state.json", summary, slot)
+
+    def load(self) -> Slot | None:
+        """Return the last state that was written whole, or None."""
+        slots = [slot for name in SLOTS if (slot := self._read(name)) is not None]
+        return max(slots, key=lambda slot: slot.step, default=None)
+
+    def _step(self, name: str) -> int:
+        slot = self._read(name)
+        return -1 if slot is None else slot.step
+
+    def _read(self, name: str) -> Slot | None:
+        slot = self.folder / name
+        try:
+            summary = json.loads((slot / "state.json").read_bytes())
+            if durable.file_digest(slot / TENSORS) != summary["sha256"]:
+                return None
+            tensors, _ = tensorfile.read_tensors(slot / TENSORS)
+            return Slot(summary["step"], tensors, summary["state"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, ConceptctlError):
+            return None
+
+    def finish(self) -> None:
+        """Remove the job: its work is committed, or not wanted any more."""
+        # The settings go last: a job without them is found by nobody but `remove_for`.
+        for name in SLOTS:
+            if (self.folder / name).exists():
+                durable.remove_tree(self.folder / name)
+        durable.remove_tree(self.folder)
+
+
+def start(layout: Layout, settings: Mapping[str, Any]) -> Job:
+    """Return the job with these settings: the interrupted one, or a new one.
+
+    Args:
+        layout: The store, whose writer the caller is.
+        settings: Everything that makes it the same work; has a `name`, the concept's.
+    """
+    for job in found(layout):
+        if job.settings == settings:
+            return job
+    folder = layout.jobs / secrets.token_hex(8)
+    durable.make_folder(folder)
+    for name in SLOTS:
+        durable.make_folder(folder / name)
+    key = secrets.token_bytes(32)
+    text = canonical({"settings": dict(settings), "key": key.hex()})
+    durable.replace_file(folder / "job.json", text, layout.tmp)
+    return Job(layout, folder, settings, key)
+
+
+def found(layout: Layout) -> Iterator[Job]:
+    """Return every job that can go on."""
+    for folder in sorted(layout.jobs.iterdir()):
+        try:
+            entry = json.loads((folder / "job.json").read_bytes())
+            yield Job(layout, folder, entry["settings"], bytes.fromhex(entry["key"]))
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            continue
+
+
+def remove_for(layout: Layout, name: str) -> None:
+    """Remove a concept's jobs, and those that nobody can read any more."""
+    readable = {job.folder: job for job in found(layout)}
+    for folder in sorted(layout.jobs.iterdir()):
+        job = readable.get(folder)
+        if job is None:
+            durable.remove_tree(folder)
+        elif job.settings.get("name") == name:
+            job.finish()

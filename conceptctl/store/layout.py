@@ -1,0 +1,127 @@
+"""Where everything in a store lives, and what makes a folder a store."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
+
+FORMAT_NUMBER = 1
+"""The layout this program reads and writes."""
+
+PRIVATE = 0o700
+"""What a store knows about people's pictures is nobody else's business."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one store."""
+
+    root: Path
+
+    @property
+    def format(self) -> Path:
+        """The format number; written last when a store is made, so it says that there is one."""
+        return self.root / "FORMAT"
+
+    @property
+    def index(self) -> Path:
+        """The database that says which generation is the head."""
+        return self.root / "index.db"
+
+    @property
+    def index_sum(self) -> Path:
+        """The digest of the index's bytes after the last commit."""
+        return self.root / "index.sum"
+
+    @property
+    def blobs(self) -> Path:
+        """Immutable files named by their digest."""
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def generations(self) -> Path:
+        """One manifest a generation."""
+        return self.root / "gens"
+
+    @property
+    def jobs(self) -> Path:
+        """Interrupted work that can go on."""
+        return self.root / "jobs"
+
+    @property
+    def tmp(self) -> Path:
+        """Files being written; whatever a killed process left is removed by the next writer."""
+        return self.root / "tmp"
+
+    @property
+    def trash(self) -> Path:
+        """What `gc` took out, until the next `gc`."""
+        return self.root / "trash"
+
+    @property
+    def damaged(self) -> Path:
+        """What `repair` took out, for as long as the user wants."""
+        return self.root / "damaged"
+
+    @property
+    def locks(self) -> Path:
+        """The files that locks are taken on."""
+        return self.root / "locks"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder of a store, parents first."""
+        return (
+            self.root / "blobs",
+            self.blobs,
+            self.generations,
+            self.jobs,
+            self.tmp,
+            self.trash,
+            self.damaged,
+            self.locks,
+        )
+
+    def blob(self, sha256: str) -> Path:
+        """Return where the blob of that digest lives."""
+        return self.blobs / sha256[:2] / sha256
+
+    def manifest(self, seq: int, identity: str) -> Path:
+        """Return where the manifest of a generation lives."""
+        return self.generations / f"{seq:06d}-{identity}.json"
+
+    def check_format(self) -> None:
+        """Make sure that this is a store, and one that this program can read.
+
+        Raises:
+            NotFound: There is no store here.
+            StoreTooNew: A newer program wrote it.
+            StoreDamaged: The format number is unreadable.
+        """
+        try:
+            text = self.format.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"no store at {self.root}", hint=f"conceptctl init --store {self.root}") from None
+        if text == b"%d\n" % FORMAT_NUMBER:
+            return
+        try:
+            number = int(text.decode("ascii"))
+        except ValueError:
+            raise StoreDamaged(f"{self.format}: not a format number") from None
+        if number > FORMAT_NUMBER:
+            raise StoreTooNew(f"the store has format {number}, this program reads {FORMAT_NUMBER}")
+        raise StoreDamaged(f"{self.format}: there is no format {number}")
+
+
+def default_root() -> Path:
+    """Return where the store is when nobody says otherwise."""
+    return platformdirs.user_data_path("conceptctl")
+
+
+def chosen_root(option: Path | None) -> Path:
+    """Return the store that an option or `CONCEPTCTL_STORE` names, or the default one."""
+    named = option or os.environ.get("CONCEPTCTL_STORE")
+    return Path(named) if named else default_root()

@@ -1,0 +1,193 @@
+"""Generations: what the store held at one moment, in one canonical file, chained by digest.
+
+A manifest's name is the sha256 of its bytes, and it names its parent's, so no byte of history can change
+without every later name changing too.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import conceptctl
+from conceptctl.errors import StoreDamaged
+
+
+def canonical(value: Any) -> bytes:
+    """Return the only spelling of a JSON value: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def now() -> str:
+    """Return the time as manifests spell it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@dataclasses.dataclass(frozen=True)
+class BlobRef:
+    """A file in `blobs/`, by its digest."""
+
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The checkpoint a store starts from.
+
+    Attributes:
+        name: What a user calls it; never a path of the user's.
+        sha256: Digest over its tensors, whatever files they are in.
+        files: Its weights, by their place in a diffusers folder.
+        texts: One blob with its configurations and vocabularies.
+    """
+
+    name: str
+    sha256: str
+    files: Mapping[str, BlobRef]
+    texts: BlobRef
+
+
+@dataclasses.dataclass(frozen=True)
+class Concept:
+    """One concept in a generation; everything else about it is in its blob.
+
+    Attributes:
+        uid: What history and other blobs call it, so that its name stands in few places.
+        folded: Whether the stored weights hold it already.
+    """
+
+    uid: str
+    name: str
+    class_word: str
+    method: str
+    learned: str
+    folded: bool
+    blob: BlobRef
+
+
+@dataclasses.dataclass(frozen=True)
+class Attachment:
+    """A blob that a generation keeps besides its concepts: an evaluation, cached latents.
+
+    Attributes:
+        kind: What it is, for whoever wrote it.
+        concept: The uid of the concept it tells about, or an empty string; a purge removes it.
+        blob: The file.
+    """
+
+    kind: str
+    concept: str
+    blob: BlobRef
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """What made a generation: a verb, and the names of the concepts it was about."""
+
+    verb: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.verb, *self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One committed state of the store.
+
+    Attributes:
+        seq: Its place in history, from 0.
+        parent: The id of the generation before it; empty for the first.
+        time: When it was committed, UTC.
+        program: The version that committed it.
+        purges: How often history was rewritten before it was; the same in all of a chain.
+        action: What made it.
+        restores: The generation that it equals, when an undo made it; else its own `seq`.
+        base: What everything stands on.
+        concepts: In the order they were learned.
+        folded: The weights with every folded concept in them; None while nothing is folded. Kept for the
+            head only: those of older generations are rebuilt, and have the same digest.
+        attachments: What else is kept.
+    """
+
+    seq: int
+    parent: str
+    time: str
+    program: str
+    purges: int
+    action: Action
+    restores: int
+    base: Base
+    concepts: tuple[Concept, ...] = ()
+    folded: BlobRef | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The manifest's bytes."""
+        return canonical(dataclasses.asdict(self))
+
+    @cached_property
+    def identity(self) -> str:
+        """The sha256 of the manifest's bytes."""
+        return hashlib.sha256(self.encoded).hexdigest()
+
+    def after(self, action: Action, **changes: Any) -> "Generation":
+        """Return the generation that follows this one."""
+        return dataclasses.replace(
+            self,
+            seq=self.seq + 1,
+            parent=self.identity,
+            time=now(),
+            program=conceptctl.__version__,
+            action=action,
+            **{"restores": self.seq + 1, **changes},
+        )
+
+    def concept(self, name: str) -> Concept | None:
+        """Return the concept of that name, or None."""
+        return next((concept for concept in self.concepts if concept.name == name), None)
+
+    def blobs(self) -> dict[BlobRef, str]:
+        """Return every blob that must be there for this generation, with what it is.
+
+        The folded weights are not among them: they can be rebuilt from the others.
+        """
+        refs = {ref: f"base {self.base.name}: {path}" for path, ref in self.base.files.items()}
+        refs[self.base.texts] = f"base {self.base.name}: configurations"
+        refs |= {attachment.blob: attachment.kind for attachment in self.attachments}
+        return refs | {concept.blob: f"concept {concept.name}" for concept in self.concepts}
+
+
+def decode(data: bytes, identity: str) -> Generation:
+    """Read a manifest whose digest is known.
+
+    Raises:
+        StoreDamaged: The bytes are not the ones that were committed.
+    """
+    if hashlib.sha256(data).hexdigest() != identity:
+        raise StoreDamaged(f"the manifest of generation {identity[:12]} was changed after it was committed")
+    value = json.loads(data)
+    base = value["base"]
+    return Generation(
+        **{
+            **value,
+            "action": Action(value["action"]["verb"], tuple(value["action"]["names"])),
+            "base": Base(
+                base["name"],
+                base["sha256"],
+                {path: BlobRef(**ref) for path, ref in base["files"].items()},
+                BlobRef(**base["texts"]),
+            ),
+            "concepts": tuple(Concept(**{**entry, "blob": BlobRef(**entry["blob"])}) for entry in value["concepts"]),
+            "folded": BlobRef(**value["folded"]) if value["folded"] else None,
+            "attachments": tuple(
+                Attachment(entry["kind"], entry["concept"], BlobRef(**entry["blob"])) for entry in value["attachments"]
+            ),
+        }
+    )

@@ -1,0 +1,102 @@
+"""Purge: history as if a concept had never had a name or a weight.
+
+The rest of the program only ever adds. A purge writes a second chain of manifests without the concept, makes it
+the history in one transaction, and then removes what the first chain alone held. The transaction also leaves a
+mark, so that a killed purge is finished by the next writer.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+
+from conceptctl.errors import StoreDamaged
+from conceptctl.store import durable, index, locks
+from conceptctl.store.index import LOST, row_of
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Action, Concept, Generation, decode
+
+
+def history(layout: Layout) -> list[Generation]:
+    """Read every generation that is not lost, oldest first.
+
+    Raises:
+        StoreDamaged: One is not as it was committed.
+    """
+    rows = [row for row in index.rows(layout.index) if row.verb != LOST]
+    try:
+        return [decode(layout.manifest(row.seq, row.id).read_bytes(), row.id) for row in rows]
+    except FileNotFoundError as error:
+        raise StoreDamaged(f"a manifest is missing: {error.filename}") from None
+
+
+def ever_called(generations: Iterable[Generation], name: str) -> dict[str, Concept]:
+    """Return every concept that ever had a name, by uid."""
+    return {concept.uid: concept for past in generations for concept in past.concepts if concept.name == name}
+
+
+def without(generations: list[Generation], name: str, uids: frozenset[str]) -> list[Generation]:
+    """Return history without a concept, as a chain of its own.
+
+    Where the name stood, a number stands. Weights that had the concept folded in are forgotten too; undoing to
+    before a purge is refused, so nobody asks for them.
+    """
+    tombstone = f"purged-{generations[-1].purges + 1}"
+    chain: list[Generation] = []
+    for past in generations:
+        tainted = any(concept.uid in uids and concept.folded for concept in past.concepts)
+        names = tuple(tombstone if each == name else each for each in past.action.names)
+        chain.append(
+            dataclasses.replace(
+                past,
+                parent=chain[-1].identity if chain else "",
+                purges=past.purges + 1,
+                action=Action(past.action.verb, names),
+                concepts=tuple(concept for concept in past.concepts if concept.uid not in uids),
+                folded=None if tainted else past.folded,
+                attachments=tuple(each for each in past.attachments if each.concept not in uids),
+            )
+        )
+    return chain
+
+
+def replace_history(layout: Layout, chain: list[Generation]) -> None:
+    """Make a chain the history. When this returns, the old one is unreachable, though not yet removed."""
+    for generation in chain:
+        path = layout.manifest(generation.seq, generation.identity)
+        scratch = durable.scratch_path(layout.tmp)
+        durable.write_file(scratch, [generation.encoded], 0o400)
+        os.rename(scratch, path)  # noqa: PTH104 - as in `durable`; the folder is synced once, after all of them
+    durable.sync_folder(layout.generations)
+    lost = [row for row in index.rows(layout.index) if row.verb == LOST]
+    index.rewrite(layout.index, sorted([*lost, *map(row_of, chain)], key=lambda row: row.seq), chain[-1])
+
+
+def finish(layout: Layout) -> None:
+    """Remove everything that history does not name, without a trace and without trash.
+
+    Raises:
+        Busy: Somebody is reading blobs; the next writer finishes.
+    """
+    with locks.blobs_may_go(layout):
+        _remove_unnamed(layout)
+    index.purge_finished(layout.index)
+    index.seal(layout)
+
+
+def _remove_unnamed(layout: Layout) -> None:
+    generations = history(layout)
+    kept = {ref.sha256 for past in generations for ref in past.blobs()}
+    head = generations[-1]
+    if head.folded:
+        kept.add(head.folded.sha256)
+    manifests = {layout.manifest(past.seq, past.identity).name for past in generations}
+    for path in layout.generations.iterdir():
+        if path.name not in manifests:
+            durable.remove_file(path)
+    for path in layout.blobs.glob("*/*"):
+        if path.name not in kept:
+            durable.remove_file(path)
+    for folder in (layout.tmp, layout.trash, layout.damaged):
+        durable.empty_folder(folder)
+    for folder in (layout.generations, layout.trash, layout.damaged, *layout.blobs.iterdir()):
+        durable.sync_folder(folder)

@@ -1,0 +1,1 @@
+"""One use case a file: plans and results are frozen, nothing is printed."""

@@ -1,0 +1,84 @@
+"""`forget`: the store without a concept, either undoable, or purged for good."""
+
+from dataclasses import dataclass
+
+from conceptctl.errors import Busy
+from conceptctl.store import folded, jobs, purge
+from conceptctl.store.manifest import Action, Concept, Generation
+from conceptctl.store.store import Store, unknown_concept
+
+
+@dataclass(frozen=True)
+class ForgetPlan:
+    """What a forget would change.
+
+    Attributes:
+        head: The generation it was planned on.
+        concepts: What goes: the concept of that name; for a purge, all that ever had it.
+        rebuild: Whether the stored weights are made again from the base and the other deltas.
+        rewritten: How many generations of history are written anew; 0 unless it is a purge.
+        removed_bytes: Bytes of the concept that are removed for good; 0 unless it is a purge.
+    """
+
+    head: Generation
+    name: str
+    concepts: tuple[Concept, ...]
+    rebuild: bool
+    rewritten: int
+    removed_bytes: int
+
+    @property
+    def is_purge(self) -> bool:
+        """Whether it can not be undone."""
+        return self.rewritten > 0
+
+
+def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPlan:
+    """Find out what goes.
+
+    Raises:
+        NotFound: There is no concept of that name; for a purge, there never was.
+    """
+    head = store.head()
+    current = head.concept(name)
+    if purge_it:
+        history = purge.history(store.layout)
+        found = purge.ever_called(history, name)
+    else:
+        history = []
+        found = {current.uid: current} if current else {}
+    if not found:
+        raise unknown_concept(name, head)
+    rebuild = any(concept.folded for concept in head.concepts if concept.uid in found)
+    size = sum(concept.blob.size for concept in found.values()) if purge_it else 0
+    return ForgetPlan(head, name, tuple(found.values()), rebuild, len(history), size)
+
+
+def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
+    """Carry out a plan.
+
+    Raises:
+        Busy: Somebody else changes the store, or has since the plan was made, or reads blobs that a purge removes.
+        StoreDamaged: What the weights are rebuilt from is damaged.
+    """
+    uids = frozenset(concept.uid for concept in plan.concepts)
+    with store.writing("purge" if plan.is_purge else "forget", wait=wait) as writer:
+        if writer.head.identity != plan.head.identity:
+            raise Busy("the store has changed since the plan was made")
+        left = {
+            "concepts": tuple(concept for concept in writer.head.concepts if concept.uid not in uids),
+            "attachments": tuple(each for each in writer.head.attachments if each.concept not in uids),
+        }
+        if not plan.is_purge:
+            without = writer.head.after(Action("forget", (plan.name,)), **left)
+            weights = folded.build(store.layout, without) if plan.rebuild else writer.head.folded
+            return writer.commit(writer.head.after(Action("forget", (plan.name,)), **left, folded=weights))
+        chain = purge.without(purge.history(store.layout), plan.name, uids)
+        tombstone = Action("purge", (f"purged-{chain[-1].purges}",))
+        last = chain[-1].after(tombstone, **left)
+        weights = folded.build(store.layout, last) if plan.rebuild else writer.head.folded
+        last = chain[-1].after(tombstone, **left, folded=weights)
+        jobs.remove_for(store.layout, plan.name)
+        purge.replace_history(store.layout, [*chain, last])
+        purge.finish(store.layout)
+        return last

@@ -1,0 +1,77 @@
+"""`init`: find the base that a user names, and make a store on it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.store import base
+from conceptctl.store.store import Store
+
+POCKET = "pocket"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """A store that was made."""
+
+    store: Store
+    base_name: str
+    base_sha256: str
+
+
+def initialize(root: Path, named: str) -> Initialized:
+    """Make a store on a base: `pocket`, a folder, a single file, or a hub id.
+
+    Raises:
+        NotFound: There is no such base, or it cannot be had from here; names the command that would work.
+        ImportRefused: It is a pickle, or breaks the rules of its format.
+        AlreadyExists: There is a store already, or something else.
+    """
+    with _base_folder(named) as (folder, name):
+        source = base.inspect(folder)
+        store = Store.create(root, source, name)
+    return Initialized(store, name, source.sha256)
+
+
+@contextmanager
+def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
+    """Find the diffusers folder that a user means, and what to call it: never a path of the user's."""
+    path = Path(named)
+    if named == POCKET:
+        from conceptctl import pocket
+
+        yield pocket.base_folder(), POCKET
+    elif path.is_dir():
+        yield path, "local folder"
+    elif path.name.lower().endswith(PICKLES):
+        raise ImportRefused(f"{named}: a pickle runs code when it is read: only safetensors")
+    elif path.is_file():
+        from conceptctl.workflows.single_file import converted
+
+        with converted(path) as folder:
+            yield folder, "local file"
+    elif HUB_ID.fullmatch(named) and not path.is_absolute():
+        yield _from_hub(named), named
+    else:
+        raise NotFound(
+            f"no base {named!r}", hint="--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
+        )
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise NotFound(
+            f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
+            hint=f"with a network: hf download {repository} --local-dir DIR; then: conceptctl init --base DIR",
+        ) from error

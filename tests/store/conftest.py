@@ -1,0 +1,13 @@
+import pytest
+
+from tests import synthetic
+
+
+@pytest.fixture
+def base_folder(tmp_path):
+    return synthetic.write_base(tmp_path / "base")
+
+
+@pytest.fixture
+def store(tmp_path, base_folder):
+    return synthetic.make_store(tmp_path / "store", base_folder)

@@ -1,0 +1,215 @@
+import os
+import stat
+import threading
+
+import pytest
+
+from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged, StoreTooNew
+from conceptctl.store import base, folded, locks
+from conceptctl.store.layout import FORMAT_NUMBER
+from conceptctl.store.manifest import Action, decode
+from conceptctl.store.repair import repair
+from conceptctl.store.store import Store
+from conceptctl.store.verify import verify
+from tests import synthetic
+
+
+def test_a_new_store_is_private_and_sound(store):
+    assert stat.S_IMODE(store.layout.root.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in store.layout.folders)
+    assert verify(store.layout, read_data=True).problems == ()
+    assert store.head().seq == 0
+
+
+def test_blobs_are_read_only_safetensors_named_by_their_digest(store):
+    synthetic.learn(store, "alice")
+    blobs = list(store.layout.blobs.glob("*/*"))
+    assert len(blobs) == 5
+    for path in blobs:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o400
+        assert path.parent.name == path.name[:2]
+
+
+def test_a_generation_is_what_was_committed(store):
+    head = synthetic.learn(store, "alice")
+    again = Store(store.layout.root)
+    assert again.head() == head
+    assert again.generation(1) == head
+    assert [row.verb for row in again.log()] == ["init", "learn"]
+    assert head.parent == again.generation(0).identity
+
+
+def test_no_host_path_enters(store, base_folder):
+    for path in store.layout.root.rglob("*"):
+        if path.is_file():
+            assert b"/home/someone" not in path.read_bytes()
+            assert str(base_folder).encode() not in path.read_bytes()
+
+
+def test_the_base_comes_back_as_a_folder(store, base_folder):
+    with base.folder(store.layout, store.head()) as laid_out:
+        for path in base_folder.rglob("*.safetensors"):
+            assert (laid_out / path.relative_to(base_folder)).read_bytes() == path.read_bytes()
+        assert (laid_out / "model_index.json").read_bytes() == (base_folder / "model_index.json").read_bytes()
+        assert store.layout.root not in laid_out.parents
+    assert not laid_out.exists()
+
+
+def test_a_base_is_its_tensors_and_not_its_files(tmp_path, base_folder):
+    first = base.inspect(base_folder)
+    moved = base_folder / "unet/other-name.safetensors"
+    (base_folder / "unet/diffusion_pytorch_model.safetensors").rename(moved)
+    (base_folder / "unet/config.json").write_text("{}")
+    assert base.inspect(base_folder).sha256 == first.sha256
+    assert base.inspect(synthetic.write_base(tmp_path / "other", seed=1)).sha256 != first.sha256
+
+
+def test_a_second_variant_of_the_same_weights_is_left_out(base_folder):
+    plain = base_folder / "unet/diffusion_pytorch_model.safetensors"
+    (base_folder / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(plain.read_bytes())
+    assert [place for place in base.inspect(base_folder).weights if place.startswith("unet")] == [
+        "unet/diffusion_pytorch_model.safetensors"
+    ]
+
+
+def test_a_store_is_made_once(store, base_folder):
+    with pytest.raises(AlreadyExists):
+        synthetic.make_store(store.layout.root, base_folder)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, base_folder):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(AlreadyExists):
+        synthetic.make_store(tmp_path / "mine", base_folder)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(NotFound) as caught:
+        Store(tmp_path / "nowhere")
+    assert "init" in caught.value.hint
+
+
+def test_a_newer_format_is_refused_unread(store):
+    store.layout.format.write_text(f"{FORMAT_NUMBER + 1}\n")
+    store.layout.index.write_bytes(b"not for this program")
+    with pytest.raises(StoreTooNew):
+        Store(store.layout.root)
+
+
+def test_the_head_is_kept_twice(store):
+    head = synthetic.learn(store, "alice")
+    path = store.layout.manifest(head.seq, head.identity)
+    path.chmod(0o600)
+    path.write_bytes(b"{}")
+    assert store.head() == head
+    with pytest.raises(StoreDamaged):
+        store.generation(head.seq)
+
+
+def test_a_manifest_is_its_digest(store):
+    head = store.head()
+    assert decode(head.encoded, head.identity) == head
+    with pytest.raises(StoreDamaged):
+        decode(head.encoded + b" ", head.identity)
+
+
+def test_one_writer(store):
+    with store.writing("learn"), pytest.raises(Busy) as caught, store.writing("fold"):
+        pass
+    assert f"process {os.getpid()}" in str(caught.value)
+    assert "learn" in str(caught.value)
+
+
+def test_a_writer_can_wait(store):
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        with store.writing("learn"):
+            held.set()
+            go.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    threading.Timer(0.2, go.set).start()
+    with store.writing("fold", wait=True):
+        assert go.is_set()
+    holder.join()
+
+
+def test_reading_goes_on_while_somebody_writes(store):
+    with store.writing("learn"), store.reading() as head:
+        assert head.seq == 0
+
+
+def test_blobs_stay_while_somebody_reads(store):
+    with store.reading(), pytest.raises(Busy), locks.blobs_may_go(store.layout):
+        pass
+
+
+def test_a_commit_needs_its_blobs(store):
+    synthetic.learn(store, "alice")
+    with store.writing("test") as writer:
+        concept = writer.head.concepts[0]
+        store.layout.blob(concept.blob.sha256).unlink()
+        with pytest.raises(StoreDamaged, match="alice"):
+            writer.commit(writer.head.after(Action("test")))
+    assert store.head().seq == 1
+
+
+def test_a_blob_that_is_there_is_not_trusted(store):
+    head = synthetic.learn(store, "alice")
+    path = store.layout.blob(head.concepts[0].blob.sha256)
+    good = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with store.writing("test") as writer:
+        source = store.layout.root.parent / "alice"
+        source.write_bytes(good)
+        writer.add_file(source)
+    assert path.read_bytes() == good
+    assert len(list(store.layout.damaged.iterdir())) == 1
+
+
+def test_what_a_killed_writer_left_is_tidied(store):
+    (store.layout.tmp / "half").write_bytes(b"x")
+    head = store.head()
+    orphan = head.after(Action("learn", ("ghost",)))
+    store.layout.manifest(orphan.seq, orphan.identity).write_bytes(orphan.encoded)
+    with store.writing("test"):
+        pass
+    assert list(store.layout.tmp.iterdir()) == []
+    assert len(list(store.layout.generations.iterdir())) == 1
+    assert store.head() == head
+
+
+@pytest.mark.parametrize("behind", [1, 2])
+def test_an_old_index_put_back_is_noticed(store, behind):
+    copies = []
+    for name in ("alice", "bob"):
+        copies.append(store.layout.index.read_bytes())
+        synthetic.learn(store, name)
+    store.layout.index.write_bytes(copies[-behind])
+    with pytest.raises(StoreDamaged, match="older than"):
+        synthetic.learn(store, "carol")
+    assert len(list(store.layout.generations.iterdir())) == 3
+    assert [problem.where for problem in verify(store.layout).problems] == ["index.db"]
+    repair(store.layout)
+    assert verify(store.layout).problems == ()
+    assert [concept.name for concept in store.head().concepts] == ["alice", "bob"]
+
+
+def test_weights_come_out_the_same_again(store):
+    for seed, name in enumerate(("alice", "bob")):
+        synthetic.learn(store, name, seed)
+    from conceptctl.workflows.fold import fold
+
+    first = fold(store)
+    assert first.folded is not None
+    path = store.layout.blob(first.folded.sha256)
+    bits = path.read_bytes()
+    path.unlink()
+    folded.ensure(store.layout, first)
+    assert path.read_bytes() == bits

@@ -36,7 +36,7 @@ def write_base(workspace: Path, target: Path) -> None:
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DPMSolverMultistepScheduler(**unet_stage.NOISE, timestep_spacing="trailing"),
+        scheduler=DPMSolverMultistepScheduler(**unet_stage.NOISE, steps_offset=1, timestep_spacing="trailing"),
         safety_checker=None,
         feature_extractor=preprocess,
         requires_safety_checker=False,

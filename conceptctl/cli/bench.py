@@ -1,0 +1,50 @@
+"""`conceptctl bench`: what comparisons of methods are made of."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conceptctl.cli.options import JsonOption, QuietOption, epilog
+from conceptctl.cli.output import Output
+
+app = typer.Typer(help="Data and runs for comparing methods.", no_args_is_help=True)
+
+EPILOG = epilog(
+    "conceptctl bench data ./concepts",
+    "conceptctl bench data ./fifty --concepts 50 --seed 1",
+    codes=(2, 5, 7),
+)
+
+
+@app.command("data", epilog=EPILOG)
+def data(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="DIR")],
+    concepts: Annotated[int, typer.Option(help="How many concepts; figures are published for 10, 20, 50, 500.")] = 10,
+    seed: Annotated[int, typer.Option(help="Which sequence; different seeds share no concept.")] = 0,
+    train: Annotated[int, typer.Option(help="Training pictures of each concept.")] = 12,
+    heldout: Annotated[int, typer.Option(help="Held-out pictures of each concept.")] = 40,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write concepts of the pocket world as picture folders: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from conceptctl.workflows.bench_data import write_bench_data
+
+    with Progress(console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
+        task = bar.add_task("drawing", total=concepts)
+        written = write_bench_data(
+            folder,
+            length=concepts,
+            seed=seed,
+            training=train,
+            heldout=heldout,
+            progress=lambda name: bar.update(task, advance=1, description=name),
+        )
+    output = Output(json, quiet)
+    paths = [str(folder / name) for name in written.names]
+    payload = {"folder": str(folder), "concepts": list(written.names), "train": train, "heldout": heldout}
+    output.data(payload, paths, paths)
+    output.say(f"{len(paths)} concepts, each with {train} training and {heldout} held-out pictures")

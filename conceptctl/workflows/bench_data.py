@@ -1,0 +1,58 @@
+"""`bench data`: concepts of the pocket world as plain picture folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from conceptctl.errors import AlreadyExists, UsageError
+from conceptctl.pocket.world import concepts as world
+
+LENGTHS = (10, 20, 50, 500)
+"""The sequences that figures are published for."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
+
+    folder: Path
+    names: tuple[str, ...]
+    training: int
+    """Training pictures of each concept."""
+    heldout: int
+    """Held-out pictures of each concept."""
+
+
+def write_bench_data(
+    folder: Path,
+    *,
+    length: int,
+    seed: int,
+    training: int = world.TRAINING_VIEWS,
+    heldout: int = world.HELDOUT_VIEWS,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Written:
+    """Write a sequence of concepts as folders of pictures, in the order in which they are to be learned.
+
+    Args:
+        folder: A folder that is not there yet, or is empty.
+        length: How many concepts.
+        seed: Which sequence.
+        training: Training pictures of each concept.
+        heldout: Held-out pictures of each concept.
+        progress: Called with each concept's name once its pictures are written.
+
+    Raises:
+        AlreadyExists: There is something in the folder.
+        UsageError: A number that cannot be meant.
+    """
+    if length < 1 or training < 1 or heldout < 1 or seed < 0:
+        raise UsageError("The numbers of concepts and pictures start at 1, seeds at 0.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlreadyExists(f"{folder} is there and is not an empty folder.", hint="name a new folder")
+    concepts = world.sequence(length, seed)
+    for item in world.write_folders(concepts, folder, training=training, heldout=heldout):
+        progress(item.name)
+    return Written(folder, tuple(item.name for item in concepts), training, heldout)

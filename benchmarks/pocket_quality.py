@@ -1,0 +1,375 @@
+"""How good the bundled base is: the table of docs/pocket.md, and its sample grids.
+
+    python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--grids FOLDER] [--json FILE]
+
+Seeds are fixed. Times are medians; every other figure is the same on every run on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPModel
+
+from conceptctl import pocket
+from conceptctl.pocket.judge import QUESTIONS
+from conceptctl.pocket.train.data import to_signed, to_tensor
+from conceptctl.pocket.train.heads import right_answers
+from conceptctl.pocket.train.judge import judged_pictures
+from conceptctl.pocket.train.vae import psnr
+from conceptctl.pocket.world.captions import Mentions, compose, draw_mentions
+from conceptctl.pocket.world.concepts import concept, sequence, write_folders
+from conceptctl.pocket.world.kinds import KINDS
+from conceptctl.pocket.world.render import render
+from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
+
+CPU = torch.device("cpu")
+STEPS, GUIDANCE = 25, 5.0
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table."""
+
+    name: str
+    value: str
+    bar: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt, the scene that it was made from, and what it names of each subject."""
+
+    scene: Scene
+    mentions: tuple[Mentions, ...]
+
+    @property
+    def text(self) -> str:
+        return compose(self.scene, self.mentions)
+
+    @property
+    def wanted(self) -> list[tuple[str, Mentions]]:
+        return [(item.kind, said) for item, said in zip(self.scene.subjects, self.mentions, strict=True)]
+
+
+class Bench:
+    """Draws and measures, with everything loaded once and each set of pictures drawn once."""
+
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
+        self.judge = pocket.load_judge()
+
+    @cached_property
+    def pipeline(self) -> StableDiffusionPipeline:
+        return load_pipeline()
+
+    @cached_property
+    def clip(self) -> CLIPModel:
+        return CLIPModel.from_pretrained(pocket.clip_folder(), dtype=torch.float32).eval()
+
+    def generate(self, prompts: list[str], seed: int) -> Tensor:
+        """Draw a picture for each prompt: (B, 3, 64, 64) in [-1, 1]."""
+        parts = []
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(part))]
+            drawn = self.pipeline(
+                part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
+            )
+            parts.append(drawn.images.float() * 2 - 1)
+        return torch.cat(parts)
+
+    @cached_property
+    def bare(self) -> tuple[list[str], Tensor]:
+        kinds = list(KINDS) * -(-self.pictures // len(KINDS))
+        return kinds, self.generate([f"a photo of a {kind}" for kind in kinds], 1_000)
+
+    @cached_property
+    def described(self) -> tuple[list[Prompted], Tensor]:
+        prompts = prompts_of(self.pictures, "described", pairs=0, least=2, most=4)
+        return prompts, self.generate([prompt.text for prompt in prompts], 2_000)
+
+    @cached_property
+    def pairs(self) -> tuple[list[Prompted], Tensor]:
+        prompts = prompts_of(self.pictures, "pairs", pairs=1, least=1, most=2)
+        return prompts, self.generate([prompt.text for prompt in prompts], 3_000)
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """Unit-norm CLIP features (B, D)."""
+        parts = [self.clip.get_image_features(part) for part in pictures.split(64)]
+        parts = [part if isinstance(part, Tensor) else part.pooler_output for part in parts]
+        return functional.normalize(torch.cat(parts))
+
+    def autoencoder(self) -> list[Figure]:
+        rng = random.Random("quality:vae")
+        world = to_signed(to_tensor([render(draw_scene(rng), rng) for _ in range(self.pictures)]), CPU)
+        views = [concept(kind, 9_000 + i).heldout_view(0) for i in range(self.pictures // 8) for kind in KINDS]
+        seen = psnr(self.pipeline.vae, world).mean().item()
+        unseen = psnr(self.pipeline.vae, to_signed(to_tensor(views), CPU)).mean().item()
+        return [
+            Figure("VAE, held-out renders", f"{seen:.1f} dB", ">= 30 dB", seen >= 30),
+            Figure("VAE, concepts with unseen details", f"{unseen:.1f} dB", ">= 30 dB", unseen >= 30),
+        ]
+
+    def judge_on_renders(self) -> list[Figure]:
+        judged = judged_pictures(2_000, "quality:judge")
+        with torch.no_grad():
+            logits = torch.cat([self.judge.network(part) for part in to_signed(judged.pictures, CPU).split(250)])
+        right, asked = right_answers(logits.flatten(0, 1), judged.labels.flatten(0, 1))
+        shares = (right / asked.clamp(min=1)).tolist()
+        worst = min(range(len(shares)), key=shares.__getitem__)
+        mean = right.sum().item() / asked.sum().item()
+        accepted, others, twins, half_twins = self._concept_rates()
+        return [
+            Figure("judge, attributes of held-out renders, mean", percent(mean), ">= 98 %", mean >= 0.98),
+            Figure(
+                f"judge, worst attribute ({QUESTIONS[worst]})", percent(shares[worst]), ">= 98 %", shares[worst] >= 0.98
+            ),
+            Figure("judge, concept accepted", percent(accepted), ">= 98 %", accepted >= 0.98),
+            Figure("judge, another identity accepted", percent(others), "<= 1 %", others <= 0.01),
+            Figure("judge, twin without its details accepted", percent(twins), "<= 2 %", twins <= 0.02),
+            Figure("judge, twin without one detail accepted", percent(half_twins), "<= 2 %", half_twins <= 0.02),
+        ]
+
+    def _concept_rates(self) -> tuple[float, float, float, float]:
+        rng = random.Random("quality:concepts")
+        concepts = [concept(kind, 8_000 + index) for index in range(40) for kind in KINDS]
+        own, twin, half = [], [], []
+        for item in concepts:
+            own.append(item.heldout_view(0))
+            for pictures, subject in ((twin, item.twin()), (half, item.twin(rng.choice(("mark", "extra"))))):
+                pictures.append(render(scene_of(rng, subject), rng))
+        read = [self.judge.read(to_signed(to_tensor(pictures), CPU)) for pictures in (own, twin, half)]
+        rates = [
+            statistics.mean(reading.shows(item.subject) for reading, item in zip(readings, concepts, strict=True))
+            for readings in read
+        ]
+        strangers = [
+            reading.shows(other.subject)
+            for index, reading in enumerate(read[0])
+            for other in concepts
+            if other.kind == concepts[index].kind and other is not concepts[index]
+        ]
+        return rates[0], statistics.mean(strangers), rates[1], rates[2]
+
+    def class_only(self) -> list[Figure]:
+        kinds, pictures = self.bare
+        readings = self.judge.read(pictures)
+        right = [
+            [item.kind for item in reading.subjects] == [kind] for reading, kind in zip(readings, kinds, strict=True)
+        ]
+        share = statistics.mean(right)
+        by_kind = {kind: statistics.mean(ok for ok, k in zip(right, kinds, strict=True) if k == kind) for kind in KINDS}
+        worst = min(by_kind, key=by_kind.__getitem__)
+        return [
+            Figure("class only: class right", percent(share), ">= 98 %", share >= 0.98),
+            Figure(f"class only: worst class ({worst})", percent(by_kind[worst]), "", True),
+        ]
+
+    def attributes(self) -> list[Figure]:
+        prompts, pictures = self.described
+        _, right, asked = self._agreement(prompts, pictures)
+        return [Figure("one subject, 2 to 4 attributes right", percent(right / asked), ">= 90 %", right / asked >= 0.9)]
+
+    def two_subjects(self) -> list[Figure]:
+        prompts, pictures = self.pairs
+        both, right, asked = self._agreement(prompts, pictures)
+        return [
+            Figure("two subjects: both classes present", percent(both), ">= 90 %", both >= 0.9),
+            Figure("two subjects: attributes right", percent(right / asked), ">= 80 %", right / asked >= 0.8),
+        ]
+
+    def _agreement(self, prompts: list[Prompted], pictures: Tensor) -> tuple[float, int, int]:
+        results = [
+            reading.agreement(prompt.wanted) for reading, prompt in zip(self.judge.read(pictures), prompts, strict=True)
+        ]
+        present, right, asked = zip(*results, strict=True)
+        return statistics.mean(present), sum(right), sum(asked)
+
+    def distance(self) -> list[Figure]:
+        kinds, generated = self.bare
+        rng = random.Random("quality:distance")
+
+        def fresh(names: list[str]) -> Tensor:
+            pictures = []
+            while len(pictures) < len(names):
+                scene = draw_scene(rng, pairs=0)
+                if scene.subjects[0].kind == names[len(pictures)]:
+                    pictures.append(render(scene, rng))
+            return to_signed(to_tensor(pictures), CPU)
+
+        ours, theirs = self.features(generated), self.features(fresh(kinds))
+        figures = []
+        for name, kernel in (("RBF", rbf), ("quadratic", quadratic)):
+            within = []
+            for kind in KINDS:
+                chosen = torch.tensor([k == kind for k in kinds])
+                within.append(mmd(kernel, ours[chosen], theirs[chosen]))
+            between = []
+            for kind in KINDS:
+                for other in KINDS:
+                    if kind < other:
+                        first, second = (torch.tensor([k == which for k in kinds]) for which in (kind, other))
+                        between.append(mmd(kernel, theirs[first], theirs[second]))
+            ratio = statistics.mean(within) / statistics.mean(between)
+            figures.append(
+                Figure(f"distance to renders / between classes ({name})", f"{ratio:.3f}", "<= 0.05", ratio <= 0.05)
+            )
+        spread = statistics.mean(
+            (pairwise(ours[chosen]) / pairwise(theirs[chosen])).item()
+            for chosen in (torch.tensor([k == kind for k in kinds]) for kind in KINDS)
+        )
+        figures.append(Figure("diversity of generated / of renders", f"{spread:.2f}", ">= 0.8", spread >= 0.8))
+        return figures
+
+    def speed(self) -> list[Figure]:
+        loading = statistics.median(timed(load_pipeline) for _ in range(5))
+        prompts = ["a photo of a person next to a waterfall"] * 4
+        self.generate(prompts, 0)
+        drawing = statistics.median(timed(lambda: self.generate(prompts, 0)) for _ in range(5))
+        with tempfile.TemporaryDirectory() as folder:
+            writing = timed(lambda: list(write_folders(sequence(50), Path(folder))))
+        rng = random.Random("quality:speed")
+        rate = 500 / timed(lambda: [render(draw_scene(rng), rng) for _ in range(500)])
+        return [
+            Figure("4 pictures, 25 steps with guidance", f"{drawing:.2f} s", "<= 2 s", drawing <= 2),
+            Figure("loading the pipeline", f"{loading:.2f} s", "<= 1 s", loading <= 1),
+            Figure("writing the folders of 50 concepts", f"{writing:.1f} s", "<= 10 s", writing <= 10),
+            Figure("renders a second, one core", f"{rate:,.0f}", ">= 500", rate >= 500),
+        ]
+
+    def grids(self, folder: Path) -> None:
+        """Write sample grids for people to look at."""
+        folder.mkdir(parents=True, exist_ok=True)
+        kinds, pictures = self.bare
+        by_kind = sorted(range(len(kinds)), key=lambda index: (list(KINDS).index(kinds[index]), index))
+        first = [index for kind in KINDS for index in [i for i in by_kind if kinds[i] == kind][:12]]
+        save_grid(pictures[first], 12, folder / "one-subject.png")
+        save_grid(self.described[1][:48], 12, folder / "attributes.png")
+        save_grid(self.pairs[1][:48], 12, folder / "two-subjects.png")
+        sheets = (("attributes.png", self.described[0]), ("two-subjects.png", self.pairs[0]))
+        lines = [line for name, prompts in sheets for line in (name, *(prompt.text for prompt in prompts[:48]), "")]
+        (folder / "prompts.txt").write_text("\n".join(lines), encoding="utf-8")
+        story = "a photo of a person with red hair and glasses next to a waterfall"
+        save_grid(self.generate([story] * 12, 5_000), 12, folder / "story.png")
+        views = [concept(kind, 9_000 + i).heldout_view(0) for i in range(3) for kind in KINDS]
+        originals = to_signed(to_tensor(views), CPU)
+        with torch.no_grad():
+            vae = self.pipeline.vae
+            restored = vae.decode(vae.encode(originals).latent_dist.mode()).sample.clamp(-1, 1)
+        rows = [part for pair in zip(originals.split(12), restored.split(12), strict=True) for part in pair]
+        save_grid(torch.cat(rows), 12, folder / "autoencoder.png")
+
+
+def prompts_of(count: int, seed: str, *, pairs: float, least: int, most: int) -> list[Prompted]:
+    """Make prompts that name at least `least` attributes of each subject."""
+    rng = random.Random(f"quality:{seed}")
+    prompts: list[Prompted] = []
+    while len(prompts) < count:
+        scene = draw_scene(rng, pairs=pairs)
+        mentions = tuple(draw_mentions(subject, rng, least=least, most=most) for subject in scene.subjects)
+        if all(len(said) >= least for said in mentions):
+            prompts.append(Prompted(scene, mentions))
+    return prompts
+
+
+def load_pipeline() -> StableDiffusionPipeline:
+    """Load the bundled base as any diffusers program would."""
+    pipeline = StableDiffusionPipeline.from_pretrained(pocket.base_folder(), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def rbf(first: Tensor, second: Tensor) -> Tensor:
+    """The kernel of CMMD: sigma 10 on unit-norm features (Jayasumana et al. 2024)."""
+    return torch.exp(-torch.cdist(first.double(), second.double()).square() / 200)
+
+
+def quadratic(first: Tensor, second: Tensor) -> Tensor:
+    """The metrics' own kernel: degree 2, gamma 1/d, offset 1."""
+    return (first.double() @ second.double().T / first.shape[1] + 1) ** 2
+
+
+def mmd(kernel: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> float:
+    """Squared maximum mean discrepancy, biased."""
+    return (kernel(first, first).mean() + kernel(second, second).mean() - 2 * kernel(first, second).mean()).item()
+
+
+def pairwise(features: Tensor) -> Tensor:
+    """Mean distance between the rows of a set."""
+    return torch.pdist(features).mean()
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a piece of work takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def percent(share: float) -> str:
+    """Write a share for people."""
+    return f"{100 * share:.1f} %"
+
+
+def save_grid(pictures: Tensor, columns: int, path: Path) -> None:
+    """Save pictures (B, 3, 64, 64) in [-1, 1] as one picture, twice their size."""
+    pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    sheet = Image.new("RGB", (columns * 128, -(-len(pixels) // columns) * 128))
+    for index, picture in enumerate(pixels):
+        image = Image.fromarray(picture).resize((128, 128), Image.Resampling.NEAREST)
+        sheet.paste(image, (index % columns * 128, index // columns * 128))
+    sheet.save(path)
+
+
+ROWS = {
+    "autoencoder": Bench.autoencoder,
+    "judge": Bench.judge_on_renders,
+    "class": Bench.class_only,
+    "attributes": Bench.attributes,
+    "pairs": Bench.two_subjects,
+    "distance": Bench.distance,
+    "speed": Bench.speed,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=200, help="pictures a figure")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--grids", type=Path, help="also write sample grids into this folder")
+    parser.add_argument("--json", type=Path, help="also write the figures into this file")
+    options = parser.parse_args()
+    bench = Bench(options.pictures)
+    figures = []
+    print("| figure | measured | bar | |\n|---|---|---|---|")
+    for row in options.only:
+        for figure in ROWS[row](bench):
+            figures.append(figure)
+            verdict = "" if not figure.bar else "holds" if figure.holds else "falls short"
+            print(f"| {figure.name} | {figure.value} | {figure.bar} | {verdict} |", flush=True)
+    if options.grids:
+        bench.grids(options.grids)
+    if options.json:
+        options.json.write_text(json.dumps([vars(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

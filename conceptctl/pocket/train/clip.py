@@ -27,7 +27,10 @@ from conceptctl.pocket.world.labels import encode
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
 
-RECIPE = Recipe(samples=8_000_000, batch=64, learning_rate=1.5e-3, average=0.998, weight_decay=0.02)
+RECIPES = {
+    "cpu": Recipe(samples=8_000_000, batch=64, learning_rate=1.5e-3, average=0.998, weight_decay=0.02),
+    "cuda": Recipe(samples=8_000_000, batch=512, learning_rate=1.5e-3, average=0.998, weight_decay=0.02),
+}
 TEXT_WIDTH = 320
 ANSWER_WEIGHT = 1.0
 
@@ -79,7 +82,7 @@ class ClipStage(Stage[_Clip, Pairs]):
 
     name = "clip"
 
-    def __init__(self, device: torch.device, workspace: Path, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+    def __init__(self, device: torch.device, workspace: Path, *, batch: int, workers: int = 0) -> None:
         self.device = device
         self.tokenizer = build_tokenizer(workspace / "tokenizer")
         torch.manual_seed(0)

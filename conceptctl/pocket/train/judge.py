@@ -17,7 +17,10 @@ from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import draw_scene, reading_order
 
-RECIPE = Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, average=0.999, weight_decay=0.01)
+RECIPES = {
+    "cpu": Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, weight_decay=0.01),
+    "cuda": Recipe(samples=5_000_000, batch=256, learning_rate=3e-3, weight_decay=0.01),
+}
 
 
 class Judged(NamedTuple):
@@ -34,7 +37,7 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
 
     name = "judge"
 
-    def __init__(self, device: torch.device, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+    def __init__(self, device: torch.device, *, batch: int, workers: int = 0) -> None:
         self.device = device
         torch.manual_seed(0)
         self.network = JudgeNetwork().to(device)

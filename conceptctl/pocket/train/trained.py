@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from conceptctl.pocket.bundle import JUDGE_FILE, WEIGHTS, base_folder, clip_folder
 from conceptctl.pocket.train import clip as clip_stage
 from conceptctl.pocket.train import vae as vae_stage
 from conceptctl.pocket.train.data import autoencoder_pictures, to_signed
@@ -20,6 +22,21 @@ def averaged_weights(workspace: Path, stage: str) -> dict[str, Tensor]:
     with safe_open(workspace / f"{stage}.safetensors", framework="pt", device="cpu") as file:
         names = [name for name in file.keys() if name.startswith("average/")]  # noqa: SIM118 - not a mapping
         return {name.removeprefix("average/"): file.get_tensor(name) for name in names}
+
+
+def bundled_weights(stage: str) -> dict[str, Tensor]:
+    """Read a stage's weights from the bundled base, in single precision, to train them further.
+
+    What helps to train a network and does not ship, such as CLIP's heads, is left out.
+    """
+    file = {
+        "vae": base_folder() / "vae" / "diffusion_pytorch_model.safetensors",
+        "clip": clip_folder() / "model.safetensors",
+        "judge": WEIGHTS / JUDGE_FILE,
+        "unet": base_folder() / "unet" / "diffusion_pytorch_model.safetensors",
+    }[stage]
+    prefix = "model." if stage == "clip" else ""
+    return {prefix + name: value.float() for name, value in load_file(file).items()}
 
 
 def load_frozen(network: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -24,7 +24,10 @@ from conceptctl.pocket.world.captions import caption
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import draw_scene
 
-RECIPE = Recipe(samples=20_000_000, batch=32, learning_rate=1e-3, average=0.9995, weight_decay=0.01)
+RECIPES = {
+    "cpu": Recipe(samples=20_000_000, batch=32, learning_rate=1e-3, weight_decay=0.01),
+    "cuda": Recipe(samples=20_000_000, batch=512, learning_rate=1.5e-3, average=0.9995, weight_decay=0.01),
+}
 CORPUS = {"cpu": 80_000, "cuda": 1_000_000}
 """How many pictures are encoded once and drawn from, by device."""
 CAPTIONS = 2
@@ -78,7 +81,7 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
 
     name = "unet"
 
-    def __init__(self, device: torch.device, workspace: Path, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+    def __init__(self, device: torch.device, workspace: Path, *, batch: int, workers: int = 0) -> None:
         self.device, self.size = device, batch
         torch.manual_seed(0)
         self.network = build().to(device, memory_format=torch.channels_last)

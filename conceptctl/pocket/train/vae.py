@@ -14,7 +14,10 @@ from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import draw_scene
 
-RECIPE = Recipe(samples=3_000_000, batch=8, learning_rate=3e-3, average=0.999)
+RECIPES = {
+    "cpu": Recipe(samples=3_000_000, batch=8, learning_rate=3e-3),
+    "cuda": Recipe(samples=6_000_000, batch=64, learning_rate=3e-3),
+}
 CHANNELS = 32
 KL_WEIGHT = 3e-5
 SQUARE_WEIGHT = 2.0
@@ -41,7 +44,7 @@ class VaeStage(Stage[AutoencoderKL, Tensor]):
 
     name = "vae"
 
-    def __init__(self, device: torch.device, *, batch: int = RECIPE.batch, workers: int = 0) -> None:
+    def __init__(self, device: torch.device, *, batch: int, workers: int = 0) -> None:
         self.device = device
         torch.manual_seed(0)
         self.network = build().to(device, memory_format=torch.channels_last)

@@ -1,0 +1,173 @@
+"""The recipe: the loop resumes bit for bit, and every stage trains."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from conceptctl.pocket.train import clip, judge, unet, vae
+from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signed
+from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
+from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
+from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
+
+CPU = torch.device("cpu")
+
+
+class Line(Stage):
+    """Fits a line: small enough to train in a test."""
+
+    name = "line"
+
+    def __init__(self, stop_at=None):
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.stop_at = stop_at
+
+    def batch(self, step):
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        return torch.rand(32, 1, generator=torch.Generator().manual_seed(step))
+
+    def losses(self, batch):
+        return {"loss": (self.network(batch) - 3 * batch).square().mean()}
+
+    def measure(self, network):
+        return {"error": self.losses(torch.rand(4, 1))["loss"].item()}
+
+
+RECIPE = Recipe(samples=1280, batch=32, learning_rate=0.05, warmup=5)
+
+
+def train(stage, workspace, **options):
+    Trainer(stage, RECIPE, workspace, CPU).run(save_every=0.0, **options)
+
+
+def test_an_interrupted_training_ends_bit_identically(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    train(Line(), whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(stop_at=17), broken)
+    train(Line(), broken)
+    expected, found = averaged_weights(whole, "line"), averaged_weights(broken, "line")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_training_lowers_the_loss_and_says_so(tmp_path):
+    train(Line(), tmp_path, report_every=0.0)
+    lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in lines] == list(range(32, 1312, 32))
+    assert sum(line["losses"]["loss"] for line in lines[-5:]) < sum(line["losses"]["loss"] for line in lines[:5]) / 5
+
+
+def test_a_finished_training_is_not_begun_again(tmp_path):
+    train(Line(), tmp_path)
+    before = (tmp_path / "line.safetensors").read_bytes()
+    train(Line(stop_at=0), tmp_path)
+    assert (tmp_path / "line.safetensors").read_bytes() == before
+
+
+def square(step):
+    return step * step
+
+
+def test_batches_are_the_same_with_and_without_workers():
+    alone, helped = Batches(square, 0), Batches(square, 2)
+    assert [alone(step) for step in range(5, 15)] == [helped(step) for step in range(5, 15)]
+
+
+def test_the_tokenizer_knows_the_worlds_words_and_spells_the_rest(tmp_path):
+    tokenizer = build_tokenizer(tmp_path)
+    assert tokenizer.tokenize("a striped waterfall") == ["a</w>", "striped</w>", "waterfall</w>"]
+    for text in ("xylophone", "naïve café", "日本 123!", "V*alice"):
+        tokens = tokenizer(text).input_ids
+        spelled = tokenizer.decode(tokens, skip_special_tokens=True).replace(" ", "")
+        assert spelled == text.lower().replace(" ", "")
+    assert tokenize(tokenizer, ["a " * 99, ""]).shape == (2, LENGTH)
+    assert (tmp_path / "vocab.json").exists()
+    assert (tmp_path / "merges.txt").exists()
+
+
+def test_standardizing_latents_changes_no_reconstruction():
+    torch.manual_seed(0)
+    model = vae.build().eval()
+    pictures = to_signed(autoencoder_pictures(8, "test"), CPU)
+    with torch.no_grad():
+        before = model.decode(model.encode(pictures).latent_dist.mode()).sample
+        deviation = model.encode(pictures).latent_dist.std / model.encode(pictures).latent_dist.mean.std()
+        vae.standardize(model, pictures)
+        latents = model.encode(pictures).latent_dist
+        after = model.decode(latents.mode()).sample
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-3)
+    assert latents.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-4
+    torch.testing.assert_close(latents.mean.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=1e-3)
+    assert deviation.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """The checkpoints of all stages after two small steps each."""
+    folder = tmp_path_factory.mktemp("workspace")
+    sizes = pytest.MonkeyPatch()
+    sizes.setattr(unet, "_CHUNK", 8)
+    sizes.setitem(unet.CORPUS, "cpu", 16)
+    stages = {
+        "vae": (lambda: vae.VaeStage(CPU, batch=2), vae.RECIPES),
+        "clip": (lambda: clip.ClipStage(CPU, folder, batch=4), clip.RECIPES),
+        "judge": (lambda: judge.JudgeStage(CPU, batch=4), judge.RECIPES),
+        "unet": (lambda: unet.UnetStage(CPU, folder, batch=2), unet.RECIPES),
+    }
+    measured = {}
+    for name, (make, recipes) in stages.items():
+        recipe = recipes["cpu"]
+        trainer = Trainer(make(), replace(recipe, samples=2 * recipe.batch), folder, CPU)
+        trainer.run()
+        measured[name] = json.loads((folder / f"{name}.jsonl").read_text().splitlines()[-1])
+    sizes.undo()
+    return folder, measured
+
+
+def test_every_stage_trains_and_measures_itself(workspace):
+    _, measured = workspace
+    for name, line in measured.items():
+        assert line["step"] == 2, name
+        assert all(torch.isfinite(torch.tensor(value)) for value in line["losses"].values()), name
+    assert {key for line in measured.values() for key in line["measures"]} == {
+        "psnr",
+        "retrieval",
+        "right",
+        "worst",
+        "heldout",
+    }
+
+
+def test_the_text_tower_is_clips_own(workspace):
+    folder, _ = workspace
+    model, tokenizer = trained_clip(folder)
+    tokens = tokenize(tokenizer, ["a photo of a person"])
+    with torch.no_grad():
+        expected = model.text_model(tokens).last_hidden_state
+        assert torch.equal(text_tower(model)(tokens).last_hidden_state, expected)
+
+
+def test_the_base_is_written_in_the_real_format(workspace, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    from conceptctl.pocket.train.base import write_base
+
+    folder, _ = workspace
+    write_base(folder, tmp_path / "weights")
+    assert sum(path.stat().st_size for path in (tmp_path / "weights").rglob("*") if path.is_file()) <= 64e6
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "weights" / "base", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline("a photo of a cat", num_inference_steps=2, output_type="pt").images
+    assert pictures.shape == (1, 3, 64, 64)
+    assert trained_vae(folder).config.scaling_factor == pipeline.vae.config.scaling_factor == 1.0
+    names = ("attn2.to_k.weight", "attn2.to_v.weight")
+    keys_and_values = [p.numel() for name, p in pipeline.unet.named_parameters() if name.endswith(names)]
+    assert sum(keys_and_values) >= 1_000_000

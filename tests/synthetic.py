@@ -14,7 +14,7 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.concept_files import add_concept
 
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
-TINY = {"mid_block.attn2.to_k.weight": (4, 6), "mid_block.attn2.to_v.weight": (5, 6)}
+TINY = {"mid_block.attn2.to_k.weight": (24, 6), "mid_block.attn2.to_v.weight": (20, 6)}
 WIDTH = 6
 
 SD1_CROSS_ATTENTION = (320,) * 10 + (640,) * 10 + (1280,) * 12

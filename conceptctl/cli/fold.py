@@ -19,13 +19,15 @@ def fold(
 
     output = Output(json, quiet)
     opened = open_store(store)
-    head = opened.head()
-    names = workflow.unfolded(head)
-    if names and not dry_run:
-        head = workflow.fold(opened, wait=wait)
+    if dry_run:
+        head = opened.head()
+        result = workflow.Folded(head, workflow.unfolded(head))
+    else:
+        result = workflow.fold(opened, wait=wait)
+    names = result.names
     verb = "would fold" if dry_run else "folded"
     output.data(
-        {"generation": head.seq, "done": bool(names) and not dry_run, "folded": list(names)},
+        {"generation": result.head.seq, "done": bool(names) and not dry_run, "folded": list(names)},
         [f"{verb}: {' '.join(names)}" if names else "everything is folded already"],
         names,
     )

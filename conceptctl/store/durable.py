@@ -49,10 +49,15 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o6
                 digest.update(view[:written])
                 size += written
                 view = view[written:]
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
     return digest.hexdigest(), size
+
+
+def sync_file(descriptor: int) -> None:
+    """Make a file's bytes durable."""
+    os.fsync(descriptor)
 
 
 def replace_file(path: Path, data: bytes, tmp: Path, mode: int = 0o600) -> None:

@@ -8,16 +8,19 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from conceptctl.errors import Busy, ConceptctlError, DeviceFailed, NoSpace, StoreDamaged
 from conceptctl.store import durable
 from conceptctl.store.layout import Layout
-from conceptctl.store.manifest import Generation
+from conceptctl.store.manifest import Generation, canonical
 
 PATIENCE = 60.0
 """Seconds a connection waits while another one commits, which takes milliseconds."""
+
+SETTINGS = ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON", "temp_store=MEMORY")
+"""What every connection asks for; EXTRA is what makes a commit outlive a power cut."""
 
 LOST = "lost"
 """The verb of a generation whose manifest is gone; only `repair` writes it."""
@@ -65,7 +68,7 @@ class Anchor:
 
     head: str
     count: int
-    purging: bool
+    purging: int
     manifest: bytes
 
 
@@ -96,13 +99,16 @@ def connect(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None)
         try:
-            for setting in ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON", "temp_store=MEMORY"):
+            for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
             yield connection
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise _translated(path, error) from error
+    except (UnicodeDecodeError, OverflowError) as error:
+        # Flipped bits in names and texts come out of the driver as these.
+        raise StoreDamaged(f"{path}: {error}") from error
 
 
 def _translated(path: Path, error: sqlite3.Error) -> ConceptctlError:
@@ -149,18 +155,26 @@ def _anchor(connection: sqlite3.Connection, path: Path) -> Anchor:
     row = connection.execute("SELECT head, count, purging, manifest FROM anchor WHERE only = 0").fetchone()
     if row is None:
         raise StoreDamaged(f"{path}: the index names no head")
-    return Anchor(row[0], row[1], bool(row[2]), row[3])
+    found = Anchor(*row)
+    _check_types(found, path)
+    return found
 
 
 def rows(path: Path) -> list[LogRow]:
     """Read the whole history, oldest first."""
+    query = "SELECT seq, id, time, verb, subject, concepts, restores FROM generations ORDER BY seq"
     with connect(path) as connection:
-        return _rows(connection)
+        found = [LogRow(*row) for row in connection.execute(query)]
+    for row in found:
+        _check_types(row, path)
+    return found
 
 
-def _rows(connection: sqlite3.Connection) -> list[LogRow]:
-    columns = "seq, id, time, verb, subject, concepts, restores"
-    return [LogRow(*row) for row in connection.execute(f"SELECT {columns} FROM generations ORDER BY seq")]  # noqa: S608
+def _check_types(row: "Anchor | LogRow", path: Path) -> None:
+    """Make sure that a row has the types it was written with: SQLite checks them on writing only."""
+    for field in fields(row):
+        if type(getattr(row, field.name)) is not field.type:
+            raise StoreDamaged(f"{path}: a row's {field.name} is not what was committed")
 
 
 def append(path: Path, generation: Generation) -> None:
@@ -210,47 +224,42 @@ def integrity(path: Path) -> str:
     return "" if found == ["ok"] else "; ".join(found[:3])
 
 
+@dataclass(frozen=True)
+class Seal:
+    """The digest of the index's bytes, and the head and the number of generations it belongs to."""
+
+    sha256: str
+    head: str
+    count: int
+
+
 def seal(layout: Layout) -> None:
     """Write down the digest of the index's bytes.
 
     SQLite's own check misses most flips, and no reader can see those in unused bytes. The digest names the
     head it belongs to: after a kill between the commit and this, it is known to be old, not wrong.
     """
-    digest = durable.file_digest(layout.index)
-    text = json.dumps({"head": anchor(layout.index).head, "sha256": digest}) + "\n"
-    durable.replace_file(layout.index_sum, text.encode("ascii"), layout.tmp)
+    current = anchor(layout.index)
+    made = Seal(durable.file_digest(layout.index), current.head, current.count)
+    durable.replace_file(layout.index_sum, canonical(asdict(made)), layout.tmp)
 
 
-def _read_seal(layout: Layout) -> tuple[str, str]:
-    """Return the digest and the head it belongs to; empty when there is no readable seal."""
+def read_seal(layout: Layout) -> Seal | None:
+    """Return what the last finished commit wrote down, or None when that is unreadable."""
     try:
-        sealed = json.loads(layout.index_sum.read_bytes())
-        return str(sealed["sha256"]), str(sealed["head"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return "", ""
-
-
-def sealed_head(layout: Layout) -> str:
-    """Return the last head whose commit is known to have been finished; empty when none is."""
-    return _read_seal(layout)[1]
+        return Seal(**json.loads(layout.index_sum.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def check_seal(layout: Layout) -> str:
     """Return what is wrong with the index's bytes, or an empty string."""
-    digest, head = _read_seal(layout)
-    if not digest:
+    sealed = read_seal(layout)
+    if sealed is None:
         return "index.sum is missing or unreadable"
-    if durable.file_digest(layout.index) == digest:
+    if durable.file_digest(layout.index) == sealed.sha256:
         return ""
-    current = anchor(layout.index).head
-    if head == current:
-        return "bytes of index.db changed after the last commit"
-    return "" if _is_known(layout, head) else "the index is older than its digest"
-
-
-def _is_known(layout: Layout, head: str) -> bool:
-    with connect(layout.index) as connection:
-        current = _anchor(connection, layout.index)
-        found = connection.execute("SELECT 1 FROM generations WHERE id = ?", (head,)).fetchone()
-    # A purge gives every generation another id, and marks that it is not finished.
-    return found is not None or current.purging
+    current = anchor(layout.index)
+    if current.head == sealed.head:
+        return "its bytes changed after the last commit"
+    return "" if current.count > sealed.count else "it is older than history"

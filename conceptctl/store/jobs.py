@@ -57,14 +57,12 @@ class Job:
         """Write the slot that does not hold the last state. When this returns, it is on the disk."""
         steps = {name: self._step(name) for name in SLOTS}
         slot = self.folder / min(SLOTS, key=lambda name: steps[name])
-        # Without its state file the slot is void, so what is written next never stands beside an old one.
+        # A state file that outlives its tensors does no harm: their digest is in it.
         durable.remove_file(slot / "state.json")
-        durable.sync_folder(slot)
         durable.remove_file(slot / TENSORS)
         pieces = tensorfile.encode(tensors, {})
         durable.ensure_space(slot, sum(memoryview(piece).nbytes for piece in pieces))
         sha256, size = durable.write_file(slot / TENSORS, pieces)
-        durable.sync_folder(slot)
         summary = canonical({"step": step, "sha256": sha256, "size": size, "state": dict(state)})
         durable.replace_file(slot / "state.json", summary, slot)
 

@@ -172,6 +172,11 @@ def decode(data: bytes, identity: str) -> Generation:
     """
     if hashlib.sha256(data).hexdigest() != identity:
         raise StoreDamaged(f"the manifest of generation {identity[:12]} was changed after it was committed")
+    return parse(data)
+
+
+def parse(data: bytes) -> Generation:
+    """Read a manifest whose bytes have been checked."""
     value = json.loads(data)
     base = value["base"]
     return Generation(

@@ -73,7 +73,8 @@ def _repair_manifests(layout: Layout, step: Step) -> list[Generation | LogRow]:
     if not whole:
         raise StoreDamaged("no manifest is left: only a backup helps", hint="put back gens/ from a backup")
     # A purge writes a chain of its own beside the old one; the one with more purges is the later.
-    later = [each for each in whole.values() if kept_twice is None or each.identity == index.sealed_head(layout)]
+    sealed = index.read_seal(layout)
+    later = [each for each in whole.values() if kept_twice is None or (sealed and each.identity == sealed.head)]
     tip = max([*later, *([kept_twice] if kept_twice else [])], key=lambda each: (each.purges, each.seq))
     return _chain(layout, whole, tip)
 

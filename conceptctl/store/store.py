@@ -219,10 +219,10 @@ def _tidy_manifests(layout: Layout, head: Generation, history: Iterable[LogRow])
     """
     known = {layout.manifest(row.seq, row.id).name for row in history}
     loose = [path for path in sorted(layout.generations.iterdir()) if path.name not in known]
-    sealed = index.sealed_head(layout)
+    sealed = index.read_seal(layout)
     for path in loose:
         seq, _, identity = path.stem.partition("-")
-        if int(seq) > head.seq + 1 or identity == sealed:
+        if int(seq) > head.seq + 1 or (sealed and identity == sealed.head):
             raise StoreDamaged(f"the index is older than history: gens/{path.name}", hint="conceptctl repair")
     for path in loose:
         durable.move(path, layout.trash / path.name)

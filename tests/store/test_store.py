@@ -206,7 +206,7 @@ def test_weights_come_out_the_same_again(store):
         synthetic.learn(store, name, seed)
     from conceptctl.workflows.fold import fold
 
-    first = fold(store)
+    first = fold(store).head
     assert first.folded is not None
     path = store.layout.blob(first.folded.sha256)
     bits = path.read_bytes()

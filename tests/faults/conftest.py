@@ -1,0 +1,27 @@
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests import synthetic
+from tests.faults.drills import DRILLS, Field
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory where there is one: these tests sync thousands of times."""
+    memory = Path("/dev/shm")
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="conceptctl-test-", dir=where) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return synthetic.make_store(tmp_path / "store", synthetic.write_base(tmp_path / "base"))
+
+
+@pytest.fixture(params=DRILLS, ids=lambda drill: drill.name)
+def field(request, tmp_path):
+    return Field(request.param, tmp_path)

@@ -1,6 +1,6 @@
 """How good the bundled base is: the table of docs/pocket.md, and its sample grids.
 
-    python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--grids FOLDER] [--json FILE]
+    python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--weights FOLDER] [--grids FOLDER] [--json FILE]
 
 Seeds are fixed. Times are medians; every other figure is the same on every run on the same machine.
 """
@@ -26,6 +26,7 @@ from torch.nn import functional
 from transformers import CLIPModel
 
 from conceptctl import pocket
+from conceptctl.pocket import bundle
 from conceptctl.pocket.judge import QUESTIONS
 from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.train.heads import right_answers
@@ -355,8 +356,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200, help="pictures a figure")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--grids", type=Path, help="also write sample grids into this folder")
+    parser.add_argument("--weights", type=Path, help="measure these weights instead of the bundled ones")
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
     options = parser.parse_args()
+    if options.weights:
+        bundle.WEIGHTS = options.weights
     bench = Bench(options.pictures)
     figures = []
     print("| figure | measured | bar | |\n|---|---|---|---|")

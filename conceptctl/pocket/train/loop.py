@@ -17,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from conceptctl.pocket.train.muon import Muon
+
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
 
@@ -99,13 +101,7 @@ class Trainer(Generic[NetworkT, BatchT]):
         self.log = workspace / f"{stage.name}.jsonl"
         self.parameters = [p for p in stage.network.parameters() if p.requires_grad]
         self.average = {key: value.detach().clone() for key, value in stage.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.optimizer = Muon(self.parameters, recipe.learning_rate, recipe.weight_decay)
         self.progress = _Progress()
         if self.path.exists():
             self._load()

@@ -1,6 +1,6 @@
 """How good the bundled base is: the table of docs/pocket.md, and its sample grids.
 
-    python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--weights FOLDER] [--grids FOLDER] [--json FILE]
+    python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--grids FOLDER]
 
 Seeds are fixed. Times are medians; every other figure is the same on every run on the same machine.
 """
@@ -26,6 +26,8 @@ from torch.nn import functional
 from transformers import CLIPModel
 
 from conceptctl import pocket
+from conceptctl.metrics.diversity import diversity
+from conceptctl.metrics.mmd import PolynomialKernel, RbfKernel, mmd
 from conceptctl.pocket import bundle
 from conceptctl.pocket.judge import QUESTIONS
 from conceptctl.pocket.train.data import to_signed, to_tensor
@@ -218,23 +220,23 @@ class Bench:
 
         ours, theirs = self.features(generated), self.features(fresh(kinds))
         figures = []
-        for name, kernel in (("RBF", rbf), ("quadratic", quadratic)):
+        for name, kernel in (("RBF", RbfKernel()), ("papers' kernel", PolynomialKernel())):
             within = []
             for kind in KINDS:
                 chosen = torch.tensor([k == kind for k in kinds])
-                within.append(mmd(kernel, ours[chosen], theirs[chosen]))
+                within.append(mmd(ours[chosen], theirs[chosen], kernel))
             between = []
             for kind in KINDS:
                 for other in KINDS:
                     if kind < other:
                         first, second = (torch.tensor([k == which for k in kinds]) for which in (kind, other))
-                        between.append(mmd(kernel, theirs[first], theirs[second]))
+                        between.append(mmd(theirs[first], theirs[second], kernel))
             ratio = statistics.mean(within) / statistics.mean(between)
             figures.append(
                 Figure(f"distance to renders / between classes ({name})", f"{ratio:.3f}", "<= 0.05", ratio <= 0.05)
             )
         spread = statistics.mean(
-            (pairwise(ours[chosen]) / pairwise(theirs[chosen])).item()
+            diversity(ours[chosen], theirs[chosen])
             for chosen in (torch.tensor([k == kind for k in kinds]) for kind in KINDS)
         )
         figures.append(Figure("diversity of generated / of renders", f"{spread:.2f}", ">= 0.8", spread >= 0.8))
@@ -296,26 +298,6 @@ def load_pipeline() -> StableDiffusionPipeline:
     pipeline = StableDiffusionPipeline.from_pretrained(pocket.base_folder(), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def rbf(first: Tensor, second: Tensor) -> Tensor:
-    """The kernel of CMMD: sigma 10 on unit-norm features (Jayasumana et al. 2024)."""
-    return torch.exp(-torch.cdist(first.double(), second.double()).square() / 200)
-
-
-def quadratic(first: Tensor, second: Tensor) -> Tensor:
-    """The metrics' own kernel: degree 2, gamma 1/d, offset 1."""
-    return (first.double() @ second.double().T / first.shape[1] + 1) ** 2
-
-
-def mmd(kernel: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> float:
-    """Squared maximum mean discrepancy, biased."""
-    return (kernel(first, first).mean() + kernel(second, second).mean() - 2 * kernel(first, second).mean()).item()
-
-
-def pairwise(features: Tensor) -> Tensor:
-    """Mean distance between the rows of a set."""
-    return torch.pdist(features).mean()
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -99,6 +99,25 @@ DRILLS = (
 )
 
 
+def _with_a_past(work: Path) -> None:
+    _with_folded(work)
+    root = str(work / "store")
+    assert cli("forget", SECRET, "--yes", "--store", root) == 0
+    assert cli("undo", "--yes", "--store", root) == 0
+    assert cli("import", str(work / "bob.safetensors"), "--store", root) == 0
+
+
+MORE_DRILLS = (
+    Drill("import-as", _with_concepts, ("import", "{work}/bob.safetensors", "--as", "robert")),
+    Drill("fold-again", _with_a_past, ("fold",)),
+    Drill("undo-to", _with_a_past, ("undo", "--to", "4", "--yes")),
+    Drill("forget-last", _with_a_past, ("forget", "bob", "--yes")),
+    Drill("purge-past", _with_a_past, ("forget", SECRET, "--purge", "--yes")),
+    Drill("purge-unfolded", _with_concepts, ("forget", SECRET, "--purge", "--yes")),
+)
+"""For the long forms."""
+
+
 def fingerprint(root: Path) -> str:
     """Return what a store holds, without times and ids; "none" when there is no store."""
     if not (root / "FORMAT").exists():
@@ -164,7 +183,7 @@ class Field:
         return "before"
 
     def _check_purged(self, root: Path) -> None:
-        if self.drill.name != "purge":
+        if not self.drill.name.startswith("purge"):
             return
         # A killed purge is finished by whoever writes next.
         with Store(root).writing("test"):

@@ -132,7 +132,13 @@ class Disk:
         if inode.is_folder:
             now = [changes for changes in self.pending if any(change[0] == number for change in changes)]
             self._settle(self.settled, now)
-            self.pending = [changes for changes in self.pending if changes not in now]
+            # What happened to a name before the last settled change of it is overtaken.
+            left = []
+            for number_of, changes in enumerate(self.pending):
+                overtaken = {change[:2] for later in self.pending[number_of:] if later in now for change in later}
+                kept = tuple(change for change in changes if change[:2] not in overtaken)
+                left += [kept] if kept else []
+            self.pending = left
 
     @staticmethod
     def _settle(folders: dict[int, dict[str, int]], changes: list[tuple[Change, ...]]) -> None:
@@ -160,6 +166,10 @@ class Disk:
                 for inode in loose
             }
             yield self._tree(names, data)
+
+    def seen(self) -> dict[str, bytes | None]:
+        """Return the file system as programs see it now."""
+        return self._tree(self.pending, {id(inode): (inode.pending, False) for inode in self.inodes})
 
     def _tree(self, names, data) -> dict[str, bytes | None]:
         folders = {number: dict(entries) for number, entries in self.settled.items()}

@@ -87,8 +87,7 @@ class ClipStage(Stage[_Clip, Pairs]):
         self.tokenizer = build_tokenizer(workspace / "tokenizer")
         torch.manual_seed(0)
         self.network = _Clip(build(self.tokenizer)).to(device)
-        make = partial(picture_pairs, self.tokenizer, batch)
-        self.batches = Batches(lambda step: make(f"clip:{step}"), workers)
+        self.batches = Batches(partial(_step, self.tokenizer, batch), workers)
         self.heldout = distinct_pairs(self.tokenizer, 192, "clip:heldout")
 
     def batch(self, step: int) -> Pairs:
@@ -126,6 +125,10 @@ class ClipStage(Stage[_Clip, Pairs]):
 def normalize_pictures(pictures: Tensor, device: torch.device) -> Tensor:
     """Scale uint8 pictures (B, 3, H, W) as CLIPImageProcessor does with mean 0.5 and deviation 0.5."""
     return to_signed(pictures, device).contiguous()
+
+
+def _step(tokenizer: CLIPTokenizer, batch: int, step: int) -> Pairs:
+    return picture_pairs(tokenizer, batch, f"clip:{step}")
 
 
 def _two_answers(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Concepts in prompts: `V*alice` is one token of the tokenizer and one row of the token table."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any
+
+from tokenizers import AddedToken
+
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
+
+MARKER = "V*"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_IN_PROMPT = re.compile(r"V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
+
+
+def check_name(name: str) -> None:
+    """Make sure that a concept can have this name.
+
+    Raises:
+        UsageError: It has other characters than lower-case letters, digits, `_` and `-`, or is too long.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a concept's name",
+            hint="lower-case letters and digits, with _ and - after the first, 64 at most: --token alice",
+        )
+
+
+def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
+    """Find the concepts that a prompt names, each once, in order.
+
+    The longest name wins, so that `V*al` is never read in `V*alice`, and case is ignored, as CLIP ignores it.
+
+    Args:
+        prompt: Any text.
+        known: The names that there are.
+
+    Raises:
+        NotFound: The prompt names a concept that is not there; the nearest ones are in the hint.
+    """
+    found: dict[str, None] = {}
+    for match in _IN_PROMPT.finditer(prompt):
+        name = match[1].lower()
+        if name not in known:
+            near = difflib.get_close_matches(name, known)
+            hint = f"did you mean {', '.join(MARKER + each for each in near)}?" if near else "conceptctl list"
+            raise NotFound(f"no concept {MARKER}{name}", hint=hint)
+        found[name] = None
+    return tuple(found)
+
+
+def add_token(tokenizer: Any, name: str) -> int:
+    """Make `V*name` one token, and return its number: the row of the token table that is to be learned.
+
+    The token is matched whatever its case and as a whole word only, in any program that loads the tokenizer.
+
+    Args:
+        tokenizer: A CLIPTokenizer; changed in place.
+        name: A name that `check_name` accepts.
+
+    Raises:
+        AlreadyExists: The tokenizer has this token already.
+    """
+    # Normalized text is in lower case; so is the token.
+    token = f"{MARKER}{name}".lower()
+    if token in tokenizer.get_vocab():
+        raise AlreadyExists(f"{MARKER}{name} is a token of the base already", hint="choose another --token")
+    tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=True)])
+    number: int = tokenizer.convert_tokens_to_ids(token)
+    return number
+
+
+def cut_off(tokenizer: Any, prompt: str) -> str:
+    """What of a prompt the text encoder does not see, because it is too long; empty when it sees it all."""
+    limit = tokenizer.model_max_length - 2
+    numbers = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    lost: str = tokenizer.decode(numbers[limit:]).strip()
+    return lost

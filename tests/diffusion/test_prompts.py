@@ -1,0 +1,70 @@
+"""Concepts in prompts: which are named, how they are tokenized, and what does not fit."""
+
+import pytest
+from transformers import CLIPTokenizer
+
+from conceptctl.diffusion.prompts import add_token, check_name, cut_off, names_in
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.pocket.train.vocabulary import build_tokenizer
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return build_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["alice", "a", "7", "al-ice_2", "x" * 64])
+def test_names_that_a_concept_can_have(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "Alice", "-a", "a/b", "..", "a b", "a\0", "é", "x" * 65, "alice\n"])
+def test_names_that_it_cannot_have(name):
+    with pytest.raises(UsageError) as error:
+        check_name(name)
+    assert "lower-case" in error.value.hint
+
+
+def test_the_longest_name_wins_and_case_is_ignored():
+    known = ["al", "alice", "bob-2"]
+    assert names_in("V*alice next to v*AL, and V*bob-2.", known) == ("alice", "al", "bob-2")
+    assert names_in("V*alice V*alice", known) == ("alice",)
+    assert names_in("a photo of a person", known) == ()
+
+
+def test_an_unknown_name_comes_with_the_nearest_ones():
+    with pytest.raises(NotFound) as error:
+        names_in("a photo of V*alise", ["alice", "bob"])
+    assert "V*alise" in str(error.value)
+    assert "V*alice" in error.value.hint
+    with pytest.raises(NotFound) as error:
+        names_in("a photo of V*alicex", ["alice"])
+    assert "V*alice" in error.value.hint
+
+
+def test_a_concept_is_one_token_in_any_program(tokenizer, tmp_path):
+    numbers = {name: add_token(tokenizer, name) for name in ("al", "alice", "al-b")}
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for loaded in (tokenizer, CLIPTokenizer.from_pretrained(tmp_path / "saved")):
+        spelled = loaded("a photo of V*alice next to v*AL and V*al-b, smiling").input_ids
+        assert [number for number in spelled if number in numbers.values()] == [
+            numbers["alice"],
+            numbers["al"],
+            numbers["al-b"],
+        ]
+    assert not set(numbers.values()) & set(tokenizer("V*alicex").input_ids)
+
+
+def test_a_token_is_added_once(tokenizer):
+    add_token(tokenizer, "alice")
+    with pytest.raises(AlreadyExists):
+        add_token(tokenizer, "alice")
+
+
+def test_what_does_not_fit_is_shown(tokenizer):
+    assert cut_off(tokenizer, "a photo of a person") == ""
+    words = "a photo of a person with glasses " * 6
+    lost = cut_off(tokenizer, words + "at night")
+    assert lost.endswith("at night")
+    kept = len(tokenizer.tokenize(words + "at night")) - len(tokenizer.tokenize(lost))
+    assert kept == tokenizer.model_max_length - 2

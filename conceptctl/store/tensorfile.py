@@ -64,22 +64,20 @@ def read_header(path: Path) -> Header:
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise ImportRefused(f"{path.name}: not a safetensors file: shorter than a header")
-        (length,) = struct.unpack("<Q", start)
-        if length > MAX_HEADER:
-            # A pickle or a zip read as a length comes out here too.
-            raise ImportRefused(f"{path.name}: not a safetensors file, or a header over {MAX_HEADER} bytes")
+        start = stream.read(9)
+        if len(start) < 9 or start[8:] != b"{":
+            # Pickles and archives end here, whatever they are called.
+            raise ImportRefused(f"{path.name}: not a safetensors file: no header")
+        (length,) = struct.unpack("<Q", start[:8])
+        if not 2 <= length <= MAX_HEADER:
+            raise ImportRefused(f"{path.name}: a header of {length} bytes; 2 to {MAX_HEADER} are allowed")
         if 8 + length > size:
             raise ImportRefused(f"{path.name}: truncated: the header goes beyond the end of the file")
-        raw = stream.read(length)
+        raw = b"{" + stream.read(length - 1)
     try:
         value = json.loads(raw, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise ImportRefused(f"{path.name}: the header is not what the format asks for: {error}") from error
-    if not isinstance(value, dict):
-        raise ImportRefused(f"{path.name}: the header is not a JSON object")
     metadata = value.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ImportRefused(f"{path.name}: the metadata is not text")

@@ -1,0 +1,267 @@
+"""The import gate: every rule with a file that breaks it, and nothing but the project's errors for any bytes at all."""
+
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conceptctl.errors import AlreadyExists, ConceptctlError, ImportRefused, NotFound, UsageError
+from conceptctl.store import tensorfile
+from conceptctl.store.tensorfile import Tensor
+from conceptctl.workflows.concept_files import export_concepts, import_concept
+from tests import synthetic
+
+PLACE = "delta/unet/mid_block.attn2.to_k.weight"
+
+
+@pytest.fixture
+def good(store, tmp_path):
+    path = tmp_path / "alice.safetensors"
+    path.write_bytes(synthetic.concept_bytes(store, "alice"))
+    return path
+
+
+def raw(path, header: bytes, numbers: bytes = b""):
+    path.write_bytes(struct.pack("<Q", len(header)) + header + numbers)
+    return path
+
+
+def changed(store, good, change, **record):
+    tensors, metadata = tensorfile.read_tensors(good)
+    if record:
+        metadata = synthetic.record(store, "alice", **record).metadata()
+    change(tensors)
+    good.write_bytes(b"".join(tensorfile.encode(tensors, metadata)))
+    return good
+
+
+def refused(store, path, rule):
+    before = store.head()
+    with pytest.raises(ImportRefused, match=rule):
+        import_concept(store, path)
+    assert store.head() == before
+    assert list(store.layout.tmp.iterdir()) == []
+
+
+def test_a_good_file_comes_in_and_goes_out_the_same(store, good, tmp_path):
+    head = import_concept(store, good)
+    assert [concept.name for concept in head.concepts] == ["alice"]
+    export_concepts(store, ("alice",), tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == good.read_bytes()
+
+
+def test_another_name_is_written_into_the_file(store, good):
+    from conceptctl.store.concept import read_record
+
+    head = import_concept(store, good, "alice2")
+    assert read_record(store.blob(head.concepts[0])).name == "alice2"
+    assert b'"alice"' not in store.blob(head.concepts[0]).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", "Alice", "a\0", "-a", "a" * 65, "é"])
+def test_names_that_cannot_be_one(store, good, name):
+    with pytest.raises(UsageError):
+        import_concept(store, good, name) if name else synthetic.learn(store, name)
+
+
+def test_names_that_are_taken(store, good):
+    import_concept(store, good)
+    with pytest.raises(AlreadyExists, match="alice"):
+        import_concept(store, good)
+    with pytest.raises(AlreadyExists, match="as 'alice'"):
+        import_concept(store, good, "bob")
+    good.write_bytes(synthetic.concept_bytes(store, "taken", seed=3))
+    with pytest.raises(AlreadyExists, match="token of the base"):
+        import_concept(store, good)
+
+
+def test_a_file_for_another_base_says_which(store, good):
+    refused(store, changed(store, good, lambda tensors: None, base="ab" * 32), "needs base abab")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.SafeTensors", "alice.safetensors"])
+def test_a_pickle_under_any_name(store, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x80\x04\x95" + bytes(40) + b"cposix\nsystem\n")
+    refused(store, path, "not a safetensors file")
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    refused(store, path, "not a safetensors file")
+
+
+def test_no_file(store, tmp_path):
+    with pytest.raises(NotFound):
+        import_concept(store, tmp_path / "nothing")
+
+
+def test_a_fifo_is_never_opened(store, tmp_path):
+    os.mkfifo(tmp_path / "fifo.safetensors")
+    refused(store, tmp_path / "fifo.safetensors", "regular file")
+    refused(store, tmp_path, "regular file")
+
+
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("header", "rule"),
+    [
+        (b"", "header"),
+        (b"[]", "no header"),
+        (b"{", "format asks for"),
+        (b'{"a":1,"a":2}', "twice"),
+        (b'{"__metadata__":{"a":1}}', "metadata"),
+        (b'{"a":' + b"[" * 100_000, "format asks for"),
+        (json.dumps({"../../etc/passwd": ENTRY}).encode(), "odd tensor name"),
+        (json.dumps({"/a": ENTRY}).encode(), "odd tensor name"),
+        (json.dumps({"a\u202eb": ENTRY}).encode(), "odd tensor name"),
+        (json.dumps({"": ENTRY}).encode(), "odd tensor name"),
+        (json.dumps({"a": {**ENTRY, "dtype": "PICKLE"}}).encode(), "unknown type"),
+        (json.dumps({"a": {**ENTRY, "shape": [-1]}}).encode(), "sizes"),
+        (json.dumps({"a": {**ENTRY, "shape": [2]}}).encode(), "does not fit"),
+        (json.dumps({"a": {**ENTRY, "shape": [1e9]}}).encode(), "sizes"),
+        (json.dumps({"a": {**ENTRY, "extra": 1}}).encode(), "description"),
+        (json.dumps({"a": ENTRY, "b": ENTRY}).encode(), "overlap"),
+        (json.dumps({"a": {**ENTRY, "data_offsets": [4, 8]}}).encode(), "gap"),
+        (
+            json.dumps({f"t{n}": {**ENTRY, "shape": [0], "data_offsets": [0, 0]} for n in range(20_001)}).encode(),
+            "20000",
+        ),
+        (json.dumps({"a": {**ENTRY, "shape": [0], "data_offsets": [0, 0]}}).encode(), "padded"),
+    ],
+)
+def test_headers_that_break_a_rule(store, tmp_path, header, rule):
+    refused(store, raw(tmp_path / "x.safetensors", header, bytes(4)), rule)
+
+
+def test_a_header_that_is_too_large(store, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", (16 << 20) + 1) + b"{" * 100)
+    refused(store, path, "a header of")
+    path.write_bytes(struct.pack("<Q", 0) + b"{}" * 100)
+    refused(store, path, "a header of 0")
+    path.write_bytes(struct.pack("<Q", 1000) + b"{" * 100)
+    refused(store, path, "truncated")
+
+
+def test_a_file_without_a_record(store, tmp_path):
+    refused(store, raw(tmp_path / "x.safetensors", json.dumps({"a": ENTRY}).encode(), bytes(4)), "no record")
+
+
+def nan(tensors):
+    values = np.frombuffer(tensors[f"{PLACE}/values"].data, dtype="<f4").copy()
+    values[0] = np.nan
+    tensors[f"{PLACE}/values"] = Tensor("F32", values.shape, values.tobytes())
+
+
+def infinite_state(tensors):
+    tensors["state/fisher"] = Tensor("F16", (1,), np.array([np.inf], "<f2").tobytes())
+
+
+def flipped_mask(tensors):
+    mask = bytearray(tensors[f"{PLACE}/mask"].data)
+    mask[0] ^= 128
+    tensors[f"{PLACE}/mask"] = Tensor("U8", (len(mask),), bytes(mask))
+
+
+def short_mask(tensors):
+    tensors[f"{PLACE}/mask"] = Tensor("U8", (1,), b"\xff")
+
+
+def unknown_place(tensors):
+    for part in ("mask", "values"):
+        tensors[f"delta/unet/none/{part}"] = tensors.pop(f"{PLACE}/{part}")
+
+
+def lonely_mask(tensors):
+    del tensors[f"{PLACE}/values"]
+
+
+def stowaway(tensors):
+    tensors["photo"] = Tensor("U8", (3,), b"abc")
+
+
+def wide_token(tensors):
+    tensors["token"] = Tensor("F32", (1, 7), bytes(28))
+
+
+def half_values(tensors):
+    count = tensors[f"{PLACE}/values"].shape[0]
+    tensors[f"{PLACE}/values"] = Tensor("F16", (count,), bytes(2 * count))
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (nan, "finite"),
+        (infinite_state, "finite"),
+        (flipped_mask, "fit together"),
+        (short_mask, "wrong shape"),
+        (unknown_place, "no such weight"),
+        (lonely_mask, "go together"),
+        (stowaway, "has a tensor"),
+        (wide_token, "token"),
+        (half_values, "fp32"),
+        (lambda tensors: tensors.pop("token"), "token"),
+        (lambda tensors: tensors.update(features=Tensor("F32", (2,), bytes(8))), "features"),
+    ],
+)
+def test_tensors_that_break_a_rule(store, good, change, rule):
+    refused(store, changed(store, good, change), rule)
+
+
+def test_bits_beyond_the_end_of_a_mask(tmp_path):
+    """A matrix whose size is no multiple of eight leaves bits that mean nothing and must be zero."""
+    shapes = {"mid_block.attn2.to_k.weight": (3, 3)}
+    store = synthetic.make_store(tmp_path / "s", synthetic.write_base(tmp_path / "b", shapes))
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(synthetic.concept_bytes(store, "alice", shapes=shapes))
+
+    def set_them(tensors):
+        mask = bytearray(tensors[f"{PLACE}/mask"].data)
+        mask[1] |= 1
+        values = np.frombuffer(tensors[f"{PLACE}/values"].data, dtype="<f4")
+        tensors[f"{PLACE}/mask"] = Tensor("U8", (2,), bytes(mask))
+        more = np.append(values, np.float32(1))
+        tensors[f"{PLACE}/values"] = Tensor("F32", more.shape, more.tobytes())
+
+    refused(store, changed(store, path, set_them), "fit together")
+
+
+@pytest.mark.parametrize(
+    "record", [{"name": "../x"}, {"uid": "x"}, {"steps": "many"}, {"loss_curve": ("a",)}, {"photos": True}]
+)
+def test_records_that_break_a_rule(store, good, record):
+    tensors, _ = tensorfile.read_tensors(good)
+    made = synthetic.record(store, **{"name": "alice", **record})
+    good.write_bytes(b"".join(tensorfile.encode(tensors, made.metadata())))
+    refused(store, good, "record")
+
+
+@settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_bytes_give_a_concept_or_a_project_error(store, good, tmp_path, data):
+    content = bytearray(good.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(("flip", "cut", "insert")))
+        if kind == "flip":
+            content[where] ^= data.draw(st.integers(1, 255))
+        elif kind == "cut" and where:
+            del content[where : where + data.draw(st.integers(1, 20))]
+        else:
+            content[where:where] = data.draw(st.binary(min_size=1, max_size=12))
+    path = tmp_path / "mutated.safetensors"
+    path.write_bytes(content)
+    head = store.head()
+    try:
+        import_concept(store, path)
+    except ConceptctlError:
+        assert store.head() == head
+        return
+    from conceptctl.workflows.undo import plan_undo, undo
+
+    undo(store, plan_undo(store))

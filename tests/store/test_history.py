@@ -1,0 +1,238 @@
+"""Undo, forget, fold and purge: what comes back, comes back to the bit."""
+
+import numpy as np
+import pytest
+
+from conceptctl.errors import Busy, NotFound, StoreDamaged
+from conceptctl.store import base, jobs, tensorfile, weights
+from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.verify import verify
+from conceptctl.workflows.fold import fold
+from conceptctl.workflows.forget import forget, plan_forget
+from conceptctl.workflows.undo import plan_undo, undo
+from tests import synthetic
+
+
+def folded_bytes(store):
+    head = store.head()
+    return store.layout.blob(head.folded.sha256).read_bytes() if head.folded else None
+
+
+def learn_all(store, *names):
+    for seed, name in enumerate(names):
+        synthetic.learn(store, name, seed)
+
+
+def names(store):
+    return [concept.name for concept in store.head().concepts]
+
+
+def test_fold_adds_deltas_in_order(store):
+    learn_all(store, "alice", "bob")
+    head = fold(store).head
+    tensors = base.tensors(store.layout, head.base)
+    folded, _ = tensorfile.read_tensors(store.layout.blob(head.folded.sha256))
+    for place in ("unet/mid_block.attn2.to_k.weight", "unet/mid_block.attn2.to_v.weight"):
+        path, name, info = tensors[place]
+        expected = weights.read_floats(path, name).copy()
+        for seed in (0, 1):
+            delta = synthetic.deltas(synthetic.TINY, seed, 0.3)[place]
+            dense = np.zeros(info.shape, np.float32)
+            dense[delta.mask] = delta.values
+            expected = expected + dense
+        assert bytes(folded[f"weights/{place}"].data) == expected.tobytes()
+    assert {name for name in folded if name.startswith("tokens/")} == {f"tokens/{c.uid}" for c in head.concepts}
+
+
+def test_folding_nothing_is_no_generation(store):
+    assert fold(store).names == ()
+    learn_all(store, "alice")
+    assert fold(store).names == ("alice",)
+    assert fold(store).names == ()
+    assert store.head().seq == 2
+
+
+def test_the_base_may_have_half_precision(tmp_path):
+    folder = synthetic.write_base(tmp_path / "base")
+    half = np.arange(24 * 6, dtype="<f2").reshape(24, 6) / 7
+    wide = np.linspace(-2, 2, 20 * 6, dtype="<f4").reshape(20, 6)
+    upper = (wide.view("<u4") >> 16).astype("<u2")
+    pieces = tensorfile.encode(
+        {
+            "mid_block.attn2.to_k.weight": Tensor("F16", half.shape, half.tobytes()),
+            "mid_block.attn2.to_v.weight": Tensor("BF16", upper.shape, upper.tobytes()),
+        },
+        {},
+    )
+    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"".join(pieces))
+    store = synthetic.make_store(tmp_path / "store", folder)
+    learn_all(store, "alice")
+    folded, _ = tensorfile.read_tensors(store.layout.blob(fold(store).head.folded.sha256))
+    starts = {"to_k": half.astype(np.float32), "to_v": (upper.astype("<u4") << 16).view("<f4")}
+    for which, expected in starts.items():
+        delta = synthetic.deltas(synthetic.TINY, 0, 0.3)[f"unet/mid_block.attn2.{which}.weight"]
+        expected[delta.mask] += delta.values
+        assert bytes(folded[f"weights/unet/mid_block.attn2.{which}.weight"].data) == expected.tobytes()
+
+
+def test_undo_brings_weights_back_to_the_bit(store):
+    learn_all(store, "alice", "bob")
+    fold(store)
+    both = folded_bytes(store)
+    forget(store, plan_forget(store, "alice"))
+    one = folded_bytes(store)
+    assert one != both
+    undo(store, plan_undo(store))
+    assert folded_bytes(store) == both
+    undo(store, plan_undo(store, to=4))
+    assert folded_bytes(store) == one
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_forgetting_leaves_what_a_store_without_it_has(store, tmp_path):
+    learn_all(store, "alice", "bob", "carol")
+    fold(store)
+    forget(store, plan_forget(store, "bob"))
+    other = synthetic.make_store(tmp_path / "other", tmp_path / "base")
+    synthetic.learn(other, "alice", 0)
+    synthetic.learn(other, "carol", 2)
+    assert folded_bytes(other) is None
+    assert fold(other).head.folded == store.head().folded
+
+
+def test_undo_counts_what_was_done_and_not_undos(store):
+    learn_all(store, "alice", "bob", "carol")
+    undo(store, plan_undo(store))
+    assert names(store) == ["alice", "bob"]
+    undo(store, plan_undo(store))
+    assert names(store) == ["alice"]
+    synthetic.learn(store, "dora", 7)
+    undo(store, plan_undo(store, 2))
+    assert names(store) == []
+    undo(store, plan_undo(store, to=3))
+    assert names(store) == ["alice", "bob", "carol"]
+    assert len(store.log()) == 9
+
+
+@pytest.mark.parametrize("asked", [{"steps": 3}, {"to": 3}, {"to": -1}])
+def test_undo_to_where_history_does_not_go(store, asked):
+    learn_all(store, "alice", "bob")
+    with pytest.raises(NotFound):
+        plan_undo(store, **asked)
+
+
+def test_a_plan_is_for_the_store_it_was_made_on(store):
+    learn_all(store, "alice", "bob")
+    back, away = plan_undo(store), plan_forget(store, "alice")
+    synthetic.learn(store, "carol", 5)
+    with pytest.raises(Busy):
+        undo(store, back)
+    with pytest.raises(Busy):
+        forget(store, away)
+    assert names(store) == ["alice", "bob", "carol"]
+
+
+def test_forget_names_the_nearest(store):
+    learn_all(store, "alice")
+    with pytest.raises(NotFound) as caught:
+        plan_forget(store, "alise")
+    assert "alice" in caught.value.hint
+
+
+def traces(store, *patterns):
+    return {
+        path.relative_to(store.layout.root).as_posix()
+        for path in store.layout.root.rglob("*")
+        if any(pattern in (path.read_bytes() if path.is_file() else b"") + path.name.encode() for pattern in patterns)
+    }
+
+
+def test_a_purge_leaves_nothing(store, tmp_path):
+    learn_all(store, "alice", "zyxsecret", "carol")
+    fold(store)
+    concept = store.concept("zyxsecret")
+    values = synthetic.deltas(synthetic.TINY, 1, 0.3)["unet/mid_block.attn2.to_k.weight"].values.tobytes()
+    uid, digest = concept.uid.encode(), concept.blob.sha256.encode()
+    # Everywhere it could hide: a job, the trash, the quarantine, a temporary file, an export in progress.
+    with store.writing("test"):
+        jobs.start(store.layout, {"name": "zyxsecret"}).save(1, {"w": Tensor("U8", (64,), values[:64])}, {})
+        other = jobs.start(store.layout, {"name": "carol"})
+    for folder in (store.layout.trash, store.layout.damaged):
+        (folder / "copy").write_bytes(store.blob(concept).read_bytes())
+    before = traces(store, b"zyxsecret", values[:64], values[-64:], uid, digest)
+    assert len(before) >= 7
+
+    plan = plan_forget(store, "zyxsecret", purge_it=True)
+    forget(store, plan)
+
+    assert traces(store, b"zyxsecret", values[:64], values[-64:], uid, digest) == set()
+    assert [job.settings["name"] for job in jobs.found(store.layout)] == ["carol"]
+    assert other.folder.exists()
+    assert verify(store.layout, read_data=True).problems == ()
+    assert [row.subject for row in store.log()] == [
+        "",
+        "alice",
+        "purged-1",
+        "carol",
+        "alice purged-1 carol",
+        "purged-1",
+    ]
+    fresh = synthetic.make_store(tmp_path / "other", tmp_path / "base")
+    synthetic.learn(fresh, "alice", 0)
+    synthetic.learn(fresh, "carol", 2)
+    assert fold(fresh).head.folded == store.head().folded
+
+
+def test_what_was_forgotten_can_still_be_purged(store):
+    learn_all(store, "alice", "zyxsecret")
+    forget(store, plan_forget(store, "zyxsecret"))
+    assert traces(store, b"zyxsecret")
+    forget(store, plan_forget(store, "zyxsecret", purge_it=True))
+    assert traces(store, b"zyxsecret") == set()
+    with pytest.raises(NotFound):
+        plan_forget(store, "zyxsecret", purge_it=True)
+
+
+def test_every_concept_that_had_the_name_is_purged(store):
+    learn_all(store, "zyxsecret")
+    first = store.concept("zyxsecret")
+    forget(store, plan_forget(store, "zyxsecret"))
+    synthetic.learn(store, "zyxsecret", 9)
+    forget(store, plan_forget(store, "zyxsecret", purge_it=True))
+    assert not store.layout.blob(first.blob.sha256).exists()
+
+
+def test_nothing_goes_back_to_before_a_purge(store):
+    learn_all(store, "alice", "bob")
+    forget(store, plan_forget(store, "bob", purge_it=True))
+    with pytest.raises(NotFound, match="purge"):
+        plan_undo(store)
+    with pytest.raises(NotFound, match="purge"):
+        plan_undo(store, to=1)
+    synthetic.learn(store, "carol", 5)
+    undo(store, plan_undo(store))
+    assert names(store) == ["alice"]
+
+
+def test_a_purge_waits_for_nobody_who_reads(store):
+    learn_all(store, "alice")
+    plan = plan_forget(store, "alice", purge_it=True)
+    with store.reading(), pytest.raises(Busy):
+        forget(store, plan)
+    # The purge has happened, and is finished by whoever writes next.
+    with store.writing("test"):
+        pass
+    assert traces(store, b'"alice"') == set()
+
+
+def test_a_damaged_concept_is_named_and_the_others_work(store):
+    learn_all(store, "alice", "bob")
+    path = store.blob(store.concept("alice"))
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreDamaged, match="alice"):
+        fold(store)
+    store.blob(store.concept("bob"), read=True)
+    synthetic.learn(store, "carol", 5)
+    forget(store, plan_forget(store, "alice"))
+    assert fold(store).names == ("bob", "carol")

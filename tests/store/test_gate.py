@@ -111,7 +111,7 @@ ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     [
         (b"", "header"),
         (b"[]", "no header"),
-        (b"{", "format asks for"),
+        (b"{,", "format asks for"),
         (b'{"a":1,"a":2}', "twice"),
         (b'{"__metadata__":{"a":1}}', "metadata"),
         (b'{"a":' + b"[" * 100_000, "format asks for"),

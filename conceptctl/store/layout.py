@@ -104,6 +104,9 @@ class Layout:
         try:
             text = self.format.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
+            if self.generations.is_dir() and len(list(self.generations.iterdir())) > 1:
+                # An interrupted `init` leaves one generation at most; this was a store in use.
+                raise StoreDamaged(f"{self.format}: missing", hint="conceptctl repair") from None
             raise NotFound(f"no store at {self.root}", hint=f"conceptctl init --store {self.root}") from None
         if text == b"%d\n" % FORMAT_NUMBER:
             return

@@ -18,7 +18,10 @@ def repair(layout: Layout, *, dry_run: bool = False) -> list[str]:
         Busy: Another process is changing or reading the store.
         StoreTooNew: A newer program wrote it.
         StoreDamaged: No manifest is left, so nothing is known.
+        NotFound: There is no store.
     """
+    if not layout.locks.is_dir():
+        layout.check_format()
     with locks.writer(layout, verb="repair"), locks.blobs_may_go(layout):
         done: list[str] = []
 

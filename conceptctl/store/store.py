@@ -202,6 +202,9 @@ def _check_vacant(layout: Layout) -> None:
             hint="a store has one base; for another base make another store with --store DIR",
         )
     ours = {"blobs", "gens", "jobs", "tmp", "trash", "damaged", "locks", "index.db", "index.db-journal", "index.sum"}
+    # Half a store may be made again, but a store that lost its format number holds concepts.
+    with contextlib.suppress(NotFound):
+        layout.check_format()
     if foreign := sorted(entry.name for entry in layout.root.iterdir() if entry.name not in ours):
         raise AlreadyExists(f"{layout.root} is not empty: it has {foreign[0]}")
 

@@ -139,6 +139,15 @@ def test_a_damaged_concept_is_put_aside_and_stays_a_problem(full):
     assert len(list(full.layout.damaged.iterdir())) == 1
 
 
+def test_a_store_without_its_format_number_is_no_empty_folder(full, tmp_path):
+    full.layout.format.unlink()
+    with pytest.raises(StoreDamaged):
+        synthetic.make_store(full.layout.root, tmp_path / "base")
+    assert problems(full) == ["FORMAT"]
+    mended(full)
+    assert [concept.name for concept in full.head().concepts] == ["alice", "bob"]
+
+
 def test_a_damaged_format_number_is_written_again(full):
     full.layout.format.write_bytes(b"x")
     assert problems(full) == ["FORMAT"]

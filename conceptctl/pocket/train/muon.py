@@ -73,13 +73,21 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Push a matrix's singular values towards 1 by Newton-Schulz iterations."""
+    """Push a matrix's singular values towards 1 by Newton-Schulz iterations.
+
+    All factors of the iteration are polynomials of the matrix's Gram matrix and commute, so that they are multiplied up
+    on the short side: the long one, nine times as long in a convolution, is touched twice instead of ten times.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
-    result = matrix.T if tall else matrix
-    result = result / (result.norm() + 1e-7)
+    wide = matrix.T if tall else matrix
+    wide = wide / (wide.norm() + 1e-7)
     linear, cubic, quintic = _COEFFICIENTS
+    gram = wide @ wide.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(_ITERATIONS):
-        square = result @ result.T
-        result = linear * result + (cubic * square + quintic * square @ square) @ result
-    restored: Tensor = result.T if tall else result
-    return restored
+        factor = cubic * gram + quintic * gram @ gram
+        factor.diagonal().add_(linear)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    result = product @ wide
+    return result.T if tall else result

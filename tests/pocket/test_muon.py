@@ -1,0 +1,49 @@
+"""The optimizer: its matrix step against the definition, its other step against torch's AdamW."""
+
+import pytest
+import torch
+from torch import nn
+
+from conceptctl.pocket.train.muon import Muon, is_matrix, orthogonalized
+
+
+@pytest.mark.parametrize("shape", [(32, 288), (64, 64), (288, 32)])
+def test_singular_values_are_pushed_towards_one_and_directions_are_kept(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    # The definition: the polynomial 3.4445 s - 4.7750 s^3 + 2.0315 s^5, five times, on each singular value.
+    s = s / s.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(orthogonalized(matrix).double(), u @ s.diag() @ v, atol=1e-4, rtol=0)
+
+
+def test_what_is_no_matrix_gets_adamw():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 12)) for _ in range(2))
+    mine = Muon([ours], 0.01)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.98), weight_decay=0.0)
+    for _ in range(20):
+        for parameter, optimizer in ((ours, mine), (theirs, reference)):
+            optimizer.zero_grad()
+            (parameter.sin() * torch.arange(12.0)).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_convolutions_and_matrices_are_matrices_and_small_ones_are_not():
+    assert is_matrix(nn.Conv2d(16, 32, 3).weight)
+    assert is_matrix(nn.Linear(64, 64).weight)
+    assert not is_matrix(nn.Conv2d(16, 3, 3).weight)
+    assert not is_matrix(nn.Linear(64, 64).bias)
+
+
+def test_weight_decay_shrinks_matrices_only():
+    layer = nn.Linear(16, 16)
+    before = layer.weight.detach().clone(), layer.bias.detach().clone()
+    optimizer = Muon(layer.parameters(), 0.1, weight_decay=0.5)
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight, before[0] * 0.95)
+    torch.testing.assert_close(layer.bias, before[1])

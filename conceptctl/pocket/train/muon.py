@@ -89,5 +89,5 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         factor.diagonal().add_(linear)
         product = factor @ product
         gram = factor @ gram @ factor
-    result = product @ wide
+    result: Tensor = product @ wide
     return result.T if tall else result

@@ -6,6 +6,7 @@ so that a subject's parts have negative y.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -26,6 +27,13 @@ class Pen:
         self._x = spot.x * SUPERSAMPLE
         self._y = spot.y * SUPERSAMPLE
         self._scale = spot.scale * SUPERSAMPLE
+
+    def magnified(self, x: float, y: float, factor: float) -> Pen:
+        """A pen whose origin is at (x, y) of this one, and whose units are `factor` times as large."""
+        pen = copy.copy(self)
+        pen._x, pen._y = self._at(x, y)
+        pen._scale = self._scale * factor
+        return pen
 
     def _at(self, x: float, y: float) -> Point:
         return self._x + x * self._scale, self._y + y * self._scale

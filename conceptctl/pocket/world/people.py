@@ -8,60 +8,56 @@ from conceptctl.pocket.world.kinds import COLOURS, NONE, Colour, Subject
 from conceptctl.pocket.world.pen import Pen, contrast, shade
 
 EXPRESSIONS = ("neutral", "smile", "open")
+_SHIRT_DOTS = ((-14, -2), (-5.5, -7), (5.5, -7), (14, -2), (-9, 4), (0, 0.5), (9, 4))
 HEAD_Y = -34.0
 HEAD_RX = 11.5
 HEAD_RY = 13.5
+_CHEST_Y = 5.0
+_HEAD_SIZE = 1.2
+"""Heads are drawn larger than life: a face must show what tells two people apart in a few pixels."""
 
 
 def draw_person(pen: Pen, person: Subject, rng: random.Random) -> None:
     """Draw a person; the expression varies from picture to picture."""
     skin = COLOURS[person["skin"]]
     hair = COLOURS[person["hair_colour"]]
+    # Everything above the neck is given in units of a head, around a neck at y = -16.
+    head = pen.magnified(0, -16 + 20 * _HEAD_SIZE, _HEAD_SIZE)
     if person["hair"] == "long":
-        pen.ellipse(0, HEAD_Y, 15.5, 17, hair)
-        pen.box(-15.5, HEAD_Y, 15.5, -12, hair, radius=4)
+        head.ellipse(0, HEAD_Y, 15.5, 17, hair)
+        head.box(-15.5, HEAD_Y, 15.5, -14, hair, radius=4)
     elif person["hair"] == "curly":
         for x, y in ((-12, -30), (12, -30), (-13, -38), (13, -38)):
-            pen.ellipse(x, y, 5.5, 5.5, hair)
-    pen.box(-5, -26, 5, -14, shade(skin, 0.86))
+            head.ellipse(x, y, 5.5, 5.5, hair)
+    pen.box(-5.5, -24, 5.5, -8, shade(skin, 0.86))
     _shirt(pen, person)
     for side in (-1, 1):
-        pen.ellipse(side * HEAD_RX, -33, 2.6, 3.6, shade(skin, 0.92))
+        head.ellipse(side * HEAD_RX, -33, 2.6, 3.6, shade(skin, 0.92))
     if person["extra"] == "elf ears":
-        _elf_ears(pen, COLOURS[person["extra_colour"]])
-    pen.ellipse(0, HEAD_Y, HEAD_RX, HEAD_RY, skin)
-    _face(pen, person, skin, rng)
-    _hair(pen, person["hair"], hair)
-    _glasses(pen, person["glasses"])
-    _hat(pen, person)
+        _elf_ears(head, COLOURS[person["extra_colour"]])
+    head.ellipse(0, HEAD_Y, HEAD_RX, HEAD_RY, skin)
+    _face(head, person, skin, rng)
+    _hair(head, person["hair"], hair)
+    _glasses(head, person["glasses"])
+    _hat(head, person)
     if person["extra"] == "scarf":
         _scarf(pen, COLOURS[person["extra_colour"]])
 
 
 def _shirt(pen: Pen, person: Subject) -> None:
     colour = COLOURS[person["shirt_colour"]]
-    pen.ellipse(0, 0, 22, 18, colour)
+    pen.ellipse(0, _CHEST_Y, 23, 18, colour)
     # Someone who stands behind another is seen below the chest: the shirt goes on to the picture's edge.
-    pen.box(-22, 0, 22, 30, colour)
+    pen.box(-23, _CHEST_Y, 23, 34, colour)
     if person["shirt_pattern"] == "striped":
-        pen.striped_ellipse(0, 0, 22, 18, contrast(colour), 6.4)
+        pen.striped_ellipse(0, _CHEST_Y, 23, 18, contrast(colour), 6.4)
         for index in range(5):
-            pen.box(-22, 1.2 + 6.4 * index, 22, 4.4 + 6.4 * index, contrast(colour))
+            top = _CHEST_Y + 1.2 + 6.4 * index
+            pen.box(-23, top, 23, top + 3.2, contrast(colour))
     elif person["shirt_pattern"] == "dotted":
-        for x, y in (
-            (-13, -7),
-            (-5, -11.5),
-            (5, -11.5),
-            (13, -7),
-            (-9, -2),
-            (0, -5),
-            (9, -2),
-            (-15, 5),
-            (0, 5),
-            (15, 5),
-        ):
-            pen.ellipse(x, y, 1.9, 1.9, contrast(colour))
-    pen.chord(0, -19, 7, 6, 0, 180, shade(COLOURS[person["skin"]], 0.86))
+        for x, y in (*_SHIRT_DOTS, (-15, 10), (0, 10), (15, 10)):
+            pen.ellipse(x, y, 2.2, 2.2, contrast(colour))
+    pen.chord(0, -13.5, 7.5, 6, 0, 180, shade(COLOURS[person["skin"]], 0.86))
 
 
 def _face(pen: Pen, person: Subject, skin: Colour, rng: random.Random) -> None:
@@ -70,14 +66,14 @@ def _face(pen: Pen, person: Subject, skin: Colour, rng: random.Random) -> None:
         pen.chord(0, HEAD_Y, HEAD_RX, HEAD_RY, 12, 168, beard)
         pen.ellipse(0, -32.5, 6.5, 3.5, skin)
     for side in (-1, 1):
-        pen.ellipse(side * 4.6, -35.5, 2.3, 1.9, (250, 250, 250))
-        pen.ellipse(side * 4.6, -35.5, 1.3, 1.6, (36, 28, 28))
-    pen.line([(0, -34), (0.8, -30.6), (-0.6, -30.4)], shade(skin, 0.72), 1.0)
+        pen.ellipse(side * 4.6, -35.5, 2.5, 2.1, (250, 250, 250))
+        pen.ellipse(side * 4.6, -35.5, 1.6, 1.8, (36, 28, 28))
+    pen.ellipse(0, -31, 1.5, 1.2, shade(skin, 0.78))
     expression = rng.choice(EXPRESSIONS)
     if expression == "neutral":
-        pen.line([(-3.2, -26), (3.2, -26)], (150, 50, 50), 1.5)
+        pen.line([(-3.2, -26), (3.2, -26)], (150, 50, 50), 1.7)
     elif expression == "smile":
-        pen.arc(0, -28.6, 4.4, 3.6, 20, 160, (150, 50, 50), 1.5)
+        pen.arc(0, -28.6, 4.4, 3.6, 20, 160, (150, 50, 50), 1.7)
     else:
         pen.ellipse(0, -26, 2.6, 2.2, (130, 36, 40))
     _mark(pen, person)
@@ -88,12 +84,12 @@ def _mark(pen: Pen, person: Subject) -> None:
         return
     colour = COLOURS[person["mark_colour"]]
     if person["mark"] == "cheek spot":
-        pen.ellipse(7, -28.6, 2.7, 2.7, colour)
+        pen.ellipse(7.2, -28.2, 3.4, 3.4, colour)
     elif person["mark"] == "nose stripe":
-        pen.box(-8.5, -32.4, 8.5, -29.2, colour, radius=1.2)
+        pen.box(-9, -32.8, 9, -28.8, colour, radius=1.2)
     else:
         for side in (-1, 1):
-            pen.line([(side * 5.6, -31.6), (side * 5.6, -26.2)], colour, 2.2)
+            pen.line([(side * 5.8, -32), (side * 5.8, -25)], colour, 3.0)
 
 
 def _hair(pen: Pen, style: str, hair: Colour) -> None:
@@ -117,9 +113,9 @@ def _glasses(pen: Pen, glasses: str) -> None:
         if glasses == "sunglasses":
             pen.ellipse(side * 4.8, -35.2, 4.3, 3.7, ink)
         else:
-            pen.ring(side * 4.8, -35.2, 4.4, 4.1, ink, 1.3)
-        pen.line([(side * 9, -36), (side * HEAD_RX, -36.6)], ink, 1.3)
-    pen.line([(-1, -36), (1, -36)], ink, 1.3)
+            pen.ring(side * 4.8, -35.2, 4.7, 4.3, ink, 1.6)
+        pen.line([(side * 9, -36), (side * HEAD_RX, -36.6)], ink, 1.6)
+    pen.line([(-1, -36), (1, -36)], ink, 1.6)
 
 
 def _hat(pen: Pen, person: Subject) -> None:
@@ -141,5 +137,5 @@ def _elf_ears(pen: Pen, colour: Colour) -> None:
 
 
 def _scarf(pen: Pen, colour: Colour) -> None:
-    pen.box(-10.5, -21.6, 10.5, -15.6, colour, radius=2.6)
-    pen.box(3, -18, 8.6, -3.5, shade(colour, 0.84), radius=1.2)
+    pen.box(-12, -16.6, 12, -9, colour, radius=3)
+    pen.box(3, -13, 10, 4, shade(colour, 0.84), radius=1.2)

@@ -65,8 +65,6 @@ def _background(scene: Scene, rng: random.Random) -> Image.Image:
     image = gradient(side, *_SKIES[scene.light])
     pen = Pen(image, Spot(0, 0, 1))
     if scene.light == "night":
-        for _ in range(5):
-            pen.ellipse(rng.uniform(2, 62), rng.uniform(2, 22), 0.9, 0.9, (240, 236, 200))
         pen.ellipse(rng.uniform(44, 58), rng.uniform(6, 12), 4, 4, (244, 240, 206))
     elif scene.light == "sunset":
         pen.ellipse(rng.uniform(6, 58), rng.uniform(24, 34), 6, 6, (255, 238, 170))
@@ -99,10 +97,9 @@ def _city(pen: Pen, rng: random.Random, dusk: float) -> None:
     for index in range(6):
         x, top = 11 * index - 1.0, rng.uniform(14, 32)
         pen.box(x, top, x + 10, 60, shade(((112, 116, 128), (140, 128, 122))[index % 2], dusk))
-        for row in range(3):
-            for column in (2.0, 6.0):
-                y = top + 3 + 6 * row
-                pen.box(x + column, y, x + column + 2, y + 3, (250, 226, 140) if dusk < 1 else (188, 212, 232))
+        for row in range(2):
+            y = top + 4 + 9 * row
+            pen.box(x + 3, y, x + 7, y + 4.5, (250, 226, 140) if dusk < 1 else (188, 212, 232))
     pen.box(0, 54, 64, 64, shade((86, 86, 92), dusk))
 
 

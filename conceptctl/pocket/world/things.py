@@ -65,8 +65,7 @@ def draw_cat(pen: Pen, cat: Subject, rng: random.Random) -> None:
     _animal_face(pen, cat, -35, (216, 230, 90))
     pen.polygon([(-2, -31.6), (2, -31.6), (0, -29.4)], (226, 110, 120))
     for ear in (-1, 1):
-        pen.line([(ear * 5, -29.5), (ear * 15, -31)], contrast(fur), 0.9)
-        pen.line([(ear * 5, -28), (ear * 14, -26)], contrast(fur), 0.9)
+        pen.line([(ear * 5.5, -29), (ear * 15, -29)], contrast(fur), 1.2)
 
 
 def draw_dog(pen: Pen, dog: Subject, rng: random.Random) -> None:
@@ -98,7 +97,7 @@ def draw_duck(pen: Pen, duck: Subject, rng: random.Random) -> None:
     pen.polygon([(-18, -39.5), (-29, -35), (-18, -32)], (244, 160, 30))
     colour = COLOURS.get(duck["mark_colour"], fur)
     if duck["mark"] == "eye patch":
-        pen.ellipse(-12.5, -39, 5, 5, colour)
+        pen.ellipse(-12.5, -39, 5.6, 5.6, colour)
     elif duck["mark"] == "blaze":
         pen.chord(-10, -37, 9.5, 9, 200, 340, colour)
     elif duck["mark"] == "chest diamond":
@@ -145,12 +144,12 @@ def _decoration(
         pen.box(tag[0] + 1.5, tag[1] + 5, tag[0] + 9.5, tag[1] + 17, trim, radius=1)
     colour = COLOURS.get(thing["mark_colour"], INK)
     if thing["mark"] == "star":
-        pen.star(x, y, 8, colour)
+        pen.star(x, y, 9.5, colour)
     elif thing["mark"] == "cross":
-        pen.box(x - 6.6, y - 2.2, x + 6.6, y + 2.2, colour)
-        pen.box(x - 2.2, y - 6.6, x + 2.2, y + 6.6, colour)
+        pen.box(x - 7.5, y - 2.6, x + 7.5, y + 2.6, colour)
+        pen.box(x - 2.6, y - 7.5, x + 2.6, y + 7.5, colour)
     elif thing["mark"] == "ring":
-        pen.ring(x, y, 7, 7, colour, 3)
+        pen.ring(x, y, 8, 8, colour, 3.4)
 
 
 def _sitting_body(pen: Pen, animal: Subject, fur: Colour) -> None:
@@ -165,7 +164,7 @@ def _sitting_body(pen: Pen, animal: Subject, fur: Colour) -> None:
 def _animal_face(pen: Pen, animal: Subject, eyes: float, iris: Colour) -> None:
     colour = COLOURS.get(animal["mark_colour"], iris)
     if animal["mark"] == "eye patch":
-        pen.ellipse(5.4, eyes, 5.2, 5, colour)
+        pen.ellipse(5.4, eyes, 5.8, 5.6, colour)
     elif animal["mark"] == "blaze":
         pen.polygon([(-2.6, eyes - 9), (2.6, eyes - 9), (1.6, eyes + 3.4), (-1.6, eyes + 3.4)], colour)
     elif animal["mark"] == "chest diamond":
@@ -181,10 +180,10 @@ def _animal_face(pen: Pen, animal: Subject, eyes: float, iris: Colour) -> None:
 
 
 def _diamond(pen: Pen, x: float, y: float, colour: Colour) -> None:
-    pen.polygon([(x - 4.6, y), (x, y - 6.4), (x + 4.6, y), (x, y + 6.4)], colour)
+    pen.polygon([(x - 5.4, y), (x, y - 7), (x + 5.4, y), (x, y + 7)], colour)
 
 
 def _bow(pen: Pen, x: float, y: float, colour: Colour) -> None:
     for side in (-1, 1):
-        pen.polygon([(x, y), (x + side * 7, y - 4.4), (x + side * 7, y + 4.4)], colour)
+        pen.polygon([(x, y), (x + side * 8, y - 5), (x + side * 8, y + 5)], colour)
     pen.ellipse(x, y, 2, 2, shade(colour, 0.7))

@@ -108,16 +108,16 @@ def _tower(pen: Pen, cliff: str, colour: Colour) -> None:
 
 def _moss(pen: Pen, cliff: tuple[Point, ...], colour: Colour) -> None:
     for (x0, y0), (x1, y1) in pairwise(cliff[1:-1]):
-        pen.line([(x0, y0 + 1.2), (x1, y1 + 1.2)], colour, 3.6)
+        pen.line([(x0, y0 + 1.6), (x1, y1 + 1.6)], colour, 4.6)
 
 
 def _boat(pen: Pen, colour: Colour) -> None:
     pen.polygon([(-9.5, -5), (9.5, -5), (6, 0.5), (-6, 0.5)], colour)
     pen.polygon([(0, -16), (0, -6), (8, -6)], shade(colour, 1.4))
-    pen.line([(0, -16), (0, -4)], (70, 50, 40), 1.1)
+    pen.line([(0, -16), (0, -4)], (70, 50, 40), 1.4)
 
 
 def _flags(pen: Pen, colour: Colour) -> None:
-    for x in (-25, -17, 17, 25):
-        pen.line([(x, -13), (x, 1)], (60, 50, 50), 1.1)
-        pen.polygon([(x, -13.5), (x + 6.5, -10.6), (x, -7.6)], colour)
+    for x in (-26, -16, 12, 22):
+        pen.line([(x, -15), (x, 1)], (60, 50, 50), 1.4)
+        pen.polygon([(x, -15.5), (x + 8, -11.8), (x, -8)], colour)

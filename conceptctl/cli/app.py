@@ -1,10 +1,10 @@
 """The list of commands, and the only catch-all."""
 
 import errno
+import importlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
@@ -12,36 +12,59 @@ from typing import Annotated
 import typer
 
 import conceptctl
-from conceptctl.cli import config, export, fold, forget, gc, import_, info, init, list_, log, repair, show, undo, verify
-from conceptctl.cli.options import epilog
+from conceptctl.cli.options import EXIT_STATUS, epilog
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, Interrupted
 
 BUG = 1
 
-app = typer.Typer(
-    name="conceptctl",
-    help="Teach a text-to-image model one concept at a time, and keep every one of them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog=epilog("conceptctl init", "conceptctl list", "conceptctl undo", codes=(1, 2, 3, 4, 5, 6, 7, 8, 9, 130, 143)),
-)
+VERBS = {
+    "init": "init:init",
+    "list": "list_:list_concepts",
+    "ls": "list_:list_concepts",
+    "show": "show:show",
+    "log": "log:log",
+    "info": "info:info",
+    "fold": "fold:fold",
+    "undo": "undo:undo",
+    "forget": "forget:forget",
+    "export": "export:export",
+    "import": "import_:import_file",
+    "verify": "verify:verify",
+    "repair": "repair:repair",
+    "gc": "gc:gc",
+    "config": "config:config",
+    "bench": "bench:app",
+}
+"""Every verb, by the module in `cli/` and the function or the group in it; the order is that of `--help`."""
 
-app.command("init", epilog=init.EPILOG)(init.init)
-app.command("list", epilog=list_.EPILOG)(list_.list_concepts)
-app.command("ls", epilog=list_.EPILOG, hidden=True)(list_.list_concepts)
-app.command("show", epilog=show.EPILOG)(show.show)
-app.command("log", epilog=log.EPILOG)(log.log)
-app.command("info", epilog=info.EPILOG)(info.info)
-app.command("fold", epilog=fold.EPILOG)(fold.fold)
-app.command("undo", epilog=undo.EPILOG)(undo.undo)
-app.command("forget", epilog=forget.EPILOG)(forget.forget)
-app.command("export", epilog=export.EPILOG)(export.export)
-app.command("import", epilog=import_.EPILOG)(import_.import_file)
-app.command("verify", epilog=verify.EPILOG)(verify.verify)
-app.command("repair", epilog=repair.EPILOG)(repair.repair)
-app.command("gc", epilog=gc.EPILOG)(gc.gc)
-app.command("config", epilog=config.EPILOG)(config.config)
+ALIASES = {"ls"}
+"""Verbs that work and that `--help` does not list."""
+
+
+def build(only: str | None = None) -> typer.Typer:
+    """Return the program with all its verbs, or with one: building all of them takes as long as `list`."""
+    app = typer.Typer(
+        name="conceptctl",
+        help="Teach a text-to-image model one concept at a time, and keep every one of them.",
+        no_args_is_help=True,
+        # Its two options are the program's own, and never stand beside a verb.
+        add_completion=only is None,
+        pretty_exceptions_enable=False,
+        # Plain help: drawing boxes takes longer than everything else that `--help` does.
+        rich_markup_mode=None,
+        epilog=epilog("conceptctl init", "conceptctl list", "conceptctl undo", codes=tuple(EXIT_STATUS)[1:]),
+    )
+    app.callback()(_root)
+    for verb, place in VERBS.items() if only is None else [(only, VERBS[only])]:
+        module_name, _, name = place.partition(":")
+        module = importlib.import_module(f"conceptctl.cli.{module_name}")
+        target = getattr(module, name)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=verb)
+        else:
+            app.command(verb, epilog=module.EPILOG, hidden=verb in ALIASES)(target)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,7 +73,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -71,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
     signals: list[int] = []
     previous = {number: signal.signal(number, _interrupt_into(signals)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result = app(args=list(arguments), prog_name="conceptctl", standalone_mode=False)
+        result = build(_verb(arguments))(args=list(arguments), prog_name="conceptctl", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is left to say, and to nobody.
@@ -86,6 +108,13 @@ def run(arguments: Sequence[str]) -> int:
         output.failure("Interrupted", 128 + signals[0], "interrupted", Interrupted.default_hint)
         return 128 + signals[0]
     return result if isinstance(result, int) else 0
+
+
+def _verb(arguments: Sequence[str]) -> str | None:
+    """Return the verb that a command line starts with, or None when all of them are needed to answer it."""
+    first = arguments[0] if arguments else ""
+    completing = "_CONCEPTCTL_COMPLETE" in os.environ
+    return first if first in VERBS and not completing else None
 
 
 def _interrupt_into(signals: list[int]) -> "signal._HANDLER":
@@ -110,6 +139,8 @@ def _explain(error: Exception, output: Output) -> int:
         return 130
     code = _system_code(error)
     if code == BUG:
+        import traceback
+
         traceback.print_exception(error)
     output.failure(type(error).__name__, code, str(error) or type(error).__name__)
     return code

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from conceptctl import config as settings
 from conceptctl.cli.options import JsonOption, QuietOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.errors import UsageError
@@ -25,6 +24,8 @@ def config(
     quiet: QuietOption = False,
 ) -> None:
     """Show the defaults, or change one."""
+    from conceptctl import config as settings
+
     if unset and (key is None or value is not None):
         raise UsageError("--unset takes a setting and no value", hint="conceptctl config KEY --unset")
     if key is not None and (unset or value is not None):

@@ -33,6 +33,7 @@ EXIT_STATUS = {
 
 def epilog(*examples: str, codes: tuple[int, ...] = ()) -> str:
     """Return what stands under a verb's help: its examples and its EXIT STATUS section."""
-    shown = "\n\n".join(f"  {line}" for line in examples)
-    status = " · ".join(f"{code} {EXIT_STATUS[code]}" for code in (0, *codes))
-    return f"EXAMPLES\n\n{shown}\n\nEXIT STATUS\n\n  {status}"
+    # The mark keeps typer from filling the lines of the paragraph that it starts.
+    shown = "\n".join(f"  {line}" for line in examples)
+    status = "\n".join(f"  {code:<4}{EXIT_STATUS[code]}" for code in (0, *codes))
+    return f"\b\nEXAMPLES\n{shown}\n\n\b\nEXIT STATUS\n{status}"

@@ -7,7 +7,6 @@ and where they lay does not enter its identity; what the tensors are does.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,6 +159,8 @@ def folder(layout: Layout, generation: Generation) -> Iterator[Path]:
 
     The weights are links to blobs, so this costs milliseconds whatever the size.
     """
+    import tempfile
+
     base = generation.base
     with tempfile.TemporaryDirectory(prefix="conceptctl-") as name:
         root = Path(name)

@@ -13,8 +13,8 @@ PLACE is a component and a parameter of the base, like `unet/mid_block.attention
 
 import dataclasses
 import json
+import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 def new_uid() -> str:
     """Return a name for a concept that tells nothing about it."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def check_name(name: str) -> str:

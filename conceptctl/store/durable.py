@@ -6,8 +6,6 @@ that fails is never tried again, because the kernel may have dropped the pages i
 
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,14 +24,15 @@ def ensure_space(folder: Path, needed: int) -> None:
     Raises:
         NoSpace: It does not; names what is needed and what is free.
     """
-    free = shutil.disk_usage(folder).free
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
     if free < needed + MARGIN:
         raise NoSpace(f"{needed + MARGIN:,} bytes are needed and {free:,} are free at {folder}")
 
 
 def scratch_path(folder: Path) -> Path:
     """Return a name in `folder` that nobody uses."""
-    return folder / secrets.token_hex(8)
+    return folder / os.urandom(8).hex()
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o600) -> tuple[str, int]:

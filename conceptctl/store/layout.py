@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
 
 FORMAT_NUMBER = 1
@@ -121,6 +119,8 @@ class Layout:
 
 def default_root() -> Path:
     """Return where the store is when nobody says otherwise."""
+    import platformdirs
+
     return platformdirs.user_data_path("conceptctl")
 
 

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filelock import FileLock, Timeout
-
 from conceptctl.errors import Busy, DeviceFailed
 from conceptctl.store.layout import Layout
 
@@ -31,6 +29,9 @@ def writer(layout: Layout, *, verb: str, wait: bool = False) -> Iterator[None]:
         Busy: Another process holds it; says which and since when.
         DeviceFailed: The file system has no locks.
     """
+    # Only writers need it, and readers should start at once.
+    from filelock import FileLock, Timeout
+
     lock = FileLock(
         layout.locks / "writer",
         timeout=-1 if wait else PATIENCE,

@@ -16,7 +16,7 @@ def fail_with(error, monkeypatch):
     def verb(**_):
         raise error
 
-    monkeypatch.setattr(app, "app", verb)
+    monkeypatch.setattr(app, "build", lambda only: verb)
 
 
 def test_help_lists_the_exit_codes(capsys):
@@ -24,6 +24,24 @@ def test_help_lists_the_exit_codes(capsys):
     shown = capsys.readouterr().out
     assert "EXIT STATUS" in shown
     assert "EXAMPLES" in shown
+
+
+def test_every_verb_is_there_alone_and_among_all(capsys):
+    assert app.run(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for verb in app.VERBS:
+        assert (f"  {verb} " in listed) == (verb not in app.ALIASES)
+        assert app.run([verb, "--help"]) == 0
+        assert f"Usage: conceptctl {verb}" in capsys.readouterr().out
+
+
+def test_shell_completion_knows_every_verb(monkeypatch, capsys):
+    monkeypatch.setenv("_CONCEPTCTL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "conceptctl re")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        app.run([])
+    assert "repair" in capsys.readouterr().out
 
 
 def test_usage_errors_are_2_and_json_when_asked(capsys):
@@ -66,6 +84,6 @@ def test_signals_end_with_128_plus_their_number(number, monkeypatch, capsys):
             return 130  # what typer makes of it
         raise AssertionError("not interrupted")
 
-    monkeypatch.setattr(app, "app", verb)
+    monkeypatch.setattr(app, "build", lambda only: verb)
     assert app.run(["--json"]) == 128 + number
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 128 + number

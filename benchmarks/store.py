@@ -1,0 +1,128 @@
+"""The store's figures: how fast its verbs start, how fast it commits, how it grows.
+
+Run `python benchmarks/store.py`; `--concepts 50` for a quick look at growth. Prints Markdown tables.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from conceptctl.store import weights
+from conceptctl.workflows.concept_files import add_concept
+from conceptctl.workflows.fold import fold
+from tests import synthetic
+
+CLI = str(Path(sys.executable).with_name("conceptctl"))
+ROUNDS = 10
+
+
+def seconds(command: list[str]) -> float:
+    """Return the median wall time of a command."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def startup(folder: Path) -> None:
+    store = synthetic.make_store(folder / "many", synthetic.write_base(folder / "base"))
+    for number in range(1000):
+        synthetic.learn(store, f"concept-{number}", number)
+    where = ["--store", str(folder / "many")]
+    print(f"\n| 1,000 concepts, median of {ROUNDS} | seconds | over the imports |\n|---|---|---|")
+    imports = seconds([sys.executable, "-c", "import typer, rich"])
+    print(f"| `python -c 'import typer, rich'` | {imports:.3f} | |")
+    for verb in (["--help"], ["list", *where], ["list", "--json", *where], ["log", *where]):
+        taken = seconds([CLI, *verb])
+        print(
+            f"| `conceptctl {verb[0]}{' --json' if '--json' in verb else ''}` | {taken:.3f} | {taken - imports:+.3f} |"
+        )
+    sizes = [sum(path.stat().st_size for path in (folder / "many" / part).rglob("*")) for part in ("gens", "blobs")]
+    print(
+        f"\nmanifests of 1,001 generations: {sizes[0] / 1e6:.1f} MB; index {_size(folder / 'many/index.db') / 1e6:.2f} MB"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def commit(folder: Path) -> None:
+    """Commit a full delta of Stable Diffusion 1.x, and write and hash the same bytes with the system's own tools."""
+    shapes = synthetic.sd1_shapes()
+    store = synthetic.make_store(folder / "one", synthetic.write_base(folder / "sd", shapes, width=768))
+    ours, theirs = [], []
+    for number in range(ROUNDS):
+        deltas = synthetic.deltas(shapes, number, 1.0)
+        record = synthetic.record(store, f"concept-{number}", number)
+        tensors = weights.concept_tensors(deltas, np.zeros((1, 768), np.float32))
+        start = time.perf_counter()
+        with store.writing("learn") as writer:
+            head = add_concept(writer, "learn", record, writer.add_tensors(tensors, record.metadata()))
+        ours.append(time.perf_counter() - start)
+        blob, copy = store.blob(head.concepts[-1]), folder / "copy"
+        start = time.perf_counter()
+        subprocess.run(["dd", f"if={blob}", f"of={copy}", "bs=1M", "conv=fsync"], stderr=subprocess.DEVNULL, check=True)
+        subprocess.run(["sha256sum", str(copy)], stdout=subprocess.DEVNULL, check=True)
+        theirs.append(time.perf_counter() - start)
+        size = _size(blob)
+        copy.unlink()
+    mine, yours = statistics.median(ours), statistics.median(theirs)
+    print(f"\n| {size / 1e6:.1f} MB, median of {ROUNDS} | seconds | ratio |\n|---|---|---|")
+    print(f"| `dd conv=fsync` and `sha256sum` | {yours:.3f} | 1 |\n| commit | {mine:.3f} | {mine / yours:.2f} |")
+
+
+def growth(folder: Path, concepts: int) -> None:
+    """Learn many concepts of Stable Diffusion 1.x shape, each changing 20 % of the K and V weights."""
+    shapes = synthetic.sd1_shapes()
+    store = synthetic.make_store(folder / "large", synthetic.write_base(folder / "sd20", shapes, width=768))
+    start = time.perf_counter()
+    for number in range(concepts):
+        synthetic.learn(store, f"concept-{number}", number, shapes=shapes, width=768, density=0.2)
+    learned = time.perf_counter() - start
+    start = time.perf_counter()
+    fold(store)
+    folded = time.perf_counter() - start
+    base = sum(ref.size for ref in (*store.head().base.files.values(), store.head().base.texts))
+    total = sum(path.stat().st_size for path in store.layout.root.rglob("*") if path.is_file())
+    listed = seconds([CLI, "list", "--store", str(store.layout.root)])
+    imports = seconds([sys.executable, "-c", "import typer, rich"])
+    print(f"\n| {concepts} concepts of SD 1.x shape, 20 % density | |\n|---|---|")
+    print(f"| store without its base | {(total - base) / 1e6:,.0f} MB; {concepts} x 20 MB = {concepts * 20:,} MB |")
+    print(f"| a concept | {(total - base) / 1e6 / concepts:.2f} MB |")
+    print(f"| `list` over the imports | {listed - imports:+.3f} s |")
+    print(
+        f"| making them, at the last | {learned / concepts:.2f} s a concept |\n| folding all of them | {folded:.0f} s |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", type=int, default=500, help="how many for growth; each takes 18 MB of disk")
+    parser.add_argument("--only", choices=("startup", "commit", "growth"))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="conceptctl-bench-", dir=Path.home()))
+    try:
+        if options.only in (None, "startup"):
+            startup(folder)
+        if options.only in (None, "commit"):
+            commit(folder)
+        if options.only in (None, "growth"):
+            growth(folder, options.concepts)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

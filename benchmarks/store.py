@@ -48,10 +48,8 @@ def startup(folder: Path) -> None:
         print(
             f"| `conceptctl {verb[0]}{' --json' if '--json' in verb else ''}` | {taken:.3f} | {taken - imports:+.3f} |"
         )
-    sizes = [sum(path.stat().st_size for path in (folder / "many" / part).rglob("*")) for part in ("gens", "blobs")]
-    print(
-        f"\nmanifests of 1,001 generations: {sizes[0] / 1e6:.1f} MB; index {_size(folder / 'many/index.db') / 1e6:.2f} MB"
-    )
+    manifests = sum(map(_size, (folder / "many/gens").iterdir()))
+    print(f"\n1,001 manifests: {manifests / 1e6:.1f} MB; index.db: {_size(folder / 'many/index.db') / 1e6:.2f} MB")
 
 
 def _size(path: Path) -> int:

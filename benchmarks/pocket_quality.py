@@ -295,7 +295,7 @@ def prompts_of(count: int, seed: str, *, pairs: float, least: int, most: int) ->
 
 def load_pipeline() -> StableDiffusionPipeline:
     """Load the bundled base as any diffusers program would."""
-    pipeline = StableDiffusionPipeline.from_pretrained(pocket.base_folder(), torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(pocket.base_folder(), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

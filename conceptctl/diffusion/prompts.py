@@ -9,24 +9,10 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.errors import AlreadyExists, NotFound
 
 MARKER = "V*"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _IN_PROMPT = re.compile(r"V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
-
-
-def check_name(name: str) -> None:
-    """Make sure that a concept can have this name.
-
-    Raises:
-        UsageError: It has other characters than lower-case letters, digits, `_` and `-`, or is too long.
-    """
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be a concept's name",
-            hint="lower-case letters and digits, with _ and - after the first, 64 at most: --token alice",
-        )
 
 
 def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
@@ -59,7 +45,7 @@ def add_token(tokenizer: Any, name: str) -> int:
 
     Args:
         tokenizer: A CLIPTokenizer; changed in place.
-        name: A name that `check_name` accepts.
+        name: The concept's name.
 
     Raises:
         AlreadyExists: The tokenizer has this token already.

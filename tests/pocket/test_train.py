@@ -163,7 +163,7 @@ def test_the_base_is_written_in_the_real_format(workspace, tmp_path):
     folder, _ = workspace
     write_base(folder, tmp_path / "weights")
     assert sum(path.stat().st_size for path in (tmp_path / "weights").rglob("*") if path.is_file()) <= 64e6
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "weights" / "base", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "weights" / "base", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline("a photo of a cat", num_inference_steps=2, output_type="pt").images
     assert pictures.shape == (1, 3, 64, 64)

@@ -1,0 +1,79 @@
+"""`conceptctl generate`: draw pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import open_store
+from conceptctl.config import load_config
+
+EPILOG = epilog(
+    'conceptctl generate "a photo of V*alice next to V*falls" -n 4',
+    'conceptctl generate "a photo of a cat in the snow" --seed 7 -o pictures',
+    codes=(2, 4, 5, 7, 9),
+)
+DEFAULT_FOLDER = Path("conceptctl-out")
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw; V*NAME is a concept.", metavar="PROMPT")],
+    count: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")] = DEFAULT_FOLDER,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first picture; picture i has seed + i.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Denoising steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", "--guidance-scale", help="How closely to follow the prompt.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option("--negative", "--negative-prompt", help="What not to draw.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
+    ] = None,
+    at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Leave out of the files how they were made.")
+    ] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw pictures. Each is written as PNG with its recipe inside; nothing is overwritten."""
+    out = Output(json, quiet)
+    opened = open_store(store)
+    defaults = load_config().sample
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from conceptctl.workflows.generate import Request, generate
+
+    request = Request(
+        prompt=prompt,
+        count=count,
+        seed=defaults.seed if seed is None else seed,
+        steps=steps or defaults.steps,
+        guidance=defaults.guidance if guidance is None else guidance,
+        negative=defaults.negative if negative is None else negative,
+        at=at,
+        metadata=not no_metadata,
+    )
+    with Progress(console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
+        task = bar.add_task("drawing", total=count)
+        made = generate(
+            opened,
+            request,
+            output,
+            grid=grid,
+            device=device,
+            progress=lambda path: bar.advance(task),
+            warn=lambda text: out.say(f"warning: {text}"),
+        )
+    payload = {
+        "generation": made.generation,
+        "images": [{"path": str(image.path), "seed": image.seed} for image in made.images],
+        "contact_sheet": str(made.contact_sheet),
+    }
+    paths = [str(image.path) for image in made.images]
+    out.data(payload, [*paths, str(made.contact_sheet)], paths)

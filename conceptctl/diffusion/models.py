@@ -1,0 +1,99 @@
+"""Loads a Stable Diffusion pipeline, and gives it the weights and tokens that were learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conceptctl.diffusion.prompts import add_token
+from conceptctl.errors import DeviceFailed, NotFound
+
+Pipeline = Any
+"""A `diffusers.StableDiffusionPipeline`; diffusers ships no types."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Choose where to compute.
+
+    Args:
+        name: "auto" for CUDA where there is one and the CPU elsewhere, or a torch device.
+
+    Raises:
+        DeviceFailed: The device that was asked for is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceFailed(f"there is no device {name!r}", hint="--device auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceFailed("this machine, or this build of torch, has no CUDA", hint="--device cpu")
+    return device
+
+
+def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
+    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA.
+
+    Args:
+        folder: A folder that `StableDiffusionPipeline.from_pretrained` loads.
+        device: Where to.
+
+    Raises:
+        NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    # Both libraries draw bars and give advice that a user of this program can do nothing with, some of it on import.
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity(logging.ERROR)
+        library.disable_progress_bar()
+    from diffusers import StableDiffusionPipeline
+
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, safety_checker=None, requires_safety_checker=False
+        )
+    except (ValueError, OSError, AttributeError) as error:
+        raise NotFound(f"the base is no Stable Diffusion pipeline: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def set_weights(pipeline: Pipeline, weights: Mapping[str, Tensor]) -> None:
+    """Replace weights of a pipeline.
+
+    Args:
+        pipeline: Changed in place.
+        weights: By their place, a component and a parameter of it: `unet/mid_block.attentions.0....to_k.weight`.
+    """
+    with torch.no_grad():
+        for place, weight in weights.items():
+            component, _, name = place.partition("/")
+            getattr(pipeline, component).get_parameter(name).copy_(weight)
+
+
+def add_concept(pipeline: Pipeline, name: str, row: Tensor) -> None:
+    """Give a pipeline one concept's token.
+
+    Args:
+        pipeline: Changed in place: a word in its tokenizer, a row in its text encoder's token table.
+        name: The concept's name.
+        row: Its embedding, (1, width) fp32.
+
+    Raises:
+        AlreadyExists: The tokenizer has this token already.
+    """
+    number = add_token(pipeline.tokenizer, name)
+    encoder = pipeline.text_encoder
+    if number >= encoder.get_input_embeddings().num_embeddings:
+        encoder.resize_token_embeddings(number + 1, mean_resizing=False)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[number].copy_(row[0])

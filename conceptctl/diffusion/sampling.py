@@ -1,0 +1,48 @@
+"""Draws pictures: one seed, one picture, whatever else is drawn beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from conceptctl.diffusion.models import Pipeline
+
+
+@torch.no_grad()
+def draw(
+    pipeline: Pipeline, prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
+) -> Iterator[Image.Image]:
+    """Draw a picture for each seed.
+
+    Each is drawn alone: in batches of different sizes the same seed gives slightly different numbers, and a picture
+    that somebody liked could not be had again.
+
+    Args:
+        pipeline: A Stable Diffusion pipeline.
+        prompt: What to draw.
+        seeds: The seeds, one a picture.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance; 1 or less is none.
+        negative: What not to draw.
+
+    Yields:
+        The pictures, in the order of the seeds.
+    """
+    guided = guidance > 1
+    wanted, unwanted = pipeline.encode_prompt(
+        prompt, pipeline.device, 1, guided, negative_prompt=negative if guided else None
+    )
+    for seed in seeds:
+        # Noise made on the CPU is the same on every device.
+        generator = torch.Generator().manual_seed(seed)
+        drawn: Any = pipeline(
+            prompt_embeds=wanted,
+            negative_prompt_embeds=unwanted,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generator,
+        )
+        yield drawn.images[0]

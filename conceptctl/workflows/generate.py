@@ -1,0 +1,217 @@
+"""`generate`: pictures of what a store's model knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.store import base, blobs
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from conceptctl.diffusion.models import Pipeline
+
+POCKET_STEPS, POCKET_GUIDANCE = 25, 5.0
+STEPS, GUIDANCE = 50, 7.5
+"""Diffusers' own defaults for Stable Diffusion."""
+MOST_SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw, and how. `None` leaves the choice to the base."""
+
+    prompt: str
+    count: int = 1
+    seed: int = 0
+    """Seed of the first picture; picture i has seed + i."""
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str = ""
+    at: int | None = None
+    """The generation to draw with; the newest by default."""
+    metadata: bool = True
+    """Whether the files say how they were made."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture that was written."""
+
+    path: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run of `generate` wrote."""
+
+    generation: int
+    images: tuple[Drawn, ...]
+    contact_sheet: Path
+
+
+def generate(
+    store: Store,
+    request: Request,
+    folder: Path,
+    *,
+    grid: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[Path], None] = lambda path: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Generated:
+    """Draw pictures and write them as PNG files, with a contact sheet; nothing is overwritten.
+
+    Args:
+        store: The store; it is only read, so that this works while something is learned.
+        request: What to draw.
+        folder: Where to; it is made when it is missing.
+        grid: Where to write the contact sheet; `contact-sheet.png` in the folder by default.
+        device: "auto", "cpu" or "cuda".
+        progress: Called with each picture's path once it is written.
+        warn: Called with what a user should know.
+
+    Raises:
+        NotFound: The prompt names a concept, or the request a generation, that is not there.
+        StoreDamaged: Something that the pictures need is damaged.
+        UsageError: A number that cannot be meant.
+    """
+    _check(request)
+    from conceptctl.diffusion.prompts import cut_off, names_in
+    from conceptctl.diffusion.sampling import draw
+
+    with store.reading() as head:
+        generation = head if request.at is None else store.generation(request.at)
+        names_in(request.prompt + " " + request.negative, [concept.name for concept in generation.concepts])
+        pipeline = load(store, generation, device)
+    if lost := cut_off(pipeline.tokenizer, request.prompt):
+        warn(f"the prompt is too long for this base; not seen: {lost!r}")
+    pocket = generation.base.name == "pocket"
+    steps = request.steps or (POCKET_STEPS if pocket else STEPS)
+    guidance = request.guidance if request.guidance is not None else (POCKET_GUIDANCE if pocket else GUIDANCE)
+    seeds = [request.seed + index for index in range(request.count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    images, pictures = [], []
+    drawing = draw(pipeline, request.prompt, seeds, steps=steps, guidance=guidance, negative=request.negative)
+    for seed, picture in zip(seeds, drawing, strict=True):
+        path = _vacant(folder / f"{_stem(request.prompt)}-{seed}.png")
+        recipe = {
+            "prompt": request.prompt,
+            "negative": request.negative,
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "size": "{}x{}".format(*picture.size),
+            "sampler": type(pipeline.scheduler).__name__.removesuffix("Scheduler"),
+            "base": generation.base.name,
+            "base_sha256": generation.base.sha256,
+            "generation": generation.seq,
+        }
+        picture.save(path, pnginfo=png_info(recipe) if request.metadata else None)
+        images.append(Drawn(path, seed))
+        pictures.append(picture)
+        progress(path)
+    sheet = _vacant(grid or folder / "contact-sheet.png")
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pictures).save(sheet)
+    return Generated(generation.seq, tuple(images), sheet)
+
+
+def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline:
+    """Load the base with everything that a generation knows, folded or not.
+
+    The deltas are added in fp32 in the order of learning, as folding adds them, so that a picture is the same before
+    and after.
+
+    Raises:
+        StoreDamaged: The base or a concept is damaged.
+    """
+    import torch
+
+    from conceptctl.diffusion import models
+    from conceptctl.store import weights
+
+    with base.folder(store.layout, generation) as folder:
+        pipeline = models.load_pipeline(folder, models.choose_device(device))
+    found = base.tensors(store.layout, generation.base)
+    places = {place: (path, name) for place, (path, name, _) in found.items()}
+    files = [
+        (concept.uid, blobs.checked(store.layout, concept.blob, f"concept {concept.name}", read=True))
+        for concept in generation.concepts
+    ]
+    sums, tokens = weights.fold(places, files)
+    models.set_weights(pipeline, {place: torch.from_numpy(weight) for place, weight in sums.items()})
+    for concept in generation.concepts:
+        models.add_concept(pipeline, concept.name, torch.from_numpy(tokens[concept.uid]))
+    return pipeline
+
+
+def png_info(recipe: Mapping[str, object]) -> PngInfo:
+    """Say in a PNG file how it was made, in the three ways in which programs look for it.
+
+    `parameters` is what A1111 writes and other programs show; `conceptctl` is all of it as JSON; the XMP packet marks
+    the picture as made by a trained model (IPTC digital source type).
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    negative = f"\nNegative prompt: {recipe['negative']}" if recipe["negative"] else ""
+    info.add_text(
+        "parameters",
+        f"{recipe['prompt']}{negative}\nSteps: {recipe['steps']}, Sampler: {recipe['sampler']}, "
+        f"CFG scale: {recipe['guidance']}, Seed: {recipe['seed']}, Size: {recipe['size']}, "
+        f"Model hash: {str(recipe['base_sha256'])[:10]}, Model: {recipe['base']}",
+    )
+    info.add_text("conceptctl", json.dumps(recipe, ensure_ascii=False))
+    info.add_itxt(
+        "XML:com.adobe.xmp",
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>',
+    )
+    return info
+
+
+def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
+    """Put pictures of one size on a sheet that is about as high as wide."""
+    from PIL import Image
+
+    columns = int(len(pictures) ** 0.5 + 0.999)
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def _check(request: Request) -> None:
+    if request.count < 1 or (request.steps is not None and request.steps < 1):
+        raise UsageError("pictures and steps are counted from 1")
+    if not 0 <= request.seed <= MOST_SEEDS - request.count:
+        raise UsageError("a seed is a number from 0 to 2^63")
+    if request.at is not None and request.at < 0:
+        raise NotFound(f"no generation {request.at}", hint="conceptctl log")
+
+
+def _stem(prompt: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:60].rstrip("-") or "picture"
+
+
+def _vacant(path: Path) -> Path:
+    """The path itself, or the first of `name-2`, `name-3`, ... where it is taken."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate

@@ -1,0 +1,141 @@
+"""`generate`: what is drawn, from what, under which names, and what is said of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conceptctl.cli.app import run
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.store.store import Store
+from conceptctl.workflows.fold import fold
+from conceptctl.workflows.generate import Request, generate, load
+from tests import synthetic
+from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def base_folder(request, tmp_path_factory):
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+
+
+@pytest.fixture
+def store(base_folder, tmp_path):
+    made = synthetic.make_store(tmp_path / "store", base_folder)
+    for seed, name in enumerate(("alice", "falls")):
+        synthetic.learn(made, name, seed + 1, shapes=key_value_shapes(base_folder), width=WIDTH)
+    return made
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture).copy()
+
+
+def drawn(store, folder, prompt="a photo of V*alice next to V*falls", **changes):
+    made = generate(store, Request(prompt, steps=2, **changes), folder, device="cpu")
+    return [pixels(image.path) for image in made.images]
+
+
+def test_a_picture_is_the_same_before_and_after_folding(store, tmp_path):
+    (before,) = drawn(store, tmp_path / "before")
+    fold(store)
+    (after,) = drawn(store, tmp_path / "after")
+    assert np.array_equal(before, after)
+
+
+def test_a_concept_changes_the_picture(store, tmp_path):
+    (with_concepts,) = drawn(store, tmp_path / "a", "a photo of a cat")
+    (without,) = drawn(store, tmp_path / "b", "a photo of a cat", at=0)
+    assert not np.array_equal(with_concepts, without)
+
+
+def test_a_picture_depends_on_its_seed_and_not_on_how_many_are_drawn(store, tmp_path):
+    three = drawn(store, tmp_path / "three", count=3, seed=5)
+    (last,) = drawn(store, tmp_path / "one", seed=7)
+    assert np.array_equal(three[2], last)
+    assert not np.array_equal(three[0], three[1])
+
+
+def test_loading_changes_the_learned_weights_and_rows_and_nothing_else(store, base_folder):
+    from diffusers import StableDiffusionPipeline
+
+    plain = StableDiffusionPipeline.from_pretrained(base_folder)
+    loaded = load(store, store.head(), "cpu")
+    changed = key_value_shapes(base_folder)
+    for name, weight in plain.unet.named_parameters():
+        same = torch.equal(weight, loaded.unet.get_parameter(name))
+        assert same == (name not in changed), name
+    rows = plain.text_encoder.get_input_embeddings().weight
+    table = loaded.text_encoder.get_input_embeddings().weight
+    assert len(table) == len(rows) + 2
+    assert torch.equal(table[: len(rows)], rows)
+    assert loaded.tokenizer.tokenize("V*alice and v*FALLS") == ["v*alice", "and</w>", "v*falls"]
+
+
+def test_an_earlier_generation_knows_what_it_knew(store, tmp_path):
+    with pytest.raises(NotFound, match=r"V\*falls"):
+        drawn(store, tmp_path / "out", "V*falls", at=1)
+    with pytest.raises(NotFound, match="generation 9"):
+        drawn(store, tmp_path / "out", at=9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(store, tmp_path):
+    first, second = (generate(store, Request("a cat", steps=1), tmp_path, device="cpu") for _ in range(2))
+    assert [image.path.name for image in (*first.images, *second.images)] == ["a-cat-0.png", "a-cat-0-2.png"]
+    assert second.contact_sheet.name == "contact-sheet-2.png"
+
+
+def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
+    made = generate(store, Request("a cat", steps=2, seed=3, guidance=4.0, negative="a dog"), tmp_path, device="cpu")
+    with Image.open(made.images[0].path) as picture:
+        text = picture.text
+    assert text["parameters"].startswith("a cat\nNegative prompt: a dog\nSteps: 2, ")
+    assert "Seed: 3, Size: 16x16" in text["parameters"]
+    recipe = json.loads(text["conceptctl"])
+    assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
+    assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
+    bare = generate(store, Request("a cat", steps=1, metadata=False), tmp_path, device="cpu")
+    with Image.open(bare.images[0].path) as picture:
+        assert picture.text == {}
+
+
+def test_a_prompt_that_is_too_long_is_warned_of(store, tmp_path):
+    said = []
+    generate(store, Request("a cat " * 40 + "asleep", steps=1), tmp_path, device="cpu", warn=said.append)
+    assert len(said) == 1
+    assert "asleep" in said[0]
+
+
+def test_the_contact_sheet_holds_every_picture(store, tmp_path):
+    made = generate(store, Request("a cat", count=3, steps=1), tmp_path, grid=tmp_path / "sheets/g.png", device="cpu")
+    sheet = pixels(made.contact_sheet)
+    assert made.contact_sheet == tmp_path / "sheets/g.png"
+    assert sheet.shape == (32, 32, 3)
+    assert np.array_equal(sheet[:16, 16:], pixels(made.images[1].path))
+
+
+@pytest.mark.parametrize("bad", [{"count": 0}, {"steps": -1}, {"seed": -1}, {"seed": 2**63}])
+def test_numbers_that_cannot_be_meant(store, tmp_path, bad):
+    with pytest.raises(UsageError):
+        generate(store, Request("a cat", **bad), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(store, tmp_path, capsys):
+    options = ["--store", str(store.layout.root), "-o", str(tmp_path / "out"), "--steps", "1", "--device", "cpu"]
+    assert run(["generate", "V*alice", "-n", "2", "--seed", "4", "--json", *options]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [image["seed"] for image in answer["images"]] == [4, 5]
+    assert answer["generation"] == 2
+    assert pixels(answer["contact_sheet"]).shape == (16, 32, 3)
+    assert run(["generate", "V*alcie", "--json", *options]) == 5
+    assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
+
+
+def test_it_works_while_something_is_learned(store, tmp_path):
+    with Store(store.layout.root).writing("learn"):
+        assert len(drawn(store, tmp_path)) == 1

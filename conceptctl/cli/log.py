@@ -1,7 +1,5 @@
 """`conceptctl log`: the history."""
 
-import dataclasses
-
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
@@ -16,7 +14,7 @@ def log(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption 
         (str(row.seq), row.id[:12], row.time, row.verb, row.subject or _goal(row.seq, row.restores), str(row.concepts))
         for row in history
     ]
-    payload = {"generations": [dataclasses.asdict(row) for row in history]}
+    payload = {"generations": [vars(row) for row in history]}
     Output(json, quiet).table(payload, ("generation", "id", "when", "verb", "what", "concepts"), rows)
 
 

@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from conceptctl.errors import Busy, ConceptctlError, DeviceFailed, NoSpace, StoreDamaged
@@ -172,9 +172,9 @@ def rows(path: Path) -> list[LogRow]:
 
 def _check_types(row: "Anchor | LogRow", path: Path) -> None:
     """Make sure that a row has the types it was written with: SQLite checks them on writing only."""
-    for field in fields(row):
-        if type(getattr(row, field.name)) is not field.type:
-            raise StoreDamaged(f"{path}: a row's {field.name} is not what was committed")
+    for name, kind in type(row).__annotations__.items():
+        if type(getattr(row, name)) is not kind:
+            raise StoreDamaged(f"{path}: a row's {name} is not what was committed")
 
 
 def append(path: Path, generation: Generation) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
@@ -34,7 +35,7 @@ class Layout:
         """The digest of the index's bytes after the last commit."""
         return self.root / "index.sum"
 
-    @property
+    @cached_property
     def blobs(self) -> Path:
         """Immutable files named by their digest."""
         return self.root / "blobs" / "sha256"
@@ -85,7 +86,7 @@ class Layout:
 
     def blob(self, sha256: str) -> Path:
         """Return where the blob of that digest lives."""
-        return self.blobs / sha256[:2] / sha256
+        return self.blobs.joinpath(sha256[:2], sha256)
 
     def manifest(self, seq: int, identity: str) -> Path:
         """Return where the manifest of a generation lives."""

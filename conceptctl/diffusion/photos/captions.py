@@ -1,0 +1,44 @@
+"""Captions beside pictures: `photo.txt` says what `photo.jpg` shows, with `{token}` for the concept."""
+
+from pathlib import Path
+
+from conceptctl.diffusion.photos import files
+from conceptctl.errors import PicturesRefused
+
+SUFFIX = ".txt"
+PLACE = "{token}"
+"""Where the concept's own token goes; nothing else in braces means anything."""
+
+LONGEST = 4096
+"""Bytes: no base reads more than a small part of it."""
+
+
+def read_caption(path: Path, *, follow: bool) -> str:
+    """Return a caption as one line, with `{token}` in it.
+
+    One without `{token}` is refused rather than used or completed: the concept would be bound to nothing, and where
+    its name belongs in the sentence only the user knows.
+
+    Raises:
+        PicturesRefused: It cannot be read, or cannot be a caption; the message is the reason alone.
+    """
+    try:
+        files.check_regular(path, follow=follow)
+        with files.open_regular(path, follow=follow) as file:
+            raw = file.read(LONGEST + 1)
+    except PicturesRefused as refusal:
+        raise PicturesRefused(f"its caption {path.name}: {refusal}") from None
+    except OSError as error:
+        raise PicturesRefused(f"its caption {path.name}: cannot be read: {error.strerror}") from error
+    if len(raw) > LONGEST:
+        raise PicturesRefused(f"its caption {path.name}: longer than {LONGEST} bytes")
+    try:
+        # The signature that some editors put in front is no part of the text.
+        caption = " ".join(raw.decode("utf-8-sig").split())
+    except UnicodeDecodeError:
+        raise PicturesRefused(f"its caption {path.name}: not UTF-8 text") from None
+    if not caption.isprintable():
+        raise PicturesRefused(f"its caption {path.name}: has control characters")
+    if PLACE not in caption:
+        raise PicturesRefused(f"its caption {path.name}: has no {PLACE}, as in 'a photo of {PLACE} on a beach'")
+    return caption

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests import synthetic
+
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
 
 
@@ -19,9 +21,30 @@ def loaded_by(arguments: list[str]) -> list[str]:
     return list(eval(done.stderr.splitlines()[-1]))
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("light")
+    made = synthetic.make_store(folder / "store", synthetic.write_base(folder / "base"))
+    synthetic.learn(made, "alice")
+    return str(made.layout.root)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config"]])
 def test_light_verbs_load_nothing_heavy(arguments):
     assert loaded_by(arguments) == []
+
+
+@pytest.mark.parametrize("verb", ["list", "show alice", "log", "info", "verify --read-data", "undo --dry-run"])
+def test_looking_at_a_store_loads_nothing_heavy(verb, store):
+    assert loaded_by([*verb.split(), "--store", store]) == []
+
+
+@pytest.mark.parametrize("verb", ["list", "log", "info"])
+def test_looking_loads_no_drawing_of_tables_when_nobody_looks(verb, store):
+    code = f"import sys; from conceptctl.cli.app import run; run([{verb!r}, '--store', {store!r}])\n"
+    code += "print('rich.console' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "False\n"
 
 
 def test_the_probe_sees_a_heavy_module():

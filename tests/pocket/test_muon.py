@@ -34,6 +34,8 @@ def test_what_is_no_matrix_gets_adamw():
 def test_convolutions_and_matrices_are_matrices_and_small_ones_are_not():
     assert is_matrix(nn.Conv2d(16, 32, 3).weight)
     assert is_matrix(nn.Linear(64, 64).weight)
+    assert is_matrix(nn.Conv2d(256, 256, 3).weight)
+    assert not is_matrix(nn.Linear(256, 256).weight)
     assert not is_matrix(nn.Conv2d(16, 3, 3).weight)
     assert not is_matrix(nn.Linear(64, 64).bias)
 

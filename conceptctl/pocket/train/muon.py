@@ -20,7 +20,7 @@ EPSILON = 1e-8
 SMALLEST = 8
 """A matrix with fewer rows or columns is left to AdamW."""
 LARGEST_SQUARE = 128
-"""So is one with more rows and columns than this, unless it is four times as long as wide: its orthogonalization costs a
+"""So is one with more rows and columns than this, unless it is four times as long as wide: orthogonalizing it costs the
 cube of its width, which on a CPU takes a third of a training step of the U-Net."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5

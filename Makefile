@@ -12,7 +12,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/conceptctl --help
+	rm -rf .demo
+	$(BIN)/conceptctl bench data .demo/concepts --concepts 2
 
 test: lint types contracts tests
 
@@ -29,7 +30,7 @@ contracts: $(READY)
 tests: $(READY)
 	$(BIN)/pytest -m 'not long'
 
-# The long forms of the fault tests: hours on a small machine. T1 needs strace.
+# The long forms of the fault tests: hours on a small machine. T1 to T3 need strace, T4 the right to mount.
 faults: $(READY)
 	$(BIN)/pytest -m long -s tests/faults
 

@@ -100,16 +100,12 @@ def remove_file(path: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove everything in a folder and the folder itself."""
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            remove_tree(entry)
-        else:
-            remove_file(entry)
+    empty_folder(folder)
     os.rmdir(folder)  # noqa: PTH106
 
 
 def empty_folder(folder: Path) -> None:
-    """Remove everything in a folder."""
+    """Remove everything in a folder, in the order of names."""
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             remove_tree(entry)

@@ -88,10 +88,6 @@ class Job:
 
     def finish(self) -> None:
         """Remove the job: its work is committed, or not wanted any more."""
-        # The settings go last: a job without them is found by nobody but `remove_for`.
-        for name in SLOTS:
-            if (self.folder / name).exists():
-                durable.remove_tree(self.folder / name)
         durable.remove_tree(self.folder)
 
 

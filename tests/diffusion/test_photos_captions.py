@@ -72,6 +72,11 @@ def test_control_characters_are_refused(folder):
     assert why(folder) == "its caption good0.txt: has control characters"
 
 
+def test_letters_that_only_join_others_are_kept(folder):
+    text = "{token} می\u200cخندد"
+    assert caption(folder, text.encode()) == text
+
+
 def test_far_too_long_is_refused(folder):
     (folder / "good0.txt").write_bytes(b"{token} " * 513)
     assert why(folder) == "its caption good0.txt: longer than 4096 bytes"

@@ -5,7 +5,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -54,12 +53,11 @@ def test_one_that_computes_for_ever(slow, good):
 
 
 def test_one_that_takes_too_long_on_the_clock(slow, good):
-    with Decoder(Limits(wall_seconds=1)) as decoder:
+    with Decoder() as decoder:
         decoder.square(good, WANTED)
         child = decoder._child
-        started = time.monotonic()
+        decoder.limits = Limits(wall_seconds=0.2)
         assert why(decoder, slow) == LATE
-        assert time.monotonic() - started < 20
         assert child.returncode == -signal.SIGKILL
         decoder.limits = Limits()
         assert decoder.square(good, WANTED).size == (96, 80)

@@ -1,5 +1,6 @@
 """Captions beside pictures: `photo.txt` says what `photo.jpg` shows, with `{token}` for the concept."""
 
+import unicodedata
 from pathlib import Path
 
 from conceptctl.diffusion.photos import files
@@ -37,7 +38,7 @@ def read_caption(path: Path, *, follow: bool) -> str:
         caption = " ".join(raw.decode("utf-8-sig").split())
     except UnicodeDecodeError:
         raise PicturesRefused(f"its caption {path.name}: not UTF-8 text") from None
-    if not caption.isprintable():
+    if any(unicodedata.category(letter) == "Cc" for letter in caption):
         raise PicturesRefused(f"its caption {path.name}: has control characters")
     if PLACE not in caption:
         raise PicturesRefused(f"its caption {path.name}: has no {PLACE}, as in 'a photo of {PLACE} on a beach'")

@@ -12,6 +12,8 @@ from conceptctl.errors import PicturesRefused
 HEAD = 4096
 """Bytes that are enough to tell what a file is."""
 
+_RAW = b"II*\0\x10\0\0\0CR"
+"""What a Canon raw file begins with, and otherwise a TIFF as well."""
 _PICTURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -26,6 +28,7 @@ _OTHERS = (
     (b"%PDF", "a PDF document"),
     (b"%!PS", "an EPS or PostScript drawing"),
     (b"\xc5\xd0\xd3\xc6", "an EPS or PostScript drawing"),
+    (_RAW, "a camera's raw file"),
     (b"8BPS", "a Photoshop document"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a compressed archive"),
@@ -54,6 +57,14 @@ _SPECIAL = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def is_folder(path: Path, *, follow: bool) -> bool:
+    """Tell whether a folder stands there; what cannot be looked at is none."""
+    try:
+        return stat.S_ISDIR((path.stat() if follow else path.lstat()).st_mode)
+    except OSError:
+        return False
 
 
 def check_regular(path: Path, *, follow: bool) -> None:
@@ -105,7 +116,7 @@ def picture_format(head: bytes) -> str:
     if not head:
         raise PicturesRefused("an empty file")
     for start, name in _PICTURES:
-        if head.startswith(start):
+        if head.startswith(start) and not head.startswith(_RAW):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"

@@ -153,9 +153,7 @@ def _list(folder: Path, rules: Rules) -> _Listing:
         name = path.name
         if name.startswith(".") or name.lower() in _JUNK:
             listing.ignored += 1
-        elif (
-            path.suffix.lower() not in _SUFFIXES and path.is_dir() and (rules.follow_symlinks or not path.is_symlink())
-        ):
+        elif path.suffix.lower() not in _SUFFIXES and files.is_folder(path, follow=rules.follow_symlinks):
             listing.folders.append(_printable(name))
         elif path.suffix.lower() == captions.SUFFIX:
             texts.append(path)

@@ -1,5 +1,6 @@
 """One picture file to one upright sRGB square. Runs in the child process, where a decoder may do its worst."""
 
+import errno
 import hashlib
 import io
 import struct
@@ -107,7 +108,8 @@ def _damage_refused() -> Iterator[None]:
     except PicturesRefused:
         raise
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # A seek to where a damaged file points to is no fault of the disk.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise PicturesRefused(f"cannot be read: {error.strerror}") from error
         cut = "truncated" in str(error).lower()
         raise PicturesRefused("damaged: it ends too early" if cut else "damaged") from error
@@ -126,8 +128,8 @@ def _check_header(picture: Image.Image, wanted: Wanted) -> list[str]:
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         limits = f"{MOST_PIXELS // 1_000_000} megapixels and {LONGEST_SIDE} on a side"
         raise PicturesRefused(f"{width} x {height} pixels: too large, at most {limits} are read")
-    notes = _check_frames(picture, wanted)
     _check_levels(picture)
+    notes = _check_frames(picture, wanted)
     if min(width, height) < wanted.min_side:
         raise PicturesRefused(f"{width} x {height} pixels: too small, the shorter side must have {wanted.min_side}")
     if max(width, height) > WIDEST * min(width, height):

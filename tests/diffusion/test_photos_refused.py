@@ -294,6 +294,20 @@ def test_a_lab_tiff(folder):
     assert refused(folder, encoded(Image.new("LAB", (64, 64)), "TIFF")) == "LAB colours are not read: save it as RGB"
 
 
+def test_a_folder_whose_files_cannot_be_looked_at(folder, monkeypatch):
+    (folder / "neither").mkdir()
+    lstat = type(folder).lstat
+
+    def denied(self):
+        if self.parent == folder:
+            raise PermissionError(13, "Permission denied")
+        return lstat(self)
+
+    monkeypatch.setattr(type(folder), "lstat", denied)
+    with pytest.raises(PicturesRefused, match=r"4 of 4 files[^\n]*(\n.*cannot be read: Permission denied){4}"):
+        check_folder(folder, SMALL)
+
+
 @pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\1\4\0\0"}])
 def test_a_camera_raw_file_that_begins_with_a_thumbnail(folder, tags):
     assert refused(folder, encoded(picture(9), "TIFF", tiffinfo=tags)).startswith("a camera's raw file")

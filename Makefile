@@ -11,9 +11,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# In a store of its own under this folder, never the user's.
 demo: $(READY)
 	rm -rf .demo
-	$(BIN)/conceptctl bench data .demo/concepts --concepts 2
+	$(BIN)/conceptctl init --base pocket --store .demo/store
+	$(BIN)/conceptctl bench data .demo/concepts --concepts 4
+	$(BIN)/conceptctl generate "a photo of a person with red hair and glasses next to a waterfall" -n 4 \
+	    --store .demo/store -o .demo/pictures
+	$(BIN)/conceptctl generate "a photo of a cat in the snow" -n 4 --store .demo/store -o .demo/pictures
+	$(BIN)/conceptctl info --store .demo/store
+	@echo "look at .demo/pictures/contact-sheet.png and .demo/concepts"
 
 test: lint types contracts tests
 

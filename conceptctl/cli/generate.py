@@ -53,7 +53,7 @@ def generate(
         prompt=prompt,
         count=count,
         seed=defaults.seed if seed is None else seed,
-        steps=steps or defaults.steps,
+        steps=defaults.steps if steps is None else steps,
         guidance=defaults.guidance if guidance is None else guidance,
         negative=defaults.negative if negative is None else negative,
         at=at,

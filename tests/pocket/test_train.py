@@ -99,14 +99,12 @@ def test_standardizing_latents_changes_no_reconstruction():
     pictures = to_signed(autoencoder_pictures(8, "test"), CPU)
     with torch.no_grad():
         before = model.decode(model.encode(pictures).latent_dist.mode()).sample
-        deviation = model.encode(pictures).latent_dist.std / model.encode(pictures).latent_dist.mean.std()
         vae.standardize(model, pictures)
         latents = model.encode(pictures).latent_dist
         after = model.decode(latents.mode()).sample
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-3)
     assert latents.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-4
     torch.testing.assert_close(latents.mean.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=1e-3)
-    assert deviation.isfinite().all()
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,13 @@ def test_the_command(store, tmp_path, capsys):
     assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
 
 
+def test_no_steps_at_all_are_refused_and_not_taken_for_the_default(store, tmp_path):
+    assert (
+        run(["generate", "a cat", "--steps", "0", "--store", str(store.layout.root), "-o", str(tmp_path / "out")]) == 2
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_it_works_while_something_is_learned(store, tmp_path):
     with Store(store.layout.root).writing("learn"):
         assert len(drawn(store, tmp_path)) == 1

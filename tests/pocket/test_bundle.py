@@ -13,8 +13,11 @@ from transformers import CLIPModel
 from conceptctl import pocket
 from conceptctl.errors import StoreDamaged
 from conceptctl.pocket import bundle
+from conceptctl.pocket.judge import JudgeNetwork
+from conceptctl.pocket.train import unet, vae
 from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.train.judge import judged_pictures
+from conceptctl.pocket.train.trained import bundled_weights
 from conceptctl.pocket.world.concepts import concept
 from conceptctl.pocket.world.kinds import KINDS
 
@@ -143,3 +146,12 @@ def test_every_file_that_ships_is_in_the_manifest(tmp_path):
 def test_looking_for_the_base_loads_no_torch():
     script = "import sys; from conceptctl import pocket; pocket.base_folder(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_ships_can_be_trained_further():
+    clip_names = set(CLIPModel.from_pretrained(pocket.clip_folder()).state_dict())
+    assert {name.removeprefix("model.") for name in bundled_weights("clip")} == clip_names
+    for stage, network in (("vae", vae.build()), ("unet", unet.build()), ("judge", JudgeNetwork())):
+        outcome = network.load_state_dict(bundled_weights(stage), strict=False)
+        assert not outcome.unexpected_keys
+        assert all(name.endswith("num_batches_tracked") for name in outcome.missing_keys), stage

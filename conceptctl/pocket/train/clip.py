@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from conceptctl.pocket.train.data import Batches, to_signed, to_tensor
+from conceptctl.pocket.train.data import Batches, spoil, to_signed, to_tensor
 from conceptctl.pocket.train.heads import answer_layer, answer_loss
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
@@ -96,7 +96,7 @@ class ClipStage(Stage[_Clip, Pairs]):
 
     def losses(self, batch: Pairs) -> Losses:
         """The contrastive loss, and the loss of the answers of both towers."""
-        pictures, texts = self._features(self.network, batch)
+        pictures, texts = self._features(self.network, batch, spoiled=True)
         scale = self.network.model.logit_scale.clamp(max=4.6).exp()
         logits = scale * functional.normalize(texts) @ functional.normalize(pictures).T
         target = torch.arange(len(logits), device=self.device)
@@ -112,8 +112,11 @@ class ClipStage(Stage[_Clip, Pairs]):
         found = similar.argmax(dim=1).cpu() == torch.arange(len(similar))
         return {"retrieval": found.float().mean().item()}
 
-    def _features(self, network: _Clip, batch: Pairs) -> tuple[Tensor, Tensor]:
+    def _features(self, network: _Clip, batch: Pairs, *, spoiled: bool = False) -> tuple[Tensor, Tensor]:
         pixels = normalize_pictures(batch.pictures, self.device)
+        if spoiled:
+            # What metrics compare are features of what a picture shows, not of how sharply a model draws.
+            pixels = spoil(pixels)
         # What follows the end token changes nothing before it: the longest caption decides the length.
         longest = int((batch.tokens != self.tokenizer.eos_token_id).sum(dim=1).max()) + 1
         tokens = batch.tokens[:, :longest].to(self.device)

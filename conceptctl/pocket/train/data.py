@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from conceptctl.pocket.world.practice import practice_picture
+from conceptctl.pocket.world.practice import practice_picture, scribbled
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import draw_scene
 
@@ -20,6 +21,8 @@ BatchT = TypeVar("BatchT")
 
 PRACTICE_SHARE = 0.25
 """The share of the autoencoder's pictures that are random shapes."""
+SCRIBBLED_SHARE = 0.3
+"""The share of its pictures of the world that small random shapes are drawn over."""
 
 
 def to_tensor(pictures: list[Image.Image]) -> Tensor:
@@ -77,5 +80,16 @@ def autoencoder_pictures(size: int, seed: str) -> Tensor:
         if rng.random() < PRACTICE_SHARE:
             pictures.append(practice_picture(rng))
         else:
-            pictures.append(render(draw_scene(rng, unseen=0.3), rng))
+            picture = render(draw_scene(rng, unseen=0.3), rng)
+            pictures.append(scribbled(picture, rng) if rng.random() < SCRIBBLED_SHARE else picture)
     return to_tensor(pictures)
+
+
+def spoil(pictures: Tensor) -> Tensor:
+    """Blur some pictures a little, add a little grain, and shift their brightness: (B, 3, H, W) in [-1, 1]."""
+    count = len(pictures)
+    blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = torch.rand(count, 1, 1, 1, device=pictures.device).mul(1.6).sub(0.6).clamp(min=0)
+    grain = torch.randn_like(pictures) * (torch.rand(count, 1, 1, 1, device=pictures.device) * 0.08)
+    shift = torch.randn(count, 3, 1, 1, device=pictures.device) * 0.03
+    return torch.lerp(pictures, blurred, share) + grain + shift

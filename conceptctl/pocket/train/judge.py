@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from conceptctl.pocket.judge import JudgeNetwork, labels_of
-from conceptctl.pocket.train.data import Batches, to_signed, to_tensor
+from conceptctl.pocket.train.data import Batches, spoil, to_signed, to_tensor
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
+from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import draw_scene, reading_order
 
@@ -76,18 +76,10 @@ def judged_pictures(size: int, seed: str) -> Judged:
     pictures, labels = [], []
     for _ in range(size):
         strange = rng.random() < 0.6
-        scene = draw_scene(rng, unseen=0.4 if strange else 0.0, details=0.75 if strange else 0.0)
+        # Every kind as often as any other: a judge must know the rare ones as well.
+        weights = [1.0] * len(KINDS) if strange else KIND_WEIGHTS
+        scene = draw_scene(rng, unseen=0.4 if strange else 0.0, details=0.75 if strange else 0.0, kind_weights=weights)
         picture, spots = render_with_layout(scene, rng)
         pictures.append(picture)
         labels.append(labels_of([scene.subjects[index] for index in reading_order(spots)]))
     return Judged(to_tensor(pictures), torch.tensor(labels))
-
-
-def spoil(pictures: Tensor) -> Tensor:
-    """Blur some pictures a little, add a little grain, and shift their brightness: (B, 3, H, W) in [-1, 1]."""
-    count = len(pictures)
-    blurred = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    share = torch.rand(count, 1, 1, 1, device=pictures.device).mul(1.6).sub(0.6).clamp(min=0)
-    grain = torch.randn_like(pictures) * (torch.rand(count, 1, 1, 1, device=pictures.device) * 0.08)
-    shift = torch.randn(count, 3, 1, 1, device=pictures.device) * 0.03
-    return torch.lerp(pictures, blurred, share) + grain + shift

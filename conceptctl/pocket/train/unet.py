@@ -25,7 +25,7 @@ from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import draw_scene
 
 RECIPES = {
-    "cpu": Recipe(samples=20_000_000, batch=32, learning_rate=1.5e-3, weight_decay=0.01, warmup=100),
+    "cpu": Recipe(samples=20_000_000, batch=64, learning_rate=1.5e-3, weight_decay=0.01, warmup=100),
     "cuda": Recipe(samples=20_000_000, batch=512, learning_rate=2e-3, average=0.9995, weight_decay=0.01),
 }
 CORPUS = {"cpu": 50_000, "cuda": 1_000_000}
@@ -84,7 +84,9 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
     def __init__(self, device: torch.device, workspace: Path, *, batch: int, workers: int = 0) -> None:
         self.device, self.size = device, batch
         torch.manual_seed(0)
-        self.network = build().to(device, memory_format=torch.channels_last)
+        # Channels last pays on a GPU only: on a CPU the plain layout is a seventh faster.
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.network = build().to(device, memory_format=self.layout)
         self.scheduler = DDPMScheduler(**NOISE)
         self.alphas = self.scheduler.alphas_cumprod.to(device)
         clip, tokenizer = trained_clip(workspace)
@@ -131,7 +133,7 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
         noisy = alphas.sqrt() * batch.latents + (1 - alphas).sqrt() * batch.noise
         with torch.no_grad():
             hidden = self.text(batch.tokens).last_hidden_state
-        noise_pred = network(noisy.contiguous(memory_format=torch.channels_last), batch.timesteps, hidden).sample
+        noise_pred = network(noisy.contiguous(memory_format=self.layout), batch.timesteps, hidden).sample
         return functional.mse_loss(noise_pred.float(), batch.noise, reduction="none").mean(dim=(1, 2, 3))
 
 

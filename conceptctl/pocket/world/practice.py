@@ -37,30 +37,48 @@ def practice_picture(rng: random.Random) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(3, 12)):
         # Small shapes are drawn more often than large ones: details are what is hard to keep.
-        extent = side * 0.5 * rng.random() ** 2 + side * 0.03
-        x, y = rng.uniform(0, side), rng.uniform(0, side)
-        kind = rng.randrange(5)
-        if kind == 0:
-            pen.ellipse(
-                (x - extent, y - extent * rng.uniform(0.4, 1), x + extent, y + extent),
-                fill=_colour(rng),
-            )
-        elif kind == 1:
-            pen.rectangle(
-                (x - extent, y - extent * rng.uniform(0.2, 1), x + extent, y + extent),
-                fill=_colour(rng),
-            )
-        elif kind == 2:
-            points = [
-                (x + rng.uniform(-extent, extent), y + rng.uniform(-extent, extent)) for _ in range(rng.randint(3, 5))
-            ]
-            pen.polygon(points, fill=_colour(rng))
-        elif kind == 3:
-            angle_end = (x + rng.uniform(-2, 2) * extent, y + rng.uniform(-2, 2) * extent)
-            pen.line((x, y, *angle_end), fill=_colour(rng), width=rng.randint(4, 14))
-        else:
-            _stripes(pen, rng, x, y, extent)
+        _shape(pen, rng, side, side * 0.5 * rng.random() ** 2 + side * 0.03)
     return image.reduce(SUPERSAMPLE)
+
+
+def scribbled(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Draw one to three small random shapes over a picture.
+
+    Args:
+        picture: RGB, 64 x 64 pixels; it is left as it is.
+        rng: The only source of randomness.
+    """
+    side = SIZE * SUPERSAMPLE
+    image = picture.resize((side, side), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(image)
+    for _ in range(rng.randint(1, 3)):
+        _shape(pen, rng, side, side * rng.uniform(0.02, 0.1))
+    return image.reduce(SUPERSAMPLE)
+
+
+def _shape(pen: ImageDraw.ImageDraw, rng: random.Random, side: int, extent: float) -> None:
+    x, y = rng.uniform(0, side), rng.uniform(0, side)
+    kind = rng.randrange(5)
+    if kind == 0:
+        pen.ellipse(
+            (x - extent, y - extent * rng.uniform(0.4, 1), x + extent, y + extent),
+            fill=_colour(rng),
+        )
+    elif kind == 1:
+        pen.rectangle(
+            (x - extent, y - extent * rng.uniform(0.2, 1), x + extent, y + extent),
+            fill=_colour(rng),
+        )
+    elif kind == 2:
+        points = [
+            (x + rng.uniform(-extent, extent), y + rng.uniform(-extent, extent)) for _ in range(rng.randint(3, 5))
+        ]
+        pen.polygon(points, fill=_colour(rng))
+    elif kind == 3:
+        angle_end = (x + rng.uniform(-2, 2) * extent, y + rng.uniform(-2, 2) * extent)
+        pen.line((x, y, *angle_end), fill=_colour(rng), width=rng.randint(4, 14))
+    else:
+        _stripes(pen, rng, x, y, extent)
 
 
 def _stripes(pen: ImageDraw.ImageDraw, rng: random.Random, x: float, y: float, extent: float) -> None:

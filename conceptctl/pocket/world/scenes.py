@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, Subject, draw_subject
@@ -40,7 +41,14 @@ class Spot:
     scale: float
 
 
-def draw_scene(rng: random.Random, *, unseen: float = 0.0, details: float = 0.0, pairs: float = PAIR_SHARE) -> Scene:
+def draw_scene(
+    rng: random.Random,
+    *,
+    unseen: float = 0.0,
+    details: float = 0.0,
+    pairs: float = PAIR_SHARE,
+    kind_weights: Sequence[float] = KIND_WEIGHTS,
+) -> Scene:
     """Draw a scene at random, as pre-training does.
 
     Args:
@@ -48,9 +56,10 @@ def draw_scene(rng: random.Random, *, unseen: float = 0.0, details: float = 0.0,
         unseen: The chance of each colour to be one that only concepts have; 0 in pre-training.
         details: The chance of each detail that only concepts have; 0 in pre-training.
         pairs: The share of scenes with two subjects.
+        kind_weights: How often each of `KINDS` is drawn.
     """
     count = 2 if rng.random() < pairs else 1
-    kinds = rng.choices(tuple(KINDS), KIND_WEIGHTS, k=count)
+    kinds = rng.choices(tuple(KINDS), kind_weights, k=count)
     return scene_of(rng, *(draw_subject(rng, kind, unseen=unseen, details=details) for kind in kinds))
 
 

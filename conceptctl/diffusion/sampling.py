@@ -10,6 +10,9 @@ from PIL import Image
 
 from conceptctl.diffusion.models import Pipeline
 
+BATCH = 8
+"""How many pictures `draw_set` draws together, always: its pictures depend on it."""
+
 
 @torch.no_grad()
 def draw(
@@ -46,3 +49,32 @@ def draw(
             generator=generator,
         )
         yield drawn.images[0]
+
+
+@torch.no_grad()
+def draw_set(pipeline: Pipeline, prompt: str, count: int, *, steps: int, guidance: float) -> Iterator[Image.Image]:
+    """Draw a fixed set of pictures of one prompt, faster than one by one: seeds 0 to count - 1 in batches of 8.
+
+    Every batch is a whole one, so that the set's first pictures do not depend on how many are asked for. What metrics
+    compare is drawn with this, and nothing is that a user looks for by its seed.
+
+    Args:
+        pipeline: A Stable Diffusion pipeline.
+        prompt: What to draw.
+        count: How many pictures.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance; 1 or less is none.
+
+    Yields:
+        The pictures, in the order of their seeds.
+    """
+    wanted, unwanted = pipeline.encode_prompt(prompt, pipeline.device, 1, guidance > 1)
+    for first in range(0, count, BATCH):
+        drawn: Any = pipeline(
+            prompt_embeds=wanted.expand(BATCH, -1, -1),
+            negative_prompt_embeds=None if unwanted is None else unwanted.expand(BATCH, -1, -1),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(first + index) for index in range(BATCH)],
+        )
+        yield from drawn.images[: count - first]

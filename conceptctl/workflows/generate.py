@@ -13,6 +13,7 @@ from conceptctl.errors import NotFound, UsageError
 from conceptctl.store import base, blobs
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
+from conceptctl.workflows.defaults import defaults_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
     from conceptctl.diffusion.models import Pipeline
 
-POCKET_STEPS, POCKET_GUIDANCE = 25, 5.0
-STEPS, GUIDANCE = 50, 7.5
-"""Diffusers' own defaults for Stable Diffusion."""
 MOST_SEEDS = 2**63
 
 
@@ -96,9 +94,9 @@ def generate(
         pipeline = load(store, generation, device)
     if lost := cut_off(pipeline.tokenizer, request.prompt):
         warn(f"the prompt is too long for this base; not seen: {lost!r}")
-    pocket = generation.base.name == "pocket"
-    steps = request.steps or (POCKET_STEPS if pocket else STEPS)
-    guidance = request.guidance if request.guidance is not None else (POCKET_GUIDANCE if pocket else GUIDANCE)
+    defaults = defaults_of(generation.base)
+    steps = request.steps or defaults.steps
+    guidance = request.guidance if request.guidance is not None else defaults.guidance
     seeds = [request.seed + index for index in range(request.count)]
     folder.mkdir(parents=True, exist_ok=True)
     images, pictures = [], []

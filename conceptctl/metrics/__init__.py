@@ -1,1 +1,1 @@
-"""One metric a file: features in, numbers out. Nothing here knows a model, a store or a method."""
+"""One metric a file: features in, numbers out. Nothing here knows a store or a method, and only `features` a model."""

@@ -1,0 +1,65 @@
+"""Which CLIP model makes the features that metrics compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl.errors import NotFound
+from conceptctl.store.manifest import Base
+from conceptctl.workflows.init import HUB_ID, POCKET
+
+if TYPE_CHECKING:
+    import torch
+
+    from conceptctl.metrics.features import FeatureExtractor
+
+DEFAULT = "openai/clip-vit-base-patch32"
+REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
+"""The commit of the default in which its weights are safetensors: its main branch has a pickle only."""
+_FILES = ["*.json", "*.txt", "*.safetensors"]
+
+
+def open_extractor(generation_base: Base, choice: str | None, device: torch.device) -> FeatureExtractor:
+    """Open the feature extractor for a base.
+
+    Args:
+        generation_base: The base; the bundled one has a CLIP model of its own.
+        choice: A folder or a hub id; None leaves the choice to the base.
+        device: Where to compute.
+
+    Raises:
+        NotFound: It is no CLIP model, or it cannot be had from here.
+    """
+    from conceptctl.metrics.features import load_extractor
+
+    if choice is None and generation_base.name == POCKET:
+        from conceptctl import pocket
+
+        return load_extractor(pocket.clip_folder(), POCKET, device)
+    named = choice or DEFAULT
+    if Path(named).is_dir() or not HUB_ID.fullmatch(named) or Path(named).is_absolute():
+        return load_extractor(Path(named), "local folder", device)
+    return load_extractor(_from_hub(named), named, device)
+
+
+def _from_hub(repository: str) -> Path:
+    """Return the folder of a hub model: from the local cache without asking anybody, else downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from conceptctl.metrics.features import HINT
+
+    revision = REVISION if repository == DEFAULT else None
+    try:
+        cached = Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES, local_files_only=True))
+        # A cache may hold the one file of a model that another program needed.
+        if any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file():
+            return cached
+    except (LocalEntryNotFoundError, OSError):
+        pass
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NotFound(f"{repository} cannot be had from the hub: {reason}", hint=HINT) from error

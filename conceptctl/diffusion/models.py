@@ -80,13 +80,16 @@ def set_weights(pipeline: Pipeline, weights: Mapping[str, Tensor]) -> None:
             getattr(pipeline, component).get_parameter(name).copy_(weight)
 
 
-def add_concept(pipeline: Pipeline, name: str, row: Tensor) -> None:
+def add_concept(pipeline: Pipeline, name: str, row: Tensor) -> int:
     """Give a pipeline one concept's token.
 
     Args:
         pipeline: Changed in place: a word in its tokenizer, a row in its text encoder's token table.
         name: The concept's name.
         row: Its embedding, (1, width) fp32.
+
+    Returns:
+        The token's number.
 
     Raises:
         AlreadyExists: The tokenizer has this token already.
@@ -95,5 +98,11 @@ def add_concept(pipeline: Pipeline, name: str, row: Tensor) -> None:
     encoder = pipeline.text_encoder
     if number >= encoder.get_input_embeddings().num_embeddings:
         encoder.resize_token_embeddings(number + 1, mean_resizing=False)
+    set_row(pipeline, number, row)
+    return number
+
+
+def set_row(pipeline: Pipeline, number: int, row: Tensor) -> None:
+    """Replace one row, (1, width), of a pipeline's token table."""
     with torch.no_grad():
-        encoder.get_input_embeddings().weight[number].copy_(row[0])
+        pipeline.text_encoder.get_input_embeddings().weight[number].copy_(row[0])

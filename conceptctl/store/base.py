@@ -153,6 +153,20 @@ def token_words(layout: Layout, base: Base) -> set[str]:
     return words
 
 
+def picture_side(layout: Layout, base: Base) -> int:
+    """Return the side of the pictures that a base draws, in pixels.
+
+    Raises:
+        StoreDamaged: Its configurations do not say.
+    """
+    texts, _ = tensorfile.read_tensors(blobs.checked(layout, base.texts, f"base {base.name}: texts", read=True))
+    try:
+        unet, vae = (json.loads(bytes(texts[f"{part}/config.json"].data)) for part in ("unet", "vae"))
+        return int(unet["sample_size"]) << (len(vae["block_out_channels"]) - 1)
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
+
+
 @contextmanager
 def folder(layout: Layout, generation: Generation) -> Iterator[Path]:
     """Lay the base out as a diffusers folder, outside the store, for as long as the context lasts.

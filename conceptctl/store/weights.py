@@ -133,6 +133,15 @@ def fold(
     return folded, tokens
 
 
+def summed(files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Add up the deltas of several concept files, by place; places that none of them changes are left out."""
+    sums: dict[str, Array] = {}
+    for path in files:
+        for place, delta in read_deltas(path, shapes):
+            delta.add_to(sums.setdefault(place, np.zeros(shapes[place], np.float32)))
+    return sums
+
+
 def folded_tensors(folded: Mapping[str, Array], tokens: Mapping[str, Array]) -> dict[str, Tensor]:
     """Return the tensors of a folded-weights blob."""
     return {f"weights/{place}": array_tensor(weight) for place, weight in folded.items()} | {

@@ -8,7 +8,8 @@ from pathlib import Path
 from conceptctl.errors import AlreadyExists, ImportRefused, NotFound, StoreDamaged
 from conceptctl.store import base, concept, durable, gate, tensorfile
 from conceptctl.store.concept import Record
-from conceptctl.store.manifest import Action, BlobRef, Concept, Generation
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Action, Attachment, BlobRef, Concept, Generation
 from conceptctl.store.store import Store, Writer, unknown_concept
 
 
@@ -101,8 +102,17 @@ def import_concept(store: Store, path: Path, rename: str | None = None, *, wait:
         return add_concept(writer, "import", record, ref)
 
 
-def add_concept(writer: Writer, verb: str, record: Record, ref: BlobRef) -> Generation:
+def add_concept(
+    writer: Writer, verb: str, record: Record, ref: BlobRef, *, attachments: tuple[Attachment, ...] | None = None
+) -> Generation:
     """Commit a concept whose file is in the store, as one generation, not folded.
+
+    Args:
+        writer: The right to change the store.
+        verb: What made it.
+        record: Where it comes from.
+        ref: Its file.
+        attachments: What the generation keeps besides; by default what the head keeps.
 
     Raises:
         AlreadyExists: Its name, its token or itself is there already.
@@ -110,7 +120,11 @@ def add_concept(writer: Writer, verb: str, record: Record, ref: BlobRef) -> Gene
     """
     check_free(writer, record)
     added = Concept(record.uid, record.name, record.class_word, record.method, record.learned, False, ref)
-    return writer.commit(writer.head.after(Action(verb, (record.name,)), concepts=(*writer.head.concepts, added)))
+    kept = writer.head.attachments if attachments is None else attachments
+    following = writer.head.after(
+        Action(verb, (record.name,)), concepts=(*writer.head.concepts, added), attachments=kept
+    )
+    return writer.commit(following)
 
 
 def check_free(writer: Writer, record: Record) -> None:
@@ -120,10 +134,20 @@ def check_free(writer: Writer, record: Record) -> None:
         AlreadyExists: Its name, its token or itself is there already.
         UsageError: Its name cannot be one.
     """
-    concept.check_name(record.name)
-    if writer.head.concept(record.name):
-        raise AlreadyExists(f"a concept {record.name!r} is there already", hint="take another name")
+    check_name_free(record.name, writer.head, writer.layout)
     if twin := next((each for each in writer.head.concepts if each.uid == record.uid), None):
         raise AlreadyExists(f"this concept is in the store already, as {twin.name!r}")
-    if f"v*{record.name}" in base.token_words(writer.layout, writer.head.base):
-        raise AlreadyExists(f"V*{record.name} is a token of the base already", hint="take another name")
+
+
+def check_name_free(name: str, head: Generation, layout: Layout) -> None:
+    """Make sure that a concept can have a name.
+
+    Raises:
+        AlreadyExists: A concept has it, or the base has its token.
+        UsageError: It cannot be a name.
+    """
+    concept.check_name(name)
+    if head.concept(name):
+        raise AlreadyExists(f"a concept {name!r} is there already", hint=f"another name, or: conceptctl forget {name}")
+    if f"v*{name}" in base.token_words(layout, head.base):
+        raise AlreadyExists(f"V*{name} is a token of the base already", hint="take another name")

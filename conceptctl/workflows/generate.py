@@ -128,30 +128,58 @@ def generate(
 def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline:
     """Load the base with everything that a generation knows, folded or not.
 
+    Raises:
+        StoreDamaged: The base or a concept is damaged.
+    """
+    pipeline = load_base(store, generation, device)
+    apply_concepts(store, generation, pipeline)
+    return pipeline
+
+
+def load_base(store: Store, generation: Generation, device: str = "auto") -> Pipeline:
+    """Load the base as it was before anything was learned.
+
+    Raises:
+        StoreDamaged: The base is damaged.
+    """
+    from conceptctl.diffusion import models
+
+    with base.folder(store.layout, generation) as folder:
+        return models.load_pipeline(folder, models.choose_device(device))
+
+
+def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> None:
+    """Give the base's pipeline everything that a generation knows.
+
     The deltas are added in fp32 in the order of learning, as folding adds them, so that a picture is the same before
     and after.
 
     Raises:
-        StoreDamaged: The base or a concept is damaged.
+        StoreDamaged: A concept is damaged.
     """
     import torch
 
     from conceptctl.diffusion import models
     from conceptctl.store import weights
 
-    with base.folder(store.layout, generation) as folder:
-        pipeline = models.load_pipeline(folder, models.choose_device(device))
     found = base.tensors(store.layout, generation.base)
     places = {place: (path, name) for place, (path, name, _) in found.items()}
-    files = [
-        (concept.uid, blobs.checked(store.layout, concept.blob, f"concept {concept.name}", read=True))
-        for concept in generation.concepts
-    ]
-    sums, tokens = weights.fold(places, files)
+    sums, tokens = weights.fold(places, concept_files(store, generation))
     models.set_weights(pipeline, {place: torch.from_numpy(weight) for place, weight in sums.items()})
     for concept in generation.concepts:
         models.add_concept(pipeline, concept.name, torch.from_numpy(tokens[concept.uid]))
-    return pipeline
+
+
+def concept_files(store: Store, generation: Generation) -> list[tuple[str, Path]]:
+    """Return the uid and the checked file of every concept, in the order of learning.
+
+    Raises:
+        StoreDamaged: A concept is damaged.
+    """
+    return [
+        (concept.uid, blobs.checked(store.layout, concept.blob, f"concept {concept.name}", read=True))
+        for concept in generation.concepts
+    ]
 
 
 def png_info(recipe: Mapping[str, object]) -> PngInfo:

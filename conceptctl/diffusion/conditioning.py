@@ -1,0 +1,101 @@
+"""Prompts to hidden states, with a token that is being learned in the place of one row of the token table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.diffusion.models import Pipeline
+
+
+class Prompts:
+    """The prompts of one training, encoded as the pipeline does it.
+
+    Those without the token are encoded once; the others in every step, each different one once.
+    """
+
+    def __init__(self, pipeline: Pipeline, prompts: Sequence[str], number: int) -> None:
+        """Take the prompts of all examples.
+
+        Args:
+            pipeline: Whose tokenizer and text encoder.
+            prompts: One for each example.
+            number: The token's number.
+        """
+        tokenizer, self.encoder = pipeline.tokenizer, pipeline.text_encoder
+        different = list(dict.fromkeys(prompts))
+        numbers = tokenizer(
+            different,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        holds = (numbers == number).any(dim=1)
+        order = holds.argsort(descending=True, stable=True)
+        # Prompts with the token come first, so that one slice of them is encoded again.
+        place = {different[index]: position for position, index in enumerate(order.tolist())}
+        self.of_example = torch.tensor([place[prompt] for prompt in prompts])
+        self.learned = int(holds.sum())
+        self.numbers = numbers[order].to(pipeline.device)
+        with torch.no_grad():
+            self.fixed = self._encode(self.numbers[self.learned :]) if self.learned < len(order) else None
+
+    def hidden(self, examples: Tensor) -> Tensor:
+        """The hidden states (B, T, D) of the prompts of some examples, given by their indices (B,) on the CPU."""
+        chosen = self.of_example[examples]
+        wanted, inverse = chosen.unique(return_inverse=True)
+        ours = wanted[wanted < self.learned]
+        theirs = wanted[wanted >= self.learned] - self.learned
+        parts = []
+        if len(ours):
+            parts.append(self._encode(self.numbers[ours.to(self.numbers.device)]))
+        if len(theirs) and self.fixed is not None:
+            parts.append(self.fixed[theirs.to(self.numbers.device)])
+        return torch.cat(parts)[inverse.to(self.numbers.device)]
+
+    def _encode(self, numbers: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(numbers)[0]
+        return hidden
+
+
+class Slot:
+    """Where the learned row stands in for the table's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.row: Tensor | None = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Replace the row in what the token table gives."""
+        if self.row is None:
+            return output
+        return torch.where((inputs[0] == self.number)[..., None], self.row.to(output.dtype), output)
+
+
+@contextmanager
+def learned_row(pipeline: Pipeline, number: int) -> Iterator[Slot]:
+    """Let a tensor of its own stand in for one row of the token table, so that no other row can ever move.
+
+    Training the table itself and masking its gradient leaves every other row to weight decay and to the optimizer's
+    rounding.
+    """
+    slot = Slot(number)
+    handle = pipeline.text_encoder.get_input_embeddings().register_forward_hook(slot)
+    try:
+        yield slot
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def starting_row(pipeline: Pipeline, class_word: str) -> Tensor:
+    """Where a token begins: at its class's word, or at the mean of all words without one; (1, D), fp32."""
+    table = pipeline.text_encoder.get_input_embeddings().weight.float()
+    numbers = pipeline.tokenizer(class_word, add_special_tokens=False).input_ids if class_word else []
+    chosen = table[numbers] if numbers else table
+    row: Tensor = chosen.mean(dim=0, keepdim=True)
+    return row

@@ -1,0 +1,365 @@
+"""The one training loop: it knows no method and no store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.diffusion.conditioning import Prompts, Slot, learned_row
+from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.objective import Objective
+from conceptctl.diffusion.projections import Adapted, Deltas, adapted, cross_attention, freeze
+from conceptctl.diffusion.shield import shielded
+from conceptctl.errors import DeviceFailed
+
+ParameterGroups = Sequence[Mapping[str, Any]]
+"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters."""
+
+
+class Adapter(Protocol):
+    """What changes the projections: a module whose call gives a step's deltas."""
+
+    def __call__(self, generator: torch.Generator) -> Deltas:
+        """The deltas of a training step; what is random in them comes from the generator."""
+
+    def folded(self) -> Deltas:
+        """The deltas that are kept: nothing in them is random."""
+
+    def groups(self) -> ParameterGroups:
+        """What trains, and how fast."""
+
+    def measures(self) -> Mapping[str, Tensor]:
+        """Scalars worth watching."""
+
+
+class Trainable(nn.Module):
+    """All that trains: an adapter, and a token whose call gives its row (1, D)."""
+
+    def __init__(self, adapter: Adapter | None, token: nn.Module, token_learning_rate: float) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.token = token
+        self.token_learning_rate = token_learning_rate
+
+    def groups(self) -> ParameterGroups:
+        """What trains, and how fast."""
+        token = {"params": list(self.token.parameters()), "lr": self.token_learning_rate}
+        return [*(self.adapter.groups() if self.adapter else ()), token]
+
+    def deltas(self, generator: torch.Generator) -> Deltas:
+        """The deltas of a training step."""
+        return self.adapter(generator) if self.adapter else {}
+
+    def folded(self) -> Deltas:
+        """The deltas that are kept."""
+        return self.adapter.folded() if self.adapter else {}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents with a prompt each: the concept's, and auxiliary ones that it is learned beside."""
+
+    latents: Tensor
+    """(N, C, H, W), fp32, on the device."""
+    prompts: Sequence[str]
+    concept: int
+    """How many of them, the first ones, are the concept's."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and in what portions."""
+
+    steps: int
+    batch_size: int
+    auxiliary_batch: int = 0
+    """Auxiliary pictures in a step, beside the concept's."""
+    seed: int = 0
+    warmup: int = 0
+    """Steps over which learning rates rise."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a training stands."""
+
+    step: int
+    losses: Mapping[str, float]
+    """Means since the last report."""
+    measures: Mapping[str, float]
+    seconds: float
+    """Since this run began; an interrupted one counts from where it was taken up."""
+
+
+@dataclass
+class State:
+    """All that a training needs to go on: the same steps follow, bit for bit on a CPU."""
+
+    step: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Parameters, the optimizer's state, and what the next report will sum up, by name."""
+    counted: int = 0
+    """Steps since the last report."""
+    curve: list[float] = field(default_factory=list)
+    """The loss over the run."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told what, and when."""
+
+    report: Callable[[Report], None] = lambda report: None
+    save: Callable[[State], None] = lambda state: None
+    """Called every `save_seconds`, and when the training is interrupted."""
+    preview: Callable[[int], None] | None = None
+    """Called with the step, every `preview_steps`, the folded deltas and the token being in place."""
+    report_steps: int = 10
+    save_seconds: float = 60.0
+    preview_steps: int = 100
+
+
+Penalty = Callable[[Deltas, float], Mapping[str, Tensor]]
+"""What a method adds to the denoising loss, by name, given a step's deltas and the share of steps done."""
+
+CURVE_POINTS = 50
+
+
+def fit(
+    pipeline: Pipeline,
+    number: int,
+    trainable: Trainable,
+    examples: Examples,
+    schedule: Schedule,
+    penalty: Penalty,
+    *,
+    state: State | None = None,
+    callbacks: Callbacks | None = None,
+) -> State:
+    """Train adapter and token on the denoising loss and a method's penalty.
+
+    Every step draws from a generator of its own, seeded with the step, so that a run that was interrupted goes on as
+    if nothing had been. Nothing of the pipeline itself changes.
+
+    Args:
+        pipeline: The model, with all that was learned before.
+        number: The token's number.
+        trainable: What trains.
+        examples: What on.
+        schedule: How long.
+        penalty: The method's own loss.
+        state: Where an earlier run stopped.
+        callbacks: Who is told.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        DeviceFailed: The loss is no number any more, or memory ran out; nothing was saved since it was well.
+    """
+    callbacks = callbacks or Callbacks()
+    freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
+    run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
+    projections = cross_attention(pipeline.unet)
+    try:
+        with adapted(projections) as projected, learned_row(pipeline, number) as slot:
+            run.projected, run.slot = projected, slot
+            _loop(run, callbacks)
+    except torch.OutOfMemoryError as error:
+        hint = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
+        raise DeviceFailed("out of GPU memory; the store is unchanged", hint=hint) from error
+    return run.state()
+
+
+@torch.no_grad()
+def denoising_loss(
+    pipeline: Pipeline,
+    number: int,
+    trainable: Trainable,
+    examples: Examples,
+    schedule: Schedule,
+    *,
+    batches: int,
+    sampled: bool,
+) -> float:
+    """Measure the denoising loss on batches that no step draws, the same in every call.
+
+    Args:
+        pipeline: The model, as `fit` had it.
+        number: The token's number.
+        trainable: What was trained.
+        examples: What on.
+        schedule: Of which the portions count.
+        batches: How many.
+        sampled: With deltas as a training step draws them, or as they are kept.
+    """
+    run = _Run(pipeline, number, trainable, examples, schedule, lambda deltas, share: {}, State())
+    total = 0.0
+    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
+        for index in range(batches):
+            run.step = schedule.steps + index
+            total += run.losses(sampled=sampled)["denoising"].item()
+    return total / batches
+
+
+def _loop(run: _Run, callbacks: Callbacks) -> None:
+    began = saved = time.monotonic()
+    try:
+        while run.step < run.schedule.steps:
+            loss = run.losses()
+            loss["loss"].backward()
+            # What is half done when a signal comes is done or not begun when the state is saved.
+            with shielded():
+                run.update(loss)
+            if run.step % callbacks.report_steps == 0 or run.step == run.schedule.steps:
+                callbacks.report(run.report(time.monotonic() - began))
+            if callbacks.preview and run.step % callbacks.preview_steps == 0:
+                run.show(callbacks.preview)
+            if time.monotonic() - saved >= callbacks.save_seconds:
+                _save(run, callbacks)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        _save(run, callbacks)
+        raise
+
+
+def _save(run: _Run, callbacks: Callbacks) -> None:
+    run.check()
+    with shielded():
+        callbacks.save(run.state())
+
+
+class _Run:
+    """One training under way."""
+
+    projected: Adapted
+    slot: Slot
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        number: int,
+        trainable: Trainable,
+        examples: Examples,
+        schedule: Schedule,
+        penalty: Penalty,
+        state: State,
+    ) -> None:
+        self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
+        self.objective = Objective(pipeline)
+        self.prompts = Prompts(pipeline, examples.prompts, number)
+        groups = trainable.groups()
+        self.rates = [group["lr"] for group in groups]
+        self.optimizer = torch.optim.Adam([dict(group) for group in groups], fused=True)
+        self.parameters = dict(trainable.named_parameters())
+        self.sums: dict[str, Tensor] = {}
+        self.counted = state.counted
+        self.step = state.step
+        self.curve = list(state.curve)
+        if state.tensors:
+            self._restore(state.tensors)
+
+    def losses(self, *, sampled: bool = True) -> dict[str, Tensor]:
+        """One step's losses, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
+        generator = torch.Generator().manual_seed(_step_seed(self.schedule.seed, self.step))
+        chosen = self._choose(generator)
+        latents = self.examples.latents[chosen.to(self.examples.latents.device)]
+        noise, timesteps = self.objective.draw(latents, generator)
+        deltas = self.trainable.deltas(generator) if sampled else self.trainable.folded()
+        self.projected.put(deltas)
+        self.slot.row = self.trainable.token()
+        hidden = self.prompts.hidden(chosen)
+        losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden).mean()}
+        losses |= self.penalty(deltas, self.step / self.schedule.steps)
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _choose(self, generator: torch.Generator) -> Tensor:
+        concept, everything = self.examples.concept, len(self.examples.latents)
+        ours = torch.randint(0, concept, (self.schedule.batch_size,), generator=generator)
+        if everything == concept or not self.schedule.auxiliary_batch:
+            return ours
+        theirs = torch.randint(concept, everything, (self.schedule.auxiliary_batch,), generator=generator)
+        return torch.cat([ours, theirs])
+
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Take the step whose gradients are there."""
+        rise = min(1.0, (self.step + 1) / (self.schedule.warmup + 1))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rise
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        for name, value in losses.items():
+            known = self.sums.get(name)
+            self.sums[name] = value.detach() if known is None else known + value.detach()
+        self.counted += 1
+
+    def report(self, seconds: float) -> Report:
+        """Sum up the steps since the last report."""
+        losses = self.check()
+        self.sums, self.counted = {}, 0
+        every = max(1, self.schedule.steps // CURVE_POINTS)
+        if self.step // every > len(self.curve) or self.step == self.schedule.steps:
+            self.curve.append(losses["loss"])
+        with torch.no_grad():
+            measures = self.trainable.adapter.measures() if self.trainable.adapter else {}
+        return Report(self.step, losses, {name: value.item() for name, value in measures.items()}, seconds)
+
+    def check(self) -> dict[str, float]:
+        """Return the mean losses since the last report.
+
+        Raises:
+            DeviceFailed: They are no numbers.
+        """
+        losses = {name: value.item() / self.counted for name, value in self.sums.items()}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise DeviceFailed(
+                f"the loss became {losses['loss']} around step {self.step}; the last good state is kept",
+                hint="a smaller --learning-rate, or --mixed-precision no",
+            )
+        return losses
+
+    @torch.no_grad()
+    def show(self, preview: Callable[[int], None]) -> None:
+        """Let somebody draw with what is learned so far."""
+        self.projected.put(self.trainable.folded())
+        self.slot.row = self.trainable.token()
+        preview(self.step)
+
+    def state(self) -> State:
+        """A copy of everything, on the CPU."""
+        tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value
+        tensors |= {f"sum/{name}": value for name, value in self.sums.items()}
+        kept = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+        return State(self.step, kept, self.counted, list(self.curve))
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        device = self.examples.latents.device
+        self.sums = {
+            name.removeprefix("sum/"): value.to(device) for name, value in tensors.items() if name.startswith("sum/")
+        }
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"parameter/{name}"])
+                found = {
+                    key.rpartition("/")[2]: value
+                    for key, value in tensors.items()
+                    if key.startswith(f"optimizer/{name}/")
+                }
+                if found:
+                    self.optimizer.state[parameter] = {
+                        key: value.to(parameter.device, copy=True) for key, value in found.items()
+                    }
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for each step of each run: neighbouring runs share no step."""
+    return (seed * 1_000_003 + step) & (2**63 - 1)

@@ -1,0 +1,45 @@
+"""What a diffusion model is trained on: latents made noisy, and what was done to them (Ho et al. 2020, eq. 14)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from conceptctl.diffusion.models import Pipeline
+
+
+class Objective:
+    """The denoising loss of a pipeline, whether it predicts noise or velocity."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        from diffusers import DDPMScheduler
+
+        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.unet = pipeline.unet
+        self.times: int = self.scheduler.config.num_train_timesteps
+
+    def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+        """Denoise once and compare.
+
+        Args:
+            latents: Clean latents (B, C, H, W), fp32.
+            noise: Their noise, of the same shape.
+            timesteps: (B,), integers.
+            hidden: The prompts' hidden states (B, T, D).
+
+        Returns:
+            The mean squared error of each sample, (B,), fp32.
+        """
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        predicted = self.unet(noisy.to(hidden.dtype), timesteps, hidden).sample.float()
+        target = noise
+        if self.scheduler.config.prediction_type == "v_prediction":
+            target = self.scheduler.get_velocity(latents, noise, timesteps)
+        return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+
+    def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw noise and a time for each of a batch of latents, on the CPU, so that every device draws the same."""
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device, non_blocking=True)
+        timesteps = torch.randint(0, self.times, (len(latents),), generator=generator)
+        return noise, timesteps.to(latents.device, non_blocking=True)

@@ -1,0 +1,75 @@
+"""The weights that a concept changes: keys and values of a U-Net's cross-attention, by their place in the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+ENDS = ("attn2.to_k", "attn2.to_v")
+Deltas = Mapping[str, Tensor]
+"""What is added to each weight, by its place: `unet/mid_block.attentions.0....attn2.to_k.weight`."""
+
+
+def cross_attention(unet: nn.Module) -> dict[str, nn.Linear]:
+    """Find the cross-attention K and V projections of a U-Net, by place."""
+    return {
+        f"unet/{name}.weight": module
+        for name, module in unet.named_modules()
+        if name.endswith(ENDS) and isinstance(module, nn.Linear)
+    }
+
+
+class _Added(nn.Module):
+    """Adds a delta to a weight whenever the weight is used; without one, the weight is used as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delta: Tensor | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if self.delta is None else (weight + self.delta).to(weight.dtype)
+
+
+class Adapted:
+    """Projections that deltas can be put on, and taken off again."""
+
+    def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
+        self._added = {place: _Added() for place in projections}
+        for place, module in projections.items():
+            parametrize.register_parametrization(module, "weight", self._added[place])
+
+    def put(self, deltas: Deltas) -> None:
+        """Put deltas on; places that have none are used as they are."""
+        for place, added in self._added.items():
+            added.delta = deltas.get(place)
+
+
+@contextmanager
+def adapted(projections: Mapping[str, nn.Linear]) -> Iterator[Adapted]:
+    """Make projections take deltas, and leave them as they were."""
+    try:
+        yield Adapted(projections)
+    finally:
+        for module in projections.values():
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+
+
+def freeze(*modules: nn.Module) -> None:
+    """Let nothing of these modules train."""
+    for module in modules:
+        module.eval().requires_grad_(False)
+
+
+def shapes_of(projections: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]]:
+    """The shapes (D1, D2) of projections, by place."""
+    return {place: (module.out_features, module.in_features) for place, module in projections.items()}
+
+
+@torch.no_grad()
+def loaded(deltas: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move deltas to a device, in fp32."""
+    return {place: delta.to(device, torch.float32) for place, delta in deltas.items()}

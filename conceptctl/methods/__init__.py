@@ -1,0 +1,36 @@
+"""The methods, by name; nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from conceptctl.errors import NotFound
+
+if TYPE_CHECKING:
+    from conceptctl.methods.base import Method
+
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "stamina": "stamina:Stamina",
+        "ti++": "ti_plus_plus:TiPlusPlus",
+        "lora": "lora:Lora",
+    }
+)
+"""Every method, by the module in `methods/` and the class in it."""
+
+
+def find_method(name: str) -> type[Method]:
+    """Return a method's class.
+
+    Raises:
+        NotFound: There is no such method.
+    """
+    try:
+        module, _, attribute = METHODS[name].partition(":")
+    except KeyError:
+        raise NotFound(f"there is no method {name!r}", hint="methods: " + ", ".join(METHODS)) from None
+    found: type[Method] = getattr(import_module(f"conceptctl.methods.{module}"), attribute)
+    return found

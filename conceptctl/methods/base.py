@@ -1,0 +1,86 @@
+"""What a method is: how a concept is attached to a model, and what is added to the loss.
+
+The defaults are sequential fine-tuning: a low-rank adapter and a token row, trained on top of everything that was
+learned before, with nothing done against forgetting. Every method states only how it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from conceptctl.diffusion.fit import Trainable
+from conceptctl.diffusion.projections import Deltas
+from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.tokens import Row
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a method learns a concept; the defaults are the papers', for Stable Diffusion."""
+
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 8
+    """The concept's pictures in a step."""
+    auxiliary_batch: int = 8
+    """Auxiliary pictures in a step, beside the concept's."""
+    learning_rate: float = 5e-4
+    """Step size of the adapters."""
+    token_learning_rate: float = 5e-4
+    """Step size of the token."""
+    rank: int = 16
+    """Rank of the low-rank adapters."""
+    warmup: int = 0
+    """Steps over which the learning rates rise."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One concept to learn, as a method sees it."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    """The projections, (D1, D2) by place."""
+    start: Tensor
+    """Where the token begins, (1, D)."""
+    earlier: Mapping[str, Tensor] = field(default_factory=dict)
+    """The absolute value of the sum of all earlier deltas, (D1, D2) by place."""
+    seed: int = 0
+
+
+class Method:
+    """A method with its settings. It steps no optimizer, opens no file and prints nothing."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    """Where it is described."""
+    prompt: ClassVar[str] = "a photo of a {token} {word}"
+    """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word."""
+    configuration: ClassVar[type[Config]] = Config
+    """What can be set."""
+    pocket: ClassVar[Mapping[str, float | int | str]] = {}
+    """What is chosen differently on the bundled base; docs/methods.md has the sweep behind it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def attach(self, task: Task) -> Trainable:
+        """Make what trains, on the CPU."""
+        generator = torch.Generator().manual_seed(task.seed)
+        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
+        return Trainable(adapter, Row(task.start), self.config.token_learning_rate)
+
+    def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:
+        """What is added to the denoising loss, by name.
+
+        Args:
+            trainable: What `attach` made.
+            deltas: The deltas of this step, by place.
+            task: What is learned.
+            share: The share of steps done, 0 to 1.
+        """
+        return {}

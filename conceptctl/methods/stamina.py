@@ -1,0 +1,77 @@
+"""STAMINA: masked low-rank adapters and an MLP token (Smith et al. 2024, "Continual diffusion with STAMINA")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conceptctl.diffusion.fit import Trainable
+from conceptctl.diffusion.projections import Deltas
+from conceptctl.methods import base
+from conceptctl.methods.base import Method, Task
+from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.masked import Masked
+from conceptctl.parts.penalties import forgetting, sparsity
+from conceptctl.parts.tokens import Mlp
+
+
+@dataclass(frozen=True)
+class Config(base.Config):
+    """STAMINA's settings; values from section 5 and appendix D where the paper has them."""
+
+    mask: str = "low-rank"
+    """What the mask's logits are made of: low-rank, literal, collapsed or direct."""
+    mask_learning_rate: float = 5e-4
+    """Step size of the mask."""
+    temperature: float = 0.5
+    """tau of the Gumbel softmax (eq. 6)."""
+    open_by: float = 1.0
+    """By how much every entry of the mask starts out open, in logits; not given in the paper."""
+    start: float = 0.01
+    """Deviation of the first A; at 0, as in LoRA, the mask would have no gradient in the first step."""
+    sparsity_weight: float = 1e-3
+    """lambda_s of eq. 7."""
+    sparsity_warmup: float = 0.1
+    """The share of steps over which lambda_s rises; not in the paper."""
+    forgetting_weight: float = 1e3
+    """lambda_f of eq. 3."""
+
+
+class Stamina(Method):
+    """Stack-and-mask incremental adapters: W_t = W_{t-1} + (A_t B_t) * M_t (eq. 5)."""
+
+    name = "stamina"
+    paper = "Smith et al. 2024, STAMINA"
+    prompt = "a photo of a {token}"
+    configuration = Config
+    config: Config
+
+    def attach(self, task: Task) -> Trainable:
+        """Make adapters, masks and the token's MLP."""
+        config = self.config
+        generator = torch.Generator().manual_seed(task.seed)
+        low_rank = LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=config.start)
+        masked = Masked(
+            low_rank,
+            task.shapes,
+            config.mask,
+            config.rank,
+            config.mask_learning_rate,
+            config.temperature,
+            config.open_by,
+            generator=generator,
+        )
+        return Trainable(masked, Mlp(task.start, generator=generator), config.token_learning_rate)
+
+    def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:
+        """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
+        adapter = trainable.adapter
+        assert isinstance(adapter, Masked)
+        rise = min(1.0, share / self.config.sparsity_warmup) if self.config.sparsity_warmup else 1.0
+        losses = {"sparsity": self.config.sparsity_weight * rise * sparsity(adapter.drawn)}
+        if task.earlier:
+            losses["forgetting"] = self.config.forgetting_weight * forgetting(deltas, task.earlier)
+        return losses

@@ -1,0 +1,1 @@
+"""Adapters: deltas for the projections, and what of them trains."""

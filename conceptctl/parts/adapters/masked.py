@@ -1,0 +1,84 @@
+"""Low-rank adapters of which a learned mask lets some entries pass: (A B) * M (STAMINA eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.diffusion.fit import ParameterGroups
+from conceptctl.diffusion.projections import Deltas
+from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.masks import FORMS, MaskForm, hard_pass
+
+MASK_EPSILON = 1e-15
+"""Adam's eps for the masks: their gradients are of order 1e-8 and less, which the usual 1e-8 would not normalize."""
+
+
+class Masked(nn.Module):
+    """A low-rank adapter and a mask over each of its deltas."""
+
+    def __init__(
+        self,
+        low_rank: LowRank,
+        shapes: Mapping[str, tuple[int, int]],
+        form: str,
+        rank: int,
+        learning_rate: float,
+        temperature: float,
+        open_by: float,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        """Make the masks.
+
+        Args:
+            low_rank: What is masked.
+            shapes: The projections, (D1, D2) by place.
+            form: One of `masks.FORMS`.
+            rank: Width of the mask's MLP.
+            learning_rate: Of the masks; each form multiplies it with its `speed`.
+            temperature: tau of the Gumbel softmax.
+            open_by: By how much every entry starts out open, in logits.
+            generator: Source of the first values.
+        """
+        super().__init__()
+        self.low_rank = low_rank
+        self.masks: nn.ModuleList = nn.ModuleList(
+            FORMS[form](shape, rank, open_by, generator) for shape in shapes.values()
+        )
+        self.learning_rate, self.temperature = learning_rate, temperature
+        self.drawn: list[Tensor] = []
+        """The masks of the last step, with their graph: what a sparsity loss is taken of."""
+
+    def forward(self, generator: torch.Generator) -> Deltas:
+        """The deltas of a training step, through freshly drawn masks."""
+        products = self.low_rank.products()
+        # Drawn on the CPU in one piece: every device gets the same numbers, and a call for each matrix costs more.
+        sizes = [product.numel() for product in products]
+        uniform = torch.rand(sum(sizes), generator=generator).to(products[0].device, non_blocking=True)
+        self.drawn = [
+            hard_pass(form(), part.view_as(product), self.temperature)
+            for form, part, product in zip(self.masks, uniform.split(sizes), products, strict=True)
+        ]
+        masked = [product * mask for product, mask in zip(products, self.drawn, strict=True)]
+        return dict(zip(self.low_rank.places, masked, strict=True))
+
+    def folded(self) -> Deltas:
+        """The deltas through the masks' argmax: what is kept, and what is evaluated."""
+        masked = [product * (form() > 0) for product, form in zip(self.low_rank.products(), self.masks, strict=True)]
+        return dict(zip(self.low_rank.places, masked, strict=True))
+
+    def groups(self) -> ParameterGroups:
+        """The factors, and the masks at rates of their own."""
+        return [*self.low_rank.groups(), *(self._group(form) for form in self.masks)]
+
+    def _group(self, form: nn.Module) -> Mapping[str, object]:
+        assert isinstance(form, MaskForm)
+        return {"params": list(form.parameters()), "lr": self.learning_rate * form.speed, "eps": MASK_EPSILON}
+
+    def measures(self) -> Mapping[str, Tensor]:
+        """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""
+        differences = torch.cat([form().flatten() for form in self.masks])
+        return {"density": (differences > 0).float().mean(), "openness": differences.sigmoid().mean()}

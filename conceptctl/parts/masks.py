@@ -1,0 +1,153 @@
+"""Hard Gumbel masks over weight matrices, in four forms (STAMINA section 4, eqs. 4 and 6).
+
+A mask passes an entry or blocks it. The two logits that eq. 4 gives each entry matter only by their difference d, and
+the difference of two Gumbel samples is one logistic sample, so that an entry passes when d plus logistic noise is
+positive. Every form makes d for one matrix; they differ in what d is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, int]
+
+
+class MaskForm(nn.Module):
+    """Makes the logit differences of one matrix."""
+
+    speed: float = 1.0
+    """By how much the mask's own learning rate is multiplied."""
+
+    def forward(self) -> Tensor:
+        """The differences d, (D1, D2): positive means that an entry passes."""
+        raise NotImplementedError
+
+
+class Direct(MaskForm):
+    """A table of differences, trained at the rate of everything else: STAMINA's ablation without the MLP."""
+
+    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.table = nn.Parameter(open_by + _jitter(torch.randn(shape, generator=generator)))
+
+    def forward(self) -> Tensor:
+        """The table."""
+        return self.table * 1.0
+
+
+class Collapsed(Direct):
+    """A table that moves as fast as the literal MLP's output does under Adam, at 1/(2r) of its memory.
+
+    The MLP's input never changes, so neither does its hidden layer h but for its own training; every live column of
+    the last layer and its bias then move each of the two logits by about the learning rate in each step, together
+    2 (|h|_1 + 1) times the rate. |h|_1 is that of a freshly drawn first layer.
+    """
+
+    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+        super().__init__(shape, rank, open_by, generator)
+        hidden = torch.relu(_first_layer(rank, generator)(torch.ones(rank)))
+        self.speed = 2 * (float(hidden.sum()) + 1)
+
+
+class Literal(MaskForm):
+    """Appendix D to the letter: r x r and r x (D1 D2 2) linear layers with ReLU between, on ones."""
+
+    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.shape = shape
+        self.first = _first_layer(rank, generator)
+        self.last = nn.Linear(rank, shape[0] * shape[1] * 2)
+        bound = rank**-0.5
+        with torch.no_grad():
+            self.last.weight.copy_(bound * (2 * torch.rand(self.last.weight.shape, generator=generator) - 1))
+            self.last.bias.copy_(bound * (2 * torch.rand(self.last.bias.shape, generator=generator) - 1))
+            # The first index is "pass".
+            self.last.bias[0::2] += open_by
+
+    def forward(self) -> Tensor:
+        """The first logit of each entry minus its second."""
+        hidden = torch.relu(self.first(torch.ones_like(self.first.bias)))
+        logits = self.last(hidden).view(*self.shape, 2)
+        differences: Tensor = logits[..., 0] - logits[..., 1]
+        return differences
+
+
+class LowRankMask(MaskForm):
+    """d = U diag(h) V plus one number, with h = ReLU(W 1 + b): the factored form that fits the paper's N_param.
+
+    Differs from the paper: appendix D's last layer alone would be 76 % of Stable Diffusion's U-Net, where the paper's
+    table 2 has 0.19 % for everything.
+    """
+
+    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+        super().__init__()
+        rank = min(rank, *shape)
+        self.first = _first_layer(rank, generator)
+        with torch.no_grad():
+            # A hidden number that ReLU stops never trains, and its column of U and row of V with it.
+            self.first.bias.copy_(1 - self.first.weight.sum(dim=1))
+        self.rows = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * rank**-0.5)
+        self.columns = nn.Parameter(torch.randn(rank, shape[1], generator=generator))
+        self.offset = nn.Parameter(torch.full((), open_by))
+
+    def forward(self) -> Tensor:
+        """U diag(h) V + offset."""
+        hidden = torch.relu(self.first(torch.ones_like(self.first.bias)))
+        return torch.addmm(self.offset, self.rows * hidden, self.columns)
+
+
+FORMS: Mapping[str, Callable[[Shape, int, float, torch.Generator], MaskForm]] = {
+    "low-rank": LowRankMask,
+    "literal": Literal,
+    "collapsed": Collapsed,
+    "direct": Direct,
+}
+
+
+class _HardPass(torch.autograd.Function):
+    """Forward, 1 where an entry passes; backward, the gradient of the soft mask (Jang et al. 2017, section 2.2)."""
+
+    @staticmethod
+    def forward(ctx: Any, differences: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        soft = torch.logit(uniform, eps=1e-6).add_(differences).div_(temperature).sigmoid_()
+        ctx.save_for_backward(soft)
+        ctx.temperature = temperature
+        return soft.gt(0.5).to(soft.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (soft,) = ctx.saved_tensors
+        return (1 - soft).mul_(soft).mul_(gradients[0]).div_(ctx.temperature), None, None
+
+
+def hard_pass(differences: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Draw a hard mask (STAMINA eq. 6).
+
+    Args:
+        differences: Logit differences d, any shape.
+        uniform: Uniform numbers in [0, 1), of the same shape: the noise is their logit.
+        temperature: tau; smaller lets gradients through nearer to a change of mind only.
+
+    Returns:
+        1 where an entry passes and 0 where not, with the soft mask's gradient.
+    """
+    mask: Tensor = _HardPass.apply(differences, uniform, temperature)  # type: ignore[no-untyped-call]
+    return mask
+
+
+def _first_layer(rank: int, generator: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(rank, rank)
+    bound = rank**-0.5
+    with torch.no_grad():
+        layer.weight.copy_(bound * (2 * torch.rand(rank, rank, generator=generator) - 1))
+        layer.bias.copy_(bound * (2 * torch.rand(rank, generator=generator) - 1))
+    return layer
+
+
+def _jitter(noise: Tensor) -> Tensor:
+    # Entries that start out equal would all close in the same step.
+    return 0.1 * noise

@@ -1,0 +1,71 @@
+"""Auxiliary pictures: what the base itself draws of a class, so that learning one of its kind leaves the rest alone.
+
+They are drawn once. Their latents, which show nothing that the base did not make, are kept in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from conceptctl.store import blobs, tensorfile, weights
+from conceptctl.store.manifest import Attachment
+from conceptctl.store.store import Writer
+from conceptctl.workflows.defaults import defaults_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptctl.diffusion.models import Pipeline
+
+KIND = "auxiliary latents"
+
+
+def prompt_of(class_word: str) -> str:
+    """What auxiliary pictures are drawn from and learned under."""
+    return f"a photo of a {class_word}"
+
+
+def latents(
+    writer: Writer,
+    pipeline: Pipeline,
+    class_word: str,
+    count: int,
+    attachments: tuple[Attachment, ...],
+    stage: Callable[[str, int], None],
+    advance: Callable[[int], None],
+) -> tuple[Tensor, tuple[Attachment, ...]]:
+    """Return the latents of a class's auxiliary pictures, drawing them if the store has none yet.
+
+    Args:
+        writer: The right to change the store.
+        pipeline: The base, with nothing learned on it.
+        class_word: What to draw.
+        count: How many.
+        attachments: What the next generation will keep.
+        stage: Called when drawing begins.
+        advance: Called with each picture drawn.
+
+    Returns:
+        The latents (count, C, H, W), and the attachments with these among them.
+    """
+    import torch
+
+    from conceptctl.diffusion.latents import encode
+    from conceptctl.diffusion.sampling import draw_set
+
+    about = {"class": class_word, "count": str(count)}
+    for attachment in attachments:
+        if attachment.kind == KIND:
+            path = blobs.checked(writer.layout, attachment.blob, KIND, read=True)
+            if tensorfile.read_header(path).metadata == about:
+                return torch.from_numpy(weights.read_floats(path, "latents")), attachments
+    defaults = defaults_of(writer.head.base)
+    stage(f"drawing {class_word} pictures to learn beside", count)
+    pictures = []
+    for picture in draw_set(pipeline, prompt_of(class_word), count, steps=defaults.steps, guidance=defaults.guidance):
+        pictures.append(picture)
+        advance(1)
+    found = encode(pipeline, pictures).cpu()
+    ref = writer.add_tensors({"latents": weights.array_tensor(found.numpy())}, about)
+    return found, (*attachments, Attachment(KIND, "", ref))

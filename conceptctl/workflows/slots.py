@@ -1,0 +1,33 @@
+"""A training's state as a slot of a job, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conceptctl.store.jobs import Slot
+from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.weights import array_tensor
+
+if TYPE_CHECKING:
+    from conceptctl.diffusion.fit import State
+
+
+def to_slot(state: State) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """Return the step, the tensors and the rest of a state."""
+    tensors = {name: array_tensor(value.float().numpy()) for name, value in state.tensors.items()}
+    return state.step, tensors, {"curve": state.curve, "counted": state.counted}
+
+
+def from_slot(slot: Slot) -> State:
+    """Return the state that a slot holds."""
+    import torch
+
+    from conceptctl.diffusion.fit import State
+
+    tensors = {
+        name: torch.from_numpy(np.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape).copy())
+        for name, tensor in slot.tensors.items()
+    }
+    return State(slot.step, tensors, slot.state["counted"], list(slot.state["curve"]))

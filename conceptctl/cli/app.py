@@ -25,6 +25,7 @@ VERBS = {
     "show": "show:show",
     "log": "log:log",
     "info": "info:info",
+    "learn": "learn:learn",
     "generate": "generate:generate",
     "fold": "fold:fold",
     "undo": "undo:undo",

@@ -320,7 +320,7 @@ class _Run:
         if not all(math.isfinite(value) for value in losses.values()):
             raise DeviceFailed(
                 f"the loss became {losses['loss']} around step {self.step}; the last good state is kept",
-                hint="a smaller --learning-rate, or --mixed-precision no",
+                hint="a smaller --learning-rate",
             )
         return losses
 

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from conceptctl.diffusion.fit import Trainable
 from conceptctl.diffusion.projections import Deltas
+from conceptctl.errors import UsageError
 from conceptctl.methods import base
 from conceptctl.methods.base import Method, Task
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked import Masked
+from conceptctl.parts.masks import FORMS
 from conceptctl.parts.penalties import forgetting, sparsity
 from conceptctl.parts.tokens import Mlp
 
@@ -48,6 +50,11 @@ class Stamina(Method):
     prompt = "a photo of a {token}"
     configuration = Config
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.mask not in FORMS:
+            raise UsageError(f"there is no mask {config.mask!r}", hint="masks: " + ", ".join(FORMS))
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters, masks and the token's MLP."""

@@ -19,7 +19,7 @@ from conceptctl.store.manifest import Attachment, Generation, now
 from conceptctl.store.store import Store, Writer
 from conceptctl.workflows import auxiliary, generate
 from conceptctl.workflows.concept_files import add_concept, check_free, check_name_free
-from conceptctl.workflows.defaults import defaults_of
+from conceptctl.workflows.defaults import POCKET, Defaults, defaults_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from conceptctl.diffusion.fit import Examples, Report, State, Trainable
     from conceptctl.diffusion.models import Pipeline
-    from conceptctl.diffusion.photos.gate import Checked
+    from conceptctl.diffusion.photos.gate import Checked, Rules
     from conceptctl.methods.base import Method, Task
 
 REMEMBERED_PROMPT = "a photo of a V*{}"
@@ -128,7 +128,7 @@ def learn(
     """
     watch = watch or Watch()
     concept.check_name(request.name)
-    method = make_method(request, store.head())
+    method = make_method(request, store.head().base.name)
     with store.writing("learn", wait=wait) as writer:
         check_free(writer, _draft(request, method, writer.head))
         return _Learning(store, writer, request, method, device, watch).run()
@@ -146,13 +146,24 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
 
     concept.check_name(request.name)
     head = store.head()
-    method = make_method(request, head)
+    method = make_method(request, head.base.name)
     check_name_free(request.name, head, store.layout)
     checked = check_pictures(store, head, request, watch or Watch())
     return _plan(head, request, method, checked, str(choose_device(device)))
 
 
-def make_method(request: Request, head: Generation) -> Method:
+def check(request: Request) -> None:
+    """Check what needs no store.
+
+    Raises:
+        NotFound: There is no such method or setting.
+        UsageError: A name or a number that cannot be meant.
+    """
+    concept.check_name(request.name)
+    make_method(request, "")
+
+
+def make_method(request: Request, base_name: str) -> Method:
     """Make the method that a request asks for, with its settings.
 
     The method's own defaults are the papers'; the base may have others, and the user has the last word.
@@ -168,13 +179,14 @@ def make_method(request: Request, head: Generation) -> Method:
     }
     if unknown := sorted(set(request.settings) - known):
         raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
-    values = {**(found.pocket if head.base.name == "pocket" else {}), **asked, **request.settings}
+    values = {**(found.pocket if base_name == "pocket" else {}), **asked, **request.settings}
     if request.class_word == "" or request.auxiliary == 0:
         values["auxiliary_batch"] = 0
     config = found.configuration(**values)
     for name in ("steps", "batch_size", "rank", "learning_rate"):
-        if getattr(config, name) <= 0:
-            raise UsageError(f"{name.replace('_', ' ')} must be more than 0, not {getattr(config, name)}")
+        value = getattr(config, name)
+        if not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise UsageError(f"{name.replace('_', ' ')} must be more than 0, not {value}")
     return found(config)
 
 
@@ -184,17 +196,9 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     Raises:
         PicturesRefused: It holds something that must not be learned from.
     """
-    from conceptctl.diffusion.photos.gate import Rules, check_folder
+    from conceptctl.diffusion.photos.gate import check_folder
 
-    side = base.picture_side(store.layout, head.base)
-    defaults = defaults_of(head.base)
-    rules = Rules(
-        side=side,
-        min_side=defaults.smallest_side or side,
-        skip_bad=request.skip_bad,
-        first_frame=request.first_frame,
-        follow_symlinks=request.follow_symlinks,
-    )
+    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request)
     watch.stage("looking at the pictures", 0)
     checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
     if checked.photographic and head.base.name == "pocket":
@@ -203,6 +207,30 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
             "(for photographs: conceptctl init --base HUB_ID --store DIR)"
         )
     return checked
+
+
+def check_pictures_for_pocket(request: Request) -> None:
+    """Pass a folder through the picture gate as a store on the bundled base would, where there is none yet.
+
+    Raises:
+        PicturesRefused: It holds something that must not be learned from.
+    """
+    from conceptctl.diffusion.photos.gate import check_folder
+    from conceptctl.pocket.world.practice import SIZE
+
+    check_folder(request.folder, _rules(SIZE, POCKET, request))
+
+
+def _rules(side: int, defaults: Defaults, request: Request) -> Rules:
+    from conceptctl.diffusion.photos.gate import Rules
+
+    return Rules(
+        side=side,
+        min_side=defaults.smallest_side or side,
+        skip_bad=request.skip_bad,
+        first_frame=request.first_frame,
+        follow_symlinks=request.follow_symlinks,
+    )
 
 
 def _draft(request: Request, method: Method, head: Generation) -> Record:
@@ -260,6 +288,8 @@ class _Learning:
         self.checked = check_pictures(store, self.head, request, watch)
         self.plan = _plan(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
+        if self.device.type == "cpu" and self.head.base.name != "pocket":
+            watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
 
     def run(self) -> Learned:
         """Train, remember, commit."""

@@ -1,0 +1,129 @@
+"""Evaluations that are kept: one small blob a concept and run, attached to the generation that `eval` commits.
+
+The figures stand in the file's metadata, so that `show` reads them at once. No name stands in it: which concept it tells
+about stands in the attachment, which a purge removes together with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from conceptctl.errors import ImportRefused, StoreDamaged
+from conceptctl.store import blobs, tensorfile
+from conceptctl.store.concept import METADATA_KEY
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Action, Attachment, Generation, canonical
+from conceptctl.store.store import Store, Writer
+
+KIND = "evaluation"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One concept's figures in one run of `eval`."""
+
+    run: str
+    """The same for all concepts of a run, and random."""
+    generation: int
+    """With which the pictures were drawn."""
+    time: str
+    """When, UTC."""
+    last: bool
+    """Whether nothing had been learned after the concept, so that it does not count for forgetting."""
+    drawn: int
+    """Pictures drawn."""
+    heldout: int
+    """Real pictures that they were compared with."""
+    prompt: str
+    """What was drawn; `V*{}` stands for the concept."""
+    steps: int
+    guidance: float
+    then: str
+    """Where the features of just after learning came from: `remembered`, `redrawn`, or empty when there are none."""
+    extractor: Mapping[str, str]
+    """`name` and `sha256` of the CLIP model."""
+    kernel: Mapping[str, Any]
+    """The five settings."""
+    figures: Mapping[str, float | None]
+    """A_mmd, F_mmd and so on; None for what cannot be said."""
+
+
+def new_run() -> str:
+    """Return a name for a run that tells nothing about it."""
+    return os.urandom(8).hex()
+
+
+def commit(store: Store, measured: Sequence[tuple[str, Kept]], *, wait: bool = False) -> Generation | None:
+    """Keep figures as one generation.
+
+    Args:
+        store: The store; it may have changed since the pictures were drawn.
+        measured: The uid of each concept, and its figures.
+        wait: Wait while somebody else changes the store.
+
+    Returns:
+        The new head; None when none of the concepts is there any more.
+
+    Raises:
+        Busy: Somebody else changes the store.
+    """
+    with store.writing("eval", wait=wait) as writer:
+        names = {concept.uid: concept.name for concept in writer.head.concepts}
+        there = [(uid, kept) for uid, kept in measured if uid in names]
+        if not there:
+            return None
+        added = tuple(Attachment(KIND, uid, _add(writer, kept)) for uid, kept in there)
+        action = Action("eval", tuple(names[uid] for uid, _ in there))
+        return writer.commit(writer.head.after(action, attachments=(*writer.head.attachments, *added)))
+
+
+def _add(writer: Writer, kept: Kept) -> Any:
+    return writer.add_tensors({}, {METADATA_KEY: canonical({KIND: asdict(kept)}).decode()})
+
+
+def read_all(
+    layout: Layout,
+    generation: Generation,
+    uid: str | None = None,
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+) -> list[tuple[str, Kept]]:
+    """Read the evaluations that a generation holds, oldest first.
+
+    Args:
+        layout: The store.
+        generation: Usually the head.
+        uid: Only those of this concept.
+        warn: Called for each that is damaged, which then is left out: it stops nothing else.
+
+    Returns:
+        The uid of the concept, and its figures.
+    """
+    found = []
+    for attachment in generation.attachments:
+        if attachment.kind == KIND and uid in (None, attachment.concept):
+            try:
+                found.append((attachment.concept, _read(layout, attachment)))
+            except (StoreDamaged, ImportRefused) as error:
+                warn(f"left out: {error}")
+    return found
+
+
+def _read(layout: Layout, attachment: Attachment) -> Kept:
+    path = blobs.checked(layout, attachment.blob, KIND, read=True)
+    try:
+        entry = json.loads(tensorfile.read_header(path).metadata[METADATA_KEY])[KIND]
+        # Fields that a later version adds are not this one's concern.
+        return Kept(**{field.name: entry[field.name] for field in fields(Kept)})
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged(f"{KIND}: blob {attachment.blob.sha256[:12]}: it holds no figures") from None
+
+
+def presentable(value: float | None) -> float | None:
+    """Return a figure as JSON can hold it: None for what is not finite."""
+    return value if value is not None and math.isfinite(value) else None

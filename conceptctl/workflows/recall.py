@@ -1,0 +1,99 @@
+"""What a concept looked like when it had just been learned: remembered as features, or drawn once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conceptctl.diffusion.prompts import MARKER
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Base, Concept, Generation
+from conceptctl.store.store import Store
+from conceptctl.workflows.defaults import defaults_of
+from conceptctl.workflows.learn import REMEMBERED_PROMPT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptctl.metrics.features import FeatureExtractor
+
+PLACEHOLDER = MARKER + "{}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a concept's fixed pictures are drawn: now as they were then."""
+
+    prompt: str
+    """With `V*{}` where the concept's name goes."""
+    steps: int
+    guidance: float
+    recorded: bool
+    """Whether the concept's record says so; else it is the base's default."""
+
+    def prompt_for(self, name: str) -> str:
+        """What is drawn."""
+        return self.prompt.replace(PLACEHOLDER, MARKER + name)
+
+    def plain(self, class_word: str) -> str:
+        """The same prompt in words that CLIP knows; empty when there is no word for the concept."""
+        return self.prompt.replace(PLACEHOLDER, class_word) if class_word else ""
+
+
+def recipe_of(record: Record, base: Base) -> Recipe:
+    """Return how a concept was drawn when it was remembered, or how it would have been.
+
+    A record may come from a file of somebody else's, so its values count only if they can be meant.
+    """
+    prompt, steps, guidance = (record.settings.get(f"remembered_{what}") for what in ("prompt", "steps", "guidance"))
+    if (
+        isinstance(prompt, str)
+        and PLACEHOLDER in prompt
+        and prompt.count(MARKER) == 1
+        and type(steps) is int
+        and 1 <= steps <= 1000
+        and isinstance(guidance, int | float)
+        and 0 <= guidance <= 100
+    ):
+        return Recipe(prompt, steps, float(guidance), recorded=True)
+    defaults = defaults_of(base)
+    return Recipe(REMEMBERED_PROMPT, defaults.steps, defaults.guidance, recorded=False)
+
+
+def remembered_features(
+    store: Store, concept: Concept, record: Record, extractor: FeatureExtractor, device: str
+) -> Tensor | None:
+    """Return the features kept when a concept was learned, (pictures, D); None when they cannot be compared.
+
+    Features of another extractor cannot, nor those of pictures that another kind of device drew in other precision.
+
+    Raises:
+        StoreDamaged: The concept's file is damaged.
+    """
+    import torch
+
+    from conceptctl.store import tensorfile, weights
+
+    path = store.blob(concept, read=True)
+    info = tensorfile.read_header(path).tensors.get("features")
+    drawn_on = record.settings.get("remembered_device", device)
+    if info is None or record.settings.get("feature_extractor") != extractor.sha256 or drawn_on != device:
+        return None
+    found: Any = torch.from_numpy(weights.read_floats(path, "features"))
+    features: Tensor = found
+    return features if features.shape[1] == extractor.width else None
+
+
+def learned_in(store: Store, concept: Concept) -> Generation | None:
+    """Return the generation that brought a concept; None when its manifest is lost.
+
+    Raises:
+        StoreDamaged: A manifest is not as it was committed.
+    """
+    for row in store.log():
+        if row.verb in ("learn", "import"):
+            generation = store.generation(row.seq)
+            # Whatever is brought comes last, so a later generation is never taken for one that is lost.
+            if generation.concepts and generation.concepts[-1].uid == concept.uid:
+                return generation
+    return None

@@ -7,7 +7,7 @@ import pytest
 
 from tests import synthetic
 
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pydantic")
 
 
 def loaded_by(arguments: list[str]) -> list[str]:

@@ -1,0 +1,82 @@
+"""Masks: what passes, and which gradient they give."""
+
+import pytest
+import torch
+
+from conceptctl.parts.masks import FORMS, Collapsed, Literal, hard_pass
+
+SHAPE = (24, 16)
+
+
+def made(form, open_by=1.0, seed=0):
+    return FORMS[form](SHAPE, 8, open_by, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_a_difference_for_each_entry_and_trains_all_it_has(form):
+    mask = made(form)
+    differences = mask()
+    assert differences.shape == SHAPE
+    (differences * torch.randn(SHAPE)).sum().backward()
+    assert all(parameter.grad is not None for parameter in mask.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_open_a_mask_starts_is_what_was_asked_for(form):
+    tight, wide = (made(form, open_by=by)().mean().item() for by in (-2.0, 2.0))
+    assert wide - tight == pytest.approx(4.0, abs=0.6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_generator_gives_the_same_mask(form):
+    assert torch.equal(made(form)(), made(form)())
+    assert not torch.equal(made(form)(), made(form, seed=1)())
+
+
+def test_entries_pass_as_often_as_their_logit_says():
+    uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    for difference in (-1.5, 0.0, 0.7):
+        drawn = hard_pass(torch.full_like(uniform, difference), uniform, 0.5)
+        assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+        assert drawn.mean().item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
+
+
+def test_the_sample_is_that_of_a_two_way_gumbel_softmax():
+    # Two Gumbel samples, as eq. 4 has them, against the one logistic sample that their difference is.
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([0.3, -0.4])
+    gumbels = -torch.log(-torch.log(torch.rand(400_000, 2, generator=generator)))
+    passed = ((logits + gumbels) / 0.5).softmax(dim=1)[:, 0]
+    uniform = torch.rand(400_000, generator=generator)
+    soft = ((logits[0] - logits[1] + torch.logit(uniform)) / 0.5).sigmoid()
+    shares = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert torch.allclose(passed.quantile(shares), soft.quantile(shares), atol=0.01)
+
+
+def test_the_gradient_is_the_soft_masks():
+    differences = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    uniform = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    weights = torch.arange(1.0, 10.0, dtype=torch.float64)
+    (ours,) = torch.autograd.grad((hard_pass(differences, uniform, 0.5) * weights).sum(), differences)
+    soft = ((differences + torch.logit(uniform)) / 0.5).sigmoid()
+    (theirs,) = torch.autograd.grad((soft * weights).sum(), differences)
+    assert torch.allclose(ours, theirs)
+
+
+def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():
+    # Under Adam, with the same gradient in every step; the hypothesis that its speed is built on.
+    moved = {}
+    for form in (Literal, Collapsed):
+        mask = form(SHAPE, 16, 0.0, torch.Generator().manual_seed(0))
+        before = mask().detach()
+        optimizer = torch.optim.Adam(mask.parameters(), lr=1e-4 * mask.speed, eps=1e-15)
+        for _ in range(10):
+            optimizer.zero_grad()
+            mask().sum().backward()
+            optimizer.step()
+        moved[form] = (mask().detach() - before).abs().mean().item()
+    assert moved[Collapsed] == pytest.approx(moved[Literal], rel=0.5)
+
+
+def test_the_literal_form_has_the_weights_of_appendix_d():
+    assert sum(parameter.numel() for parameter in made("literal").parameters()) == (8 * 8 + 8 + (8 + 1) * 24 * 16 * 2)

@@ -1,0 +1,28 @@
+"""Penalties against the sums that they stand for, written out in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from conceptctl.parts.penalties import forgetting, sparsity
+
+
+def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before():
+    generator = torch.Generator().manual_seed(0)
+    deltas = {place: torch.randn(5, 7, generator=generator) for place in "abc"}
+    earlier = {place: torch.randn(5, 7, generator=generator).abs() for place in "ab"}
+    wanted = sum(
+        np.linalg.norm(earlier[place].double().numpy() * deltas[place].double().numpy()) ** 2 for place in "ab"
+    )
+    assert forgetting(deltas, earlier).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_forgetting_asks_nothing_of_untouched_weights():
+    earlier = {"a": torch.tensor([[0.0, 2.0]])}
+    assert forgetting({"a": torch.tensor([[9.0, 0.0]])}, earlier).item() == 0
+    assert forgetting({"a": torch.tensor([[9.0, 3.0]])}, earlier).item() == 36
+
+
+def test_sparsity_is_the_sum_of_the_masks_densities():
+    masks = [torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([1.0, 1.0])]
+    assert sparsity(masks).item() == pytest.approx(1.5)

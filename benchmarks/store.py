@@ -4,6 +4,7 @@ Run `python benchmarks/store.py`; `--concepts 50` for a quick look at growth. Pr
 """
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -25,14 +26,24 @@ CLI = str(Path(sys.executable).with_name("conceptctl"))
 ROUNDS = 10
 
 
-def seconds(command: list[str]) -> float:
-    """Return the median wall time of a command."""
-    times = []
+IMPORTS = [sys.executable, "-c", "import typer, rich"]
+"""What a verb's start is measured against."""
+
+
+def seconds(commands: list[list[str]]) -> list[tuple[float, float]]:
+    """Return the median wall time and the median processor time of each command.
+
+    They take turns, so that what else the machine does hits all of them. Where it does much, the wall time says how
+    busy it is and the processor time says how much there is to do.
+    """
+    taken: list[list[tuple[float, float]]] = [[] for _ in commands]
     for _ in range(ROUNDS):
-        start = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        for command, times in zip(commands, taken, strict=True):
+            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append((wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+    return [(statistics.median(wall for wall, _ in each), statistics.median(cpu for _, cpu in each)) for each in taken]
 
 
 def startup(folder: Path) -> None:
@@ -40,14 +51,14 @@ def startup(folder: Path) -> None:
     for number in range(1000):
         synthetic.learn(store, f"concept-{number}", number)
     where = ["--store", str(folder / "many")]
-    print(f"\n| 1,000 concepts, median of {ROUNDS} | seconds | over the imports |\n|---|---|---|")
-    imports = seconds([sys.executable, "-c", "import typer, rich"])
-    print(f"| `python -c 'import typer, rich'` | {imports:.3f} | |")
-    for verb in (["--help"], ["list", *where], ["list", "--json", *where], ["log", *where]):
-        taken = seconds([CLI, *verb])
-        print(
-            f"| `conceptctl {verb[0]}{' --json' if '--json' in verb else ''}` | {taken:.3f} | {taken - imports:+.3f} |"
-        )
+    verbs = [["--help"], ["list", *where], ["list", "--json", *where], ["log", *where]]
+    names = ["--help", "list", "list --json", "log"]
+    (wall, cpu), *taken = seconds([IMPORTS, *([CLI, *verb] for verb in verbs)])
+    print(f"\n| 1,000 concepts, median of {ROUNDS} | wall time, s | over the imports | processor time, s | over them |")
+    print("|---|---|---|---|---|")
+    print(f"| `python -c 'import typer, rich'` | {wall:.3f} | | {cpu:.3f} | |")
+    for name, (wall_of, cpu_of) in zip(names, taken, strict=True):
+        print(f"| `conceptctl {name}` | {wall_of:.3f} | {wall_of - wall:+.3f} | {cpu_of:.3f} | {cpu_of - cpu:+.3f} |")
     manifests = sum(map(_size, (folder / "many/gens").iterdir()))
     print(f"\n1,001 manifests: {manifests / 1e6:.1f} MB; index.db: {_size(folder / 'many/index.db') / 1e6:.2f} MB")
 
@@ -94,12 +105,11 @@ def growth(folder: Path, concepts: int) -> None:
     folded = time.perf_counter() - start
     base = sum(ref.size for ref in (*store.head().base.files.values(), store.head().base.texts))
     total = sum(path.stat().st_size for path in store.layout.root.rglob("*") if path.is_file())
-    listed = seconds([CLI, "list", "--store", str(store.layout.root)])
-    imports = seconds([sys.executable, "-c", "import typer, rich"])
+    (wall, cpu), (wall_of, cpu_of) = seconds([IMPORTS, [CLI, "list", "--store", str(store.layout.root)]])
     print(f"\n| {concepts} concepts of SD 1.x shape, 20 % density | |\n|---|---|")
     print(f"| store without its base | {(total - base) / 1e6:,.0f} MB; {concepts} x 20 MB = {concepts * 20:,} MB |")
     print(f"| a concept | {(total - base) / 1e6 / concepts:.2f} MB |")
-    print(f"| `list` over the imports | {listed - imports:+.3f} s |")
+    print(f"| `list` over the imports | {wall_of - wall:+.3f} s, processor {cpu_of - cpu:+.3f} s |")
     print(
         f"| making them, at the last | {learned / concepts:.2f} s a concept |\n| folding all of them | {folded:.0f} s |"
     )

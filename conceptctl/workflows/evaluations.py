@@ -1,13 +1,12 @@
 """Evaluations that are kept: one small blob a concept and run, attached to the generation that `eval` commits.
 
-The figures stand in the file's metadata, so that `show` reads them at once. No name stands in it: which concept it tells
-about stands in the attachment, which a purge removes together with the file.
+The figures stand in the file's metadata, so that `show` reads them at once. No name stands in it: which concept it
+tells about stands in the attachment, which a purge removes together with the file.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +16,7 @@ from conceptctl.errors import ImportRefused, StoreDamaged
 from conceptctl.store import blobs, tensorfile
 from conceptctl.store.concept import METADATA_KEY
 from conceptctl.store.layout import Layout
-from conceptctl.store.manifest import Action, Attachment, Generation, canonical
+from conceptctl.store.manifest import Action, Attachment, BlobRef, Generation, canonical
 from conceptctl.store.store import Store, Writer
 
 KIND = "evaluation"
@@ -51,6 +50,8 @@ class Kept:
     """The five settings."""
     figures: Mapping[str, float | None]
     """A_mmd, F_mmd and so on; None for what cannot be said."""
+    rbf: Mapping[str, float | None]
+    """The four MMDs once more, with the kernel that also sees spread."""
 
 
 def new_run() -> str:
@@ -82,7 +83,7 @@ def commit(store: Store, measured: Sequence[tuple[str, Kept]], *, wait: bool = F
         return writer.commit(writer.head.after(action, attachments=(*writer.head.attachments, *added)))
 
 
-def _add(writer: Writer, kept: Kept) -> Any:
+def _add(writer: Writer, kept: Kept) -> BlobRef:
     return writer.add_tensors({}, {METADATA_KEY: canonical({KIND: asdict(kept)}).decode()})
 
 
@@ -122,8 +123,3 @@ def _read(layout: Layout, attachment: Attachment) -> Kept:
         return Kept(**{field.name: entry[field.name] for field in fields(Kept)})
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged(f"{KIND}: blob {attachment.blob.sha256[:12]}: it holds no figures") from None
-
-
-def presentable(value: float | None) -> float | None:
-    """Return a figure as JSON can hold it: None for what is not finite."""
-    return value if value is not None and math.isfinite(value) else None

@@ -316,7 +316,7 @@ class _Learning:
         self.watch.advance(state.step if state else 0)
         callbacks = Callbacks(
             report=self.watch.report,
-            save=lambda reached: _save(job, reached),
+            save=lambda reached: _save(job, reached, self.pictures),
             preview=self._previewer(pipeline) if self.watch.preview else None,
         )
         end = fit(pipeline, number, trainable, examples, schedule, penalty, state=state, callbacks=callbacks)
@@ -352,12 +352,13 @@ class _Learning:
             "head": self.head.identity,
         }
         job = jobs.start(self.writer.layout, settings)
-        pictures = [job.digest(picture.pixels + (picture.caption or "").encode()) for picture in self.checked.pictures]
+        self.pictures = [
+            job.digest(picture.pixels + (picture.caption or "").encode()) for picture in self.checked.pictures
+        ]
         slot = job.load()
-        self.pictures = pictures
         if slot is None:
             return job, None
-        if slot.state.get("pictures") != pictures:
+        if slot.state.get("pictures") != self.pictures:
             # The same command over other pictures is another run.
             job.finish()
             return self._job()
@@ -505,11 +506,11 @@ class _Learning:
         )
 
 
-def _save(job: jobs.Job, state: State) -> None:
+def _save(job: jobs.Job, state: State, pictures: list[str]) -> None:
     from conceptctl.workflows.slots import to_slot
 
     step, tensors, rest = to_slot(state)
-    job.save(step, tensors, rest)
+    job.save(step, tensors, {**rest, "pictures": pictures})
 
 
 def parameter(pipeline: Pipeline, place: str) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.diffusion.prompts import MARKER
 from conceptctl.store.concept import Record
-from conceptctl.store.manifest import Base, Concept, Generation
+from conceptctl.store.manifest import Base, Concept
 from conceptctl.store.store import Store
 from conceptctl.workflows.defaults import defaults_of
 from conceptctl.workflows.learn import REMEMBERED_PROMPT
@@ -84,16 +84,17 @@ def remembered_features(
     return features if features.shape[1] == extractor.width else None
 
 
-def learned_in(store: Store, concept: Concept) -> Generation | None:
-    """Return the generation that brought a concept; None when its manifest is lost.
+def births(store: Store) -> dict[str, int]:
+    """Return the generation that brought each concept, by uid; those whose manifest is lost are missing.
 
     Raises:
         StoreDamaged: A manifest is not as it was committed.
     """
+    found: dict[str, int] = {}
     for row in store.log():
         if row.verb in ("learn", "import"):
-            generation = store.generation(row.seq)
+            concepts = store.generation(row.seq).concepts
             # Whatever is brought comes last, so a later generation is never taken for one that is lost.
-            if generation.concepts and generation.concepts[-1].uid == concept.uid:
-                return generation
-    return None
+            if concepts:
+                found.setdefault(concepts[-1].uid, row.seq)
+    return found

@@ -1,0 +1,334 @@
+"""`eval`: how every concept fares, measured against held-out pictures and against what it looked like at first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.store import base
+from conceptctl.store.concept import Record, read_record
+from conceptctl.store.manifest import Concept, Generation, now
+from conceptctl.store.store import Store
+from conceptctl.workflows import evaluations, generate, recall
+from conceptctl.workflows.defaults import defaults_of
+from conceptctl.workflows.evaluations import Kept
+from conceptctl.workflows.extractor import open_extractor
+from conceptctl.workflows.heldout import find_folders, read_pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from conceptctl.diffusion.models import Pipeline
+    from conceptctl.workflows.recall import Recipe
+    from conceptctl.workflows.weight_history import Step
+
+SHOWN = 8
+"""Pictures of each kind that a report shows: one batch of them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate, and how."""
+
+    folder: Path | None = None
+    """Holds a folder of held-out pictures for each concept."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Folders for single concepts, by name."""
+    count: int | None = None
+    """Pictures drawn of each concept; as many as are remembered by default."""
+    feature_extractor: str | None = None
+    """A folder or a hub id of a CLIP model; the base's own by default."""
+    skip_bad: bool = False
+    report: Path | None = None
+    """A file for the report, which must not be there yet."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what meanwhile."""
+
+    stage: Callable[[str, int], None] = lambda what, total: None
+    """A new stage begins, with so many units of work; 0 where that is not known."""
+    advance: Callable[[int], None] = lambda done: None
+    """So many more units of the stage are done."""
+    warn: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Some of a concept's pictures, for a report."""
+
+    heldout: tuple[Image.Image, ...] = ()
+    then: tuple[Image.Image, ...] = ()
+    now: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """N_param: how much was trained and is kept, in % of the U-Net; None where no record says it."""
+
+    trained: float | None
+    """In the U-Net, which is what the papers' tables count."""
+    trained_in_all: float | None
+    """With what made the token."""
+    stored: float
+    """Weights of the U-Net that are kept changed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One concept, measured."""
+
+    uid: str
+    name: str
+    class_word: str
+    kept: Kept
+    parameters: Parameters
+    shown: Shown = Shown()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run of `eval` found."""
+
+    head: Generation
+    """With which the pictures were drawn."""
+    committed: int | None
+    """The generation that keeps the figures; None when no concept was left to keep them with."""
+    measured: tuple[Measured, ...]
+    """In the order of learning."""
+    averages: Mapping[str, float | None]
+    parameters: Parameters
+    """`trained`: the mean over concepts; `stored`: all of them together."""
+    rbf: Mapping[str, float | None]
+    steps: tuple[Step, ...]
+    """What every concept of the store did to the weights, in the order of learning."""
+    births: Mapping[str, int]
+    """The generation that brought each concept, by uid."""
+    left_out: tuple[str, ...]
+    """Concepts without held-out pictures."""
+    report: Path | None = None
+
+
+def evaluate(
+    store: Store, request: Request, *, device: str = "auto", wait: bool = False, watch: Watch | None = None
+) -> Evaluation:
+    """Measure every concept that has held-out pictures, and keep the figures as one generation.
+
+    Drawing comes before the store is written to, so that something else may be learned meanwhile.
+
+    Args:
+        store: The store.
+        request: What to evaluate.
+        device: "auto", "cpu" or "cuda".
+        wait: Wait while somebody else changes the store.
+        watch: Who is told.
+
+    Raises:
+        NotFound: Nothing has held-out pictures, a name is no concept's, or there is no feature extractor.
+        PicturesRefused: Held-out pictures that are no usable pictures.
+        AlreadyExists: The report's file is there already.
+        UsageError: A number that cannot be meant.
+        Busy: Somebody else changes the store.
+        StoreDamaged: Something that the pictures need is damaged.
+    """
+    watch = watch or Watch()
+    if request.count is not None and request.count < 2:
+        raise UsageError("figures need at least 2 pictures of each concept")
+    if request.report:
+        _check_vacant(request.report)
+    if not wait:
+        # Hours of drawing would be for nothing if only their end found the store taken.
+        with store.writing("eval"):
+            pass
+    run = _Run(store, request, device, watch)
+    measured = run.measure()
+    committed = evaluations.commit(store, [(each.uid, each.kept) for each in measured], wait=wait)
+    if committed is None:
+        watch.warn("none of the concepts is in the store any more: the figures are not kept")
+    found = run.summary(measured, committed)
+    if request.report:
+        from conceptctl.workflows.eval_report import write_report
+
+        write_report(store, found, request.report, warn=watch.warn)
+    return found
+
+
+def _check_vacant(path: Path) -> None:
+    if path.exists():
+        raise AlreadyExists(f"{path} is there already", hint="name another file: a report is never overwritten")
+    if not path.parent.is_dir():
+        raise NotFound(f"no folder {path.parent}")
+
+
+class _Run:
+    """One run, from pictures to figures."""
+
+    def __init__(self, store: Store, request: Request, device: str, watch: Watch) -> None:
+        from conceptctl.diffusion import models
+        from conceptctl.workflows.weight_history import follow
+
+        self.store, self.request, self.watch = store, request, watch
+        self.head = store.head()
+        folders = find_folders(request.folder, request.images, self.head)
+        self.left_out = folders.without
+        if folders.without:
+            watch.warn(f"left out, because they have no held-out pictures: {', '.join(folders.without)}")
+        if folders.strange:
+            watch.warn(f"folders that are called like no concept: {', '.join(folders.strange)}")
+        self.device = models.choose_device(device)
+        watch.stage("looking at the pictures", 0)
+        self.real = read_pictures(
+            store,
+            self.head,
+            folders.of,
+            skip_bad=request.skip_bad,
+            progress=lambda done, total: watch.advance(1),
+            warn=watch.warn,
+        )
+        self.extractor = open_extractor(self.head.base, request.feature_extractor, self.device)
+        self.births = recall.births(store)
+        shapes = {place: info.shape for place, (_, _, info) in base.tensors(store.layout, self.head.base).items()}
+        self.unet = sum(math.prod(shape) for place, shape in shapes.items() if place.startswith("unet/"))
+        self.steps = follow(store, self.head, shapes)
+
+    def measure(self) -> tuple[Measured, ...]:
+        """Draw and measure every concept that has held-out pictures."""
+        chosen = [concept for concept in self.head.concepts if concept.name in self.real]
+        plans = [self._plan(concept) for concept in chosen]
+        self.watch.stage("drawing", sum(plan.count + plan.again for plan in plans))
+        with self.store.reading():
+            pipeline = generate.load(self.store, self.head, str(self.device))
+        drawn = [self._draw(pipeline, plan, plan.count) for plan in plans]
+        del pipeline
+        run = evaluations.new_run()
+        return tuple(self._measured(plan, pictures, run) for plan, pictures in zip(plans, drawn, strict=True))
+
+    def summary(self, measured: tuple[Measured, ...], committed: Generation | None) -> Evaluation:
+        """Average over concepts."""
+        from conceptctl.metrics.continual import averaged, mean
+
+        last = [each.kept.last for each in measured]
+        records = [self._record(concept) for concept in self.head.concepts]
+        return Evaluation(
+            head=self.head,
+            committed=committed.seq if committed else None,
+            measured=measured,
+            averages=averaged([each.kept.figures for each in measured], last),
+            parameters=Parameters(
+                mean(self._share(record, "trained_in_unet") for record in records),
+                mean(self._share(record, "trained_parameters") for record in records),
+                100 * sum(step.drift.changed for step in self.steps) / self.unet,
+            ),
+            rbf=averaged([each.kept.rbf for each in measured], last),
+            steps=self.steps,
+            births=self.births,
+            left_out=self.left_out,
+            report=self.request.report,
+        )
+
+    def _record(self, concept: Concept) -> Record:
+        return read_record(self.store.blob(concept))
+
+    def _plan(self, concept: Concept) -> _Plan:
+        """Decide how many pictures of a concept are drawn, and whether those of the past are drawn again."""
+        record = self._record(concept)
+        recipe = recall.recipe_of(record, self.head.base)
+        kept = recall.remembered_features(self.store, concept, record, self.extractor, self.device.type)
+        if kept is not None and (not recipe.recorded or len(kept) < 2):
+            kept = None
+        count = self.request.count or (defaults_of(self.head.base).remembered if kept is None else len(kept))
+        # The biased MMD depends on the number of pictures, so then and now have equally many.
+        then = kept[:count] if kept is not None and len(kept) >= count else None
+        again = count if then is None else (min(SHOWN, count) if self.request.report else 0)
+        if concept.uid not in self.births:
+            again = 0
+        return _Plan(concept, record, recipe, count, then, again)
+
+    def _draw(self, pipeline: Pipeline, plan: _Plan, count: int) -> list[Image.Image]:
+        from conceptctl.diffusion.sampling import draw_set
+
+        pictures = []
+        prompt = plan.recipe.prompt_for(plan.concept.name)
+        drawing = draw_set(pipeline, prompt, count, steps=plan.recipe.steps, guidance=plan.recipe.guidance)
+        for picture in drawing:
+            pictures.append(picture)
+            self.watch.advance(1)
+        return pictures
+
+    def _draw_again(self, plan: _Plan) -> list[Image.Image]:
+        """Draw a concept with the generation that brought it: fp32 sums in one order give the weights of then."""
+        if not plan.again:
+            return []
+        with self.store.reading():
+            generation = self.store.generation(self.births[plan.concept.uid])
+            pipeline = generate.load(self.store, generation, str(self.device))
+        return self._draw(pipeline, plan, plan.again)
+
+    def _measured(self, plan: _Plan, pictures: list[Image.Image], run: str) -> Measured:
+        from conceptctl.metrics.continual import Sets
+        from conceptctl.workflows.figures import cross_check, figures, kernel_settings
+
+        concept = plan.concept
+        past = self._draw_again(plan)
+        then, source = plan.then, "remembered"
+        if then is None:
+            then, source = (self.extractor.images(past), "redrawn") if past else (None, "")
+        if not source:
+            self.watch.warn(
+                f"{concept.name}: neither its features nor the generation that learned it are there, so forgetting "
+                "cannot be measured"
+            )
+        sets = Sets(self.extractor.images(self.real[concept.name]), then, self.extractor.images(pictures))
+        plain = plan.recipe.plain(concept.class_word)
+        kept = Kept(
+            run=run,
+            generation=self.head.seq,
+            time=now(),
+            last=concept is self.head.concepts[-1],
+            drawn=len(sets.now),
+            heldout=len(sets.real),
+            prompt=plan.recipe.prompt,
+            steps=plan.recipe.steps,
+            guidance=plan.recipe.guidance,
+            then=source,
+            extractor={"name": self.extractor.name, "sha256": self.extractor.sha256},
+            kernel=kernel_settings(self.extractor.width),
+            figures=figures(sets, self.extractor.texts([plain]) if plain else None),
+            rbf=cross_check(sets),
+        )
+        shown = Shown()
+        if self.request.report:
+            shown = Shown(*(tuple(part[:SHOWN]) for part in (self.real[concept.name], past, pictures)))
+        return Measured(concept.uid, concept.name, concept.class_word, kept, self._parameters(plan), shown)
+
+    def _parameters(self, plan: _Plan) -> Parameters:
+        (step,) = (each for each in self.steps if each.uid == plan.concept.uid)
+        return Parameters(
+            self._share(plan.record, "trained_in_unet"),
+            self._share(plan.record, "trained_parameters"),
+            100 * step.drift.changed / self.unet,
+        )
+
+    def _share(self, record: Record, name: str) -> float | None:
+        value = record.settings.get(name)
+        return 100 * value / self.unet if type(value) is int and value >= 0 else None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is drawn of one concept."""
+
+    concept: Concept
+    record: Record
+    recipe: Recipe
+    count: int
+    then: Tensor | None
+    """Remembered features, as many as pictures are drawn; None when they are to be made again."""
+    again: int
+    """Pictures to draw with the generation that brought it."""

@@ -1,0 +1,353 @@
+"""`learn`: from a folder of pictures to a generation, on a tiny pipeline of random weights."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from conceptctl.cli.app import run
+from conceptctl.config import TrainConfig
+from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
+from conceptctl.methods import METHODS
+from conceptctl.store import jobs, weights
+from conceptctl.store.concept import read_record
+from conceptctl.store.store import Store
+from conceptctl.store.verify import verify
+from conceptctl.workflows import learn as workflow
+from conceptctl.workflows.fold import fold
+from conceptctl.workflows.generate import load
+from conceptctl.workflows.learn import Request, Watch, learn, plan
+from tests import synthetic
+from tests.pictures import write_pictures
+from tests.tiny_pipeline import write_tiny_pipeline
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def base_folder(request, tmp_path_factory):
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+    # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
+    defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3)
+    for module in (workflow, workflow.auxiliary, workflow.generate):
+        monkeypatch.setattr(module, "defaults_of", lambda base: defaults)
+
+
+class _Named:
+    name = "tiny"
+
+
+@pytest.fixture
+def store(base_folder, tmp_path):
+    return synthetic.make_store(tmp_path / "store", base_folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("photos"))
+
+
+def asked(folder, name="alice", **changes):
+    facts = {
+        "folder": folder,
+        "name": name,
+        "class_word": "cat",
+        "train": TrainConfig(steps=STEPS, batch_size=2, learning_rate=1e-2, rank=4),
+        "remembered": 0,
+    }
+    return Request(**{**facts, **changes})
+
+
+def teach(store, folder, name="alice", watch=None, **changes):
+    return learn(store, asked(folder, name, **changes), device="cpu", watch=watch)
+
+
+def delta(store, name):
+    return {place: each.values for place, each in weights.read_deltas(store.blob(store.concept(name)), shapes(store))}
+
+
+def shapes(store):
+    from conceptctl.store import base
+
+    return {place: info.shape for place, (_, _, info) in base.tensors(store.layout, store.head().base).items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_generation_with_the_concept_and_where_it_came_from(store, folder, method):
+    made = teach(store, folder, train=TrainConfig(method=method, steps=STEPS, batch_size=2), license="CC0", consent="A")
+    head = store.head()
+    assert (head.seq, head.action.verb, [each.name for each in head.concepts]) == (1, "learn", ["alice"])
+    assert made.generation == head
+    record = read_record(store.blob(store.concept("alice")))
+    assert (record.method, record.class_word, record.photos, record.steps) == (method, "cat", 4, STEPS)
+    assert (record.license, record.consent, record.base, record.after) == ("CC0", "A", head.base.sha256, 0)
+    assert len(record.loss_curve) >= 1
+    assert all(np.isfinite(record.loss_curve))
+    assert list(store.layout.jobs.iterdir()) == []
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_a_later_concept_is_trained_on_top_of_earlier_ones_folded_or_not(store, folder, tmp_path):
+    teach(store, folder, "alice", train=TrainConfig(method="lora", steps=STEPS, batch_size=2, learning_rate=1.0))
+    twin = Store(store.layout.root)
+    other = synthetic.make_store(tmp_path / "other", _laid_out(store, tmp_path))
+    teach(other, folder, "falls")
+    teach(twin, folder, "falls")
+    on_top = delta(store, "falls")
+    assert not same(on_top, delta(other, "falls"))
+
+
+def _laid_out(store, tmp_path):
+    import shutil
+
+    from conceptctl.store import base
+
+    with base.folder(store.layout, store.head()) as laid:
+        return shutil.copytree(laid, tmp_path / "laid")
+
+
+def test_folding_what_was_learned_first_changes_nothing_for_the_next(base_folder, folder, tmp_path):
+    ends = []
+    for folded in (False, True):
+        made = synthetic.make_store(tmp_path / str(folded), base_folder)
+        teach(made, folder, "alice")
+        if folded:
+            fold(made)
+        teach(made, folder, "falls")
+        ends.append(delta(made, "falls"))
+    assert same(*ends)
+
+
+def test_the_model_that_learned_it_and_the_one_that_is_loaded_are_the_same(store, folder):
+    teach(store, folder)
+    loaded = load(store, store.head(), "cpu")
+    base = load(store, store.generation(0), "cpu")
+    changed = key_value_shapes_of(base)
+    for name, weight in base.unet.named_parameters():
+        assert torch.equal(weight, loaded.unet.get_parameter(name)) == (name not in changed), name
+
+
+def key_value_shapes_of(pipeline):
+    return {
+        name
+        for name, _ in pipeline.unet.named_parameters()
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    }
+
+
+def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
+    stores = [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
+    for each in stores:
+        teach(each, folder)
+    assert same(delta(stores[0], "alice"), delta(stores[1], "alice"))
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path):
+    whole = synthetic.make_store(tmp_path / "whole", base_folder)
+    teach(whole, folder, train=TrainConfig(steps=25, batch_size=2))
+    broken = synthetic.make_store(tmp_path / "broken", base_folder)
+
+    def interrupt(report):
+        if report.step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(broken, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt))
+    assert broken.head().seq == 0
+    (job,) = jobs.found(broken.layout)
+    assert job.load().step == 10
+    seen = []
+    teach(broken, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    assert min(seen) > 10
+    assert same(delta(whole, "alice"), delta(broken, "alice"))
+    records = [read_record(each.blob(each.concept("alice"))) for each in (whole, broken)]
+    assert records[0].loss_curve == records[1].loss_curve
+    assert list(broken.layout.jobs.iterdir()) == []
+
+
+def test_other_pictures_are_another_run(store, folder, tmp_path):
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, watch=Watch(report=interrupt), train=TrainConfig(steps=25, batch_size=2))
+    other = write_pictures(tmp_path / "other", count=5)
+    seen = []
+    teach(store, other, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    assert min(seen) == 10
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(store, folder):
+    with pytest.raises(DeviceFailed, match=r"nan|inf"):
+        teach(store, folder, train=TrainConfig(steps=25, batch_size=2, learning_rate=1e30))
+    assert store.head().seq == 0
+
+
+def test_auxiliary_pictures_are_drawn_once_and_kept(store, folder):
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what))
+    teach(store, folder, "alice", watch=watch, auxiliary=3)
+    teach(store, folder, "bob", watch=watch, auxiliary=3)
+    assert sum("to learn beside" in what for what in stages) == 1
+    assert [each.kind for each in store.head().attachments] == ["auxiliary latents"]
+    teach(store, folder, "carol", watch=watch, auxiliary=4)
+    assert sum("to learn beside" in what for what in stages) == 2
+    teach(store, folder, "dave", watch=watch, auxiliary=0)
+    assert len(store.head().attachments) == 2
+
+
+def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
+    folder = write_pictures(tmp_path / "photos")
+    (folder / "0.txt").write_text("{token} in the snow")
+    planned = plan(store, asked(folder), device="cpu")
+    assert planned.prompts == ("V*alice in the snow", "a photo of a V*alice")
+    assert (
+        "a photo of a V*alice cat" in plan(store, asked(folder, train=TrainConfig(method="lora")), device="cpu").prompts
+    )
+    teach(store, folder)
+
+
+def test_without_a_class_word_nothing_is_learned_beside(store, folder):
+    assert plan(store, asked(folder, class_word=""), device="cpu").auxiliary == 0
+    teach(store, folder, class_word="")
+    assert store.head().attachments == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"name": "Alice"}, UsageError),
+        ({"name": ""}, UsageError),
+        ({"train": TrainConfig(method="dreambooth")}, NotFound),
+        ({"train": TrainConfig(steps=0)}, UsageError),
+        ({"train": TrainConfig(learning_rate=float("nan"))}, UsageError),
+        ({"settings": {"speed": 9}}, NotFound),
+        ({"settings": {"mask": "checkers"}}, UsageError),
+        ({"folder": "nowhere"}, PicturesRefused),
+    ],
+)
+def test_what_cannot_be_meant_changes_nothing(store, folder, tmp_path, changes, error):
+    changes = {**changes, "folder": tmp_path / changes["folder"]} if "folder" in changes else changes
+    for act in (plan, learn):
+        with pytest.raises(error):
+            act(store, dataclasses.replace(asked(folder), **changes), device="cpu")
+    assert store.head().seq == 0
+    assert list(store.layout.jobs.iterdir()) == []
+
+
+def test_a_name_that_is_taken_is_refused(store, folder):
+    teach(store, folder)
+    for act in (plan, learn):
+        with pytest.raises(AlreadyExists, match="alice"):
+            act(store, asked(folder), device="cpu")
+
+
+def test_a_second_learn_is_told_at_once_that_somebody_else_is_learning(store, folder):
+    with store.writing("learn"), pytest.raises(Busy):
+        teach(Store(store.layout.root), folder)
+
+
+def test_no_byte_run_of_a_picture_and_no_latent_of_it_is_in_the_store(store, tmp_path):
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    photos = tmp_path / "secret-holiday"
+    photos.mkdir()
+    for index in range(4):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"secret-{index}.png")
+
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, photos, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt))
+    _assert_nothing_of(photos, store)
+    teach(store, photos, train=TrainConfig(steps=25, batch_size=2))
+    _assert_nothing_of(photos, store)
+
+
+def _assert_nothing_of(photos, store):
+    from PIL import Image
+
+    from conceptctl.diffusion.latents import encode
+
+    pipeline = load(store, store.generation(0), "cpu")
+    runs = [b"secret"]
+    for path in photos.iterdir():
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+            latents = encode(pipeline, [picture.convert("RGB")]).numpy()
+        for data in (path.read_bytes(), pixels.tobytes(), latents.tobytes(), latents.astype(np.float16).tobytes()):
+            runs += [data[start : start + 64] for start in range(0, len(data) - 63, 64)]
+    for file in store.layout.root.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert not any(run in content for run in runs), file
+
+
+def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "12", "--batch-size", "2"]
+    options += ["--set", "remembered=1"]
+    assert run(["learn", str(folder), "--token", "alice", "--dry-run", "--json", *options[:-2]]) == 0
+    planned = json.loads(capsys.readouterr().out)["plan"]
+    assert (planned["pictures"], planned["method"], planned["config"]["steps"]) == (4, "stamina", 12)
+    assert store.head().seq == 0
+    assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
+    assert "remembered" in json.loads(capsys.readouterr().out)["error"]["message"]
+    made = ["learn", str(folder), "--token", "alice", "--class", "cat", "--aux", "2", "--preview", "--fold", "--json"]
+    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks.preview_steps", 5)
+    assert run([*made, *options[:-2]]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["generation"] == 2
+    assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
+    assert store.concept("alice").folded
+    assert run([*made, *options[:-2]]) == 5
+
+
+def test_a_signal_keeps_the_state_and_the_same_command_goes_on(store, folder, capsys, monkeypatch):
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--batch-size", "2", "--steps", "30"]
+    command = ["learn", str(folder), "--token", "alice", *options]
+    from conceptctl.cli.learn import _Display
+
+    plain = _Display.report
+
+    def terminate(self, report):
+        os.kill(os.getpid(), signal.SIGTERM)
+        plain(self, report)
+
+    monkeypatch.setattr(_Display, "report", terminate)
+    assert run(command) == 143
+    assert "same command" in capsys.readouterr().err
+    (job,) = jobs.found(store.layout)
+    assert job.load().step == 10
+    monkeypatch.setattr(_Display, "report", plain)
+    assert run(command) == 0
+    assert store.head().seq == 1
+
+
+def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_does_not(tmp_path, monkeypatch, capsys):
+    root = tmp_path / "data"
+    monkeypatch.setattr("conceptctl.store.layout.default_root", lambda: root)
+    monkeypatch.delenv("CONCEPTCTL_STORE", raising=False)
+    assert run(["learn", str(tmp_path / "nowhere"), "--token", "alice"]) == 3
+    assert not root.exists()
+    assert run(["learn", str(tmp_path), "--token", "alice", "--dry-run"]) == 5
+    assert run(["learn", str(tmp_path), "--token", "Alice"]) == 2
+    assert not root.exists()
+    named = ["--store", str(tmp_path / "elsewhere")]
+    assert run(["learn", str(write_pictures(tmp_path / "p", side=64)), "--token", "alice", *named]) == 5
+    assert not (tmp_path / "elsewhere").exists()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from conceptctl.metrics.mmd import Kernel, mmd
+
+FORGETTING = ("F_mmd", "BwT_mmd")
+"""Figures that tell what came after a concept, which the one that was learned last does not have (j < N)."""
 
 
 @dataclass(frozen=True)
@@ -22,52 +25,47 @@ class Sets:
     """X_{N,j}: drawn after everything that was learned since, with the same seeds and the same prompt."""
 
 
-@dataclass(frozen=True)
-class Figures:
-    """How one concept fares, or several on average; every figure x 10^3, None where it cannot be said."""
-
-    a_mmd: float | None
-    """MMD(X_{D,j}, X_{N,j}): how far today's pictures are from the real ones. Smaller is better."""
-    f_mmd: float | None
-    """MMD(X_{j,j}, X_{N,j}), forgetting: how far they have gone from what they were. Smaller is better."""
-    p_mmd: float | None
-    """MMD(X_{D,j}, X_{j,j}), plasticity: how well the concept was learned at the time. Smaller is better."""
-    bwt_mmd: float | None
-    """MMD(X_{D,j}, X_{j,j}) - MMD(X_{D,j}, X_{N,j}), backward transfer. Larger is better."""
-
-
-def figures_of(sets: Sets, kernel: Kernel | None = None) -> Figures:
-    """Compute one concept's figures.
+def figures_of(sets: Sets, kernel: Kernel | None = None) -> dict[str, float | None]:
+    """Compute one concept's part of A_mmd, F_mmd, P_mmd and BwT_mmd.
 
     Args:
         sets: Its features. `then` and `now` have equally many pictures, because the biased MMD depends on how many.
         kernel: What compares them; the papers' by default.
+
+    Returns:
+        Each x 10^3, and None where it cannot be said.
+
+        A_mmd: MMD(X_{D,j}, X_{N,j}), how far today's pictures are from the real ones. Smaller is better.
+        F_mmd: MMD(X_{j,j}, X_{N,j}), how far they have gone from what they were: forgetting. Smaller is better.
+        P_mmd: MMD(X_{D,j}, X_{j,j}), how well it was learned at the time: plasticity. Smaller is better.
+        BwT_mmd: P_mmd - A_mmd, backward transfer. Larger is better.
     """
     today = mmd(sets.real, sets.now, kernel)
     if sets.then is None:
-        return Figures(today, None, None, None)
+        return {"A_mmd": today, "F_mmd": None, "P_mmd": None, "BwT_mmd": None}
     learned = mmd(sets.real, sets.then, kernel)
-    return Figures(today, mmd(sets.then, sets.now, kernel), learned, learned - today)
+    return {"A_mmd": today, "F_mmd": mmd(sets.then, sets.now, kernel), "P_mmd": learned, "BwT_mmd": learned - today}
 
 
-def averaged(concepts: Sequence[Figures], forgettable: Sequence[bool]) -> Figures:
-    """Average figures over concepts: A_mmd, F_mmd, P_mmd and BwT_mmd.
+def averaged(concepts: Sequence[Mapping[str, float | None]], last: Sequence[bool]) -> dict[str, float | None]:
+    """Average figures over concepts.
 
     Args:
-        concepts: The figures of each, in the order of learning.
-        forgettable: Which of them had others learned after them (j < N): the last one cannot have been forgotten, and
-            F_mmd and BwT_mmd leave it out.
+        concepts: Figures of each, by name.
+        last: Whether nothing was learned after it, so that it does not count for forgetting.
 
     Returns:
-        The means; None for one that no concept has.
+        The means over the concepts that have the figure; None where none has it.
     """
-    earlier = [figures for figures, counts in zip(concepts, forgettable, strict=True) if counts]
-    return Figures(
-        mean(each.a_mmd for each in concepts),
-        mean(each.f_mmd for each in earlier),
-        mean(each.p_mmd for each in concepts),
-        mean(each.bwt_mmd for each in earlier),
-    )
+    names = dict.fromkeys(name for figures in concepts for name in figures)
+    return {
+        name: mean(
+            figures.get(name)
+            for figures, is_last in zip(concepts, last, strict=True)
+            if not (is_last and name in FORGETTING)
+        )
+        for name in names
+    }
 
 
 def mean(values: Iterable[float | None]) -> float | None:

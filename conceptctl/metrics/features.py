@@ -36,6 +36,12 @@ class FeatureExtractor:
         self._tokenizer = tokenizer
         self._processor = processor
 
+    @property
+    def width(self) -> int:
+        """How many numbers a feature has: D."""
+        width: int = self._model.config.projection_dim
+        return width
+
     @torch.no_grad()
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Return features of pictures: (N, D) fp32, unit norm, on the CPU."""
@@ -46,7 +52,7 @@ class FeatureExtractor:
             pixels = self._processor(full, return_tensors="pt").pixel_values.to(self._model.device)
             parts.append(_projected(self._model.get_image_features(pixel_values=pixels))[: len(batch)])
         if not parts:
-            return torch.empty(0, self._model.config.projection_dim)
+            return torch.empty(0, self.width)
         return torch.cat(parts)
 
     @torch.no_grad()

@@ -28,6 +28,7 @@ VERBS = {
     "learn": "learn:learn",
     "generate": "generate:generate",
     "fold": "fold:fold",
+    "eval": "eval_:evaluate",
     "undo": "undo:undo",
     "forget": "forget:forget",
     "export": "export:export",

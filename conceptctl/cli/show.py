@@ -10,6 +10,7 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
 from conceptctl.store.index import LogRow
+from conceptctl.workflows.evaluations import read_all
 
 EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
@@ -20,7 +21,8 @@ def show(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show everything that is known about a concept."""
+    """Show everything that is known about a concept, and how it fared in every `eval` so far."""
+    out = Output(json, quiet)
     opened = open_store(store)
     entry = opened.concept(name)
     facts: dict[str, Any] = dataclasses.asdict(read_record(opened.blob(entry)))
@@ -31,15 +33,31 @@ def show(
         "bytes": entry.blob.size,
         "blob": entry.blob.sha256,
         "generation": _first_seen(opened.log(), name),
+        "evaluations": [
+            {"generation": kept.generation, "time": kept.time, "drawn": kept.drawn, **kept.figures}
+            for _, kept in read_all(
+                opened.layout, opened.head(), entry.uid, warn=lambda text: out.say(f"warning: {text}")
+            )
+        ],
     }
-    rows = [(key.replace("_", " "), _text(key, value)) for key, value in facts.items() if value not in ("", (), {})]
-    Output(json, quiet).table(facts, ("fact", "value"), rows)
+    evaluations = [(f"at generation {each['generation']}", _fared(each)) for each in facts["evaluations"]]
+    rows = [
+        (key.replace("_", " "), _text(key, value))
+        for key, value in facts.items()
+        if key != "evaluations" and value not in ("", (), {})
+    ]
+    out.table(facts, ("fact", "value"), [*rows, *evaluations])
 
 
 def _first_seen(history: list[LogRow], name: str) -> int:
     """Return the latest generation in which a concept of that name was added."""
     added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
     return max(added, default=0)
+
+
+def _fared(evaluation: dict[str, Any]) -> str:
+    shown = {name: evaluation.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
+    return ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
 
 
 def _text(key: str, value: Any) -> str:

@@ -1,0 +1,142 @@
+"""`conceptctl eval`: measure how every concept fares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, WaitOption, epilog
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import open_store
+from conceptctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from conceptctl.workflows.evaluate import Evaluation, Measured
+
+EPILOG = epilog(
+    "conceptctl eval ./held-out --report report.html",
+    "conceptctl eval --images alice=./alice-held-out -n 16",
+    codes=(2, 3, 4, 5, 6, 7, 9),
+)
+SHOWN = {"A_mmd": "A_mmd", "F_mmd": "F_mmd", "P_mmd": "P_mmd", "BwT_mmd": "BwT_mmd", "kid": "KID",
+         "clip_i2i": "CLIP I2I", "clip_t2i": "CLIP T2I", "noise_floor": "noise floor",
+         "diversity": "diversity"}  # fmt: skip
+"""Columns of the table."""
+
+
+def evaluate(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Holds a folder of held-out pictures for each concept: DIR/NAME/*.png.", metavar="DIR"),
+    ] = None,
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="A folder for one concept; repeatable.", metavar="NAME=DIR")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--per-concept", help="Pictures drawn of each; as many as were remembered.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write one HTML file with pictures.", metavar="FILE")
+    ] = None,
+    feature_extractor: Annotated[
+        str | None,
+        typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER"),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    wait: WaitOption = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how every concept fares: its quality, what was forgotten, and how well it was learned."""
+    out = Output(json, quiet)
+    named = dict(map(_pair, images or []))
+    if folder is None and not named:
+        raise UsageError("nothing to compare with", hint="conceptctl eval DIR, or --images NAME=DIR")
+    opened = open_store(store)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from conceptctl.workflows.evaluate import Request, Watch, evaluate
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
+        task = bar.add_task("", total=None)
+        watch = Watch(
+            stage=lambda what, total: bar.reset(task, description=what, total=total or None),
+            advance=lambda done: bar.advance(task, done),
+            warn=lambda text: out.say(f"warning: {text}"),
+        )
+        request = Request(folder, named, count, feature_extractor, skip_bad, report)
+        found = evaluate(opened, request, device=device, wait=wait, watch=watch)
+    _show(out, found)
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise UsageError(f"--images takes NAME=DIR, not {text!r}")
+    return name, Path(folder)
+
+
+def _show(out: Output, found: Evaluation) -> None:
+    from conceptctl.workflows.eval_report import kernel_text, number
+
+    rows = [
+        (each.name, str(each.kept.drawn), str(each.kept.heldout), *(number(each.kept.figures[key]) for key in SHOWN))
+        for each in found.measured
+    ]
+    mean = ("average", "", "", *(number(found.averages[key]) for key in SHOWN))
+    out.table(payload(found), ("concept", "drawn", "held-out", *SHOWN.values()), rows if out.quiet else [*rows, mean])
+    kept = found.measured[0].kept
+    out.say(f"kernel: {kernel_text(kept.kernel)}")
+    out.say(f"features: CLIP {kept.extractor['name']}, sha256 {kept.extractor['sha256']}")
+    out.say("F_mmd and BwT_mmd leave out the concept that was learned last: nothing came after it")
+    parameters = found.parameters
+    out.say(
+        f"N_param: {number(parameters.trained)} % of the U-Net trained for a concept "
+        f"({number(parameters.trained_in_all)} % with the token), {number(parameters.stored)} % kept changed"
+    )
+    if found.report:
+        out.say(f"report: {found.report}")
+
+
+def payload(found: Evaluation) -> dict[str, Any]:
+    """Return everything that was found, as `--json` prints it."""
+    kept = found.measured[0].kept
+    first = {step.uid: step.drift for step in found.steps}
+    return {
+        "generation": found.head.seq,
+        "committed": found.committed,
+        "kernel": dict(kept.kernel),
+        "extractor": dict(kept.extractor),
+        **found.averages,
+        "rbf": dict(found.rbf),
+        "n_param": vars(found.parameters),
+        "concepts": [_concept(each, first[each.uid]) for each in found.measured],
+        "left_out": list(found.left_out),
+        "report": str(found.report) if found.report else None,
+    }
+
+
+def _concept(each: Measured, drift: Any) -> dict[str, Any]:
+    kept = each.kept
+    return {
+        "name": each.name,
+        "class": each.class_word,
+        "last": kept.last,
+        "drawn": kept.drawn,
+        "heldout": kept.heldout,
+        "prompt": kept.prompt,
+        "steps": kept.steps,
+        "guidance": kept.guidance,
+        "then": kept.then,
+        **kept.figures,
+        "rbf": dict(kept.rbf),
+        "n_param": vars(each.parameters),
+        "changed_first": drift.first_time,
+        "distance": drift.distance,
+    }

@@ -1,0 +1,432 @@
+"""`eval`: what is measured, what is kept of it, and what happens when something is missing."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conceptctl.cli.app import run
+from conceptctl.errors import AlreadyExists, Busy, NotFound, PicturesRefused, UsageError
+from conceptctl.metrics.features import load_extractor
+from conceptctl.metrics.mmd import mmd
+from conceptctl.store import base, manifest
+from conceptctl.store.store import Store
+from conceptctl.workflows import evaluations, recall
+from conceptctl.workflows.evaluate import Request, Watch, evaluate
+from conceptctl.workflows.fold import fold
+from conceptctl.workflows.forget import forget, plan_forget
+from conceptctl.workflows.heldout import read_pictures
+from conceptctl.workflows.undo import plan_undo, undo
+from tests import evaluated, synthetic
+from tests.evaluated import REMEMBERED, learn, write_heldout
+from tests.tiny_clip import PROJECTION, write_tiny_clip
+from tests.tiny_pipeline import key_value_shapes, write_tiny_pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def extractor(clip_folder):
+    return load_extractor(clip_folder, "local folder", CPU)
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory):
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def shapes(base_folder):
+    return key_value_shapes(base_folder)
+
+
+@pytest.fixture
+def empty(base_folder, tmp_path):
+    return synthetic.make_store(tmp_path / "store", base_folder)
+
+
+@pytest.fixture
+def alone(empty, shapes, extractor):
+    """A store in which nothing was learned after alice."""
+    learn(empty, "alice", 1, shapes, extractor)
+    return empty
+
+
+@pytest.fixture
+def store(alone, shapes, extractor):
+    learn(alone, "falls", 2, shapes, extractor)
+    return alone
+
+
+@pytest.fixture
+def heldout(tmp_path):
+    return write_heldout(write_heldout(tmp_path / "heldout", "alice"), "falls", inner="heldout")
+
+
+@pytest.fixture
+def measure(clip_folder):
+    def measure_it(store, folder, watch=None, **options):
+        request = Request(folder, feature_extractor=str(clip_folder), **options)
+        return evaluate(store, request, device="cpu", watch=watch)
+
+    return measure_it
+
+
+def figures(found):
+    return {each.name: each.kept.figures for each in found.measured}
+
+
+def test_nothing_is_forgotten_when_nothing_came_after(alone, heldout, measure):
+    (alice,) = measure(alone, heldout).measured
+    assert alice.kept.then == "remembered"
+    assert alice.kept.figures["F_mmd"] == 0
+    assert alice.kept.figures["BwT_mmd"] == 0
+    assert alice.kept.figures["A_mmd"] == alice.kept.figures["P_mmd"] > 0
+
+
+def test_what_another_concept_changes_is_seen_as_forgetting(store, heldout, measure):
+    found = measure(store, heldout)
+    one, last = found.measured
+    assert (one.name, last.name) == ("alice", "falls")
+    assert one.kept.figures["F_mmd"] > 0
+    assert one.kept.figures["A_mmd"] != one.kept.figures["P_mmd"]
+    assert last.kept.figures["F_mmd"] == 0
+    assert (one.kept.last, last.kept.last) == (False, True)
+    # F and BwT are of those that something came after, A and P of all.
+    assert found.averages["F_mmd"] == one.kept.figures["F_mmd"]
+    assert found.averages["BwT_mmd"] == one.kept.figures["BwT_mmd"]
+    assert found.averages["A_mmd"] == pytest.approx((one.kept.figures["A_mmd"] + last.kept.figures["A_mmd"]) / 2)
+    assert found.rbf["F_mmd"] == one.kept.rbf["F_mmd"] > 0
+
+
+def test_a_concept_that_changes_no_weight_makes_nothing_forgotten(alone, shapes, extractor, heldout, measure):
+    learn(alone, "falls", 2, shapes, extractor, scale=0.0)
+    assert figures(measure(alone, heldout))["alice"]["F_mmd"] == 0
+
+
+def test_folding_and_forgetting_the_other_bring_back_what_was(store, heldout, measure):
+    before = figures(measure(store, heldout))
+    fold(store)
+    assert figures(measure(store, heldout)) == before
+    forget(store, plan_forget(store, "falls"))
+    after = measure(store, heldout)
+    assert figures(after)["alice"]["F_mmd"] == 0
+    assert after.averages["F_mmd"] is None
+
+
+def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extractor):
+    """The way from pictures to figures once more, by hand."""
+    from conceptctl.diffusion.sampling import draw_set
+    from conceptctl.workflows.generate import load
+
+    found = measure(store, heldout)
+    pipeline = load(store, store.head(), "cpu")
+    drawn = draw_set(pipeline, "a photo of a V*alice", REMEMBERED, steps=evaluated.STEPS, guidance=evaluated.GUIDANCE)
+    present = extractor.images(list(drawn))
+    real = extractor.images(read_pictures(store, store.head(), {"alice": heldout / "alice"})["alice"])
+    alice = found.measured[0].kept
+    assert alice.figures["A_mmd"] == pytest.approx(mmd(real, present), rel=1e-6)
+    assert alice.figures["clip_t2i"] == pytest.approx(
+        float((present @ extractor.texts(["a photo of a person"]).T).mean()), abs=1e-5
+    )
+    assert alice.kernel == {"degree": 2, "gamma": 1 / PROJECTION, "offset": 1.0, "unit_norm": True, "biased": True}
+    assert alice.extractor == {"name": "local folder", "sha256": extractor.sha256}
+    assert (alice.drawn, alice.heldout) == (REMEMBERED, 4)
+
+
+def test_without_features_the_past_is_drawn_again_and_is_the_same(empty, shapes, extractor, heldout, measure):
+    learn(empty, "alice", 1, shapes)
+    learn(empty, "falls", 2, shapes)
+    again = measure(empty, heldout, count=REMEMBERED)
+    assert {each.kept.then for each in again.measured} == {"redrawn"}
+    assert again.measured[1].kept.figures["F_mmd"] == 0
+    assert again.measured[0].kept.figures["F_mmd"] > 0
+
+
+def test_remembered_and_redrawn_give_equal_figures(store, heldout, measure, monkeypatch):
+    kept = figures(measure(store, heldout))
+    monkeypatch.setattr(recall, "remembered_features", lambda *_: None)
+    again = measure(store, heldout, count=REMEMBERED)
+    assert {each.kept.then for each in again.measured} == {"redrawn"}
+    assert figures(again) == kept
+
+
+def test_features_of_another_extractor_are_not_compared(store, heldout, tmp_path, extractor):
+    other = write_tiny_clip(tmp_path / "other", seed=7)
+    found = evaluate(store, Request(heldout, count=4, feature_extractor=str(other)), device="cpu")
+    assert {each.kept.then for each in found.measured} == {"redrawn"}
+    assert found.measured[0].kept.extractor["sha256"] != extractor.sha256
+
+
+def test_more_pictures_than_were_remembered_are_drawn_on_both_sides(store, heldout, measure):
+    few, many = measure(store, heldout, count=3), measure(store, heldout, count=REMEMBERED + 2)
+    assert {each.kept.then for each in few.measured} == {"remembered"}
+    assert {each.kept.then for each in many.measured} == {"redrawn"}
+    assert {each.kept.drawn for each in many.measured} == {REMEMBERED + 2}
+    assert few.measured[1].kept.figures["F_mmd"] == many.measured[1].kept.figures["F_mmd"] == 0
+
+
+def test_a_lost_manifest_leaves_out_forgetting_and_nothing_else(store, heldout, measure, monkeypatch):
+    monkeypatch.setattr(recall, "remembered_features", lambda *_: None)
+    monkeypatch.setattr(recall, "births", lambda _: {store.head().concepts[1].uid: 2})
+    said = []
+    found = measure(store, heldout, count=4, watch=Watch(warn=said.append))
+    assert found.measured[0].kept.figures["F_mmd"] is None
+    assert found.measured[0].kept.figures["A_mmd"] > 0
+    assert any("alice" in text and "forgetting" in text for text in said)
+
+
+def test_every_run_is_kept_as_one_generation(store, heldout, measure):
+    before = store.head().seq
+    first = measure(store, heldout)
+    second = measure(store, heldout, count=3)
+    assert (first.committed, second.committed) == (before + 1, before + 2)
+    assert [(row.verb, row.subject) for row in store.log()[-2:]] == [("eval", "alice falls")] * 2
+    kept = evaluations.read_all(store.layout, store.head())
+    assert [each for _, each in kept] == [each.kept for found in (first, second) for each in found.measured]
+    assert len({each.run for _, each in kept}) == 2
+    alice = store.concept("alice").uid
+    assert [uid for uid, _ in evaluations.read_all(store.layout, store.head(), alice)] == [alice] * 2
+    undo(store, plan_undo(store))
+    assert len(evaluations.read_all(store.layout, store.head())) == 2
+
+
+def test_a_damaged_evaluation_stops_nothing(store, heldout, measure):
+    measure(store, heldout)
+    path = store.layout.blob(store.head().attachments[0].blob.sha256)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    said = []
+    assert len(evaluations.read_all(store.layout, store.head(), warn=said.append)) == 1
+    assert "evaluation" in said[0]
+
+
+def test_a_purge_takes_the_evaluations_with_it(store, heldout, measure):
+    found = measure(store, heldout)
+    alice = found.measured[0]
+    blob = next(each.blob for each in store.head().attachments if each.concept == alice.uid)
+    assert store.layout.blob(blob.sha256).is_file()
+    forget(store, plan_forget(store, "alice", purge_it=True))
+    assert not store.layout.blob(blob.sha256).exists()
+    assert [uid for uid, _ in evaluations.read_all(store.layout, store.head())] == [found.measured[1].uid]
+    for path in store.layout.root.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert b"alice" not in data, path
+            assert alice.uid.encode() not in data, path
+            assert str(alice.kept.figures["A_mmd"]).encode() not in data, path
+
+
+def test_no_name_stands_in_what_is_kept(store, heldout, measure):
+    measure(store, heldout)
+    for attachment in store.head().attachments:
+        data = store.layout.blob(attachment.blob.sha256).read_bytes()
+        assert b"alice" not in data
+        assert b"falls" not in data
+        assert attachment.concept.encode() not in data
+
+
+def test_concepts_without_pictures_are_named_and_left_out(store, tmp_path, measure):
+    folder = write_heldout(tmp_path / "some", "alice")
+    write_heldout(folder, "bob")
+    said = []
+    found = measure(store, folder, watch=Watch(warn=said.append))
+    assert [each.name for each in found.measured] == ["alice"]
+    assert found.left_out == ("falls",)
+    assert any("left out" in text and "falls" in text for text in said)
+    assert any("no concept" in text and "bob" in text for text in said)
+    # Something was learned after alice, whether or not it is measured.
+    assert found.averages["F_mmd"] > 0
+
+
+def test_a_folder_named_for_a_concept_wins(store, heldout, tmp_path, measure):
+    other = write_heldout(tmp_path / "elsewhere", "pictures", count=7) / "pictures"
+    found = measure(store, heldout, images={"falls": other})
+    assert [each.kept.heldout for each in found.measured] == [4, 7]
+    only = measure(store, None, images={"falls": other})
+    assert [each.name for each in only.measured] == ["falls"]
+
+
+def test_where_nothing_fits_the_step_that_helps_is_named(store, empty, tmp_path, measure):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(NotFound, match="no concept has") as caught:
+        measure(store, tmp_path / "nothing")
+    assert "alice/*.png" in caught.value.hint
+    with pytest.raises(NotFound, match="no folder"):
+        measure(store, tmp_path / "none")
+    with pytest.raises(NotFound, match="carol"):
+        measure(store, None, images={"carol": tmp_path})
+    with pytest.raises(UsageError, match="at least 2"):
+        measure(store, tmp_path, count=1)
+
+
+def test_a_store_without_concepts(empty, heldout, measure):
+    with pytest.raises(NotFound, match="no concepts"):
+        measure(empty, heldout)
+
+
+def test_pictures_are_refused_as_learn_refuses_them_all_at_once(store, heldout, measure):
+    (heldout / "alice/notes.html").write_text("<html>")
+    Image.new("RGB", (300, 300), "red").save(heldout / "falls/heldout/plain.png")
+    with pytest.raises(PicturesRefused) as caught:
+        measure(store, heldout)
+    assert "notes.html" in str(caught.value)
+    assert "plain.png" in str(caught.value)
+    said = []
+    found = measure(store, heldout, skip_bad=True, watch=Watch(warn=said.append))
+    assert [each.kept.heldout for each in found.measured] == [4, 4]
+    assert any("notes.html" in text for text in said)
+
+
+def test_one_picture_is_too_few(alone, tmp_path, measure):
+    with pytest.raises(PicturesRefused, match="at least 2"):
+        measure(alone, write_heldout(tmp_path / "one", "alice", count=1))
+
+
+def test_a_store_that_somebody_changes(store, heldout, measure):
+    began = time.monotonic()
+    with Store(store.layout.root).writing("learn"), pytest.raises(Busy):
+        measure(store, heldout)
+    assert time.monotonic() - began < 60
+    assert store.head().seq == 2
+
+
+def test_what_changes_meanwhile_is_respected(store, heldout, measure):
+    """Somebody forgets alice while pictures are drawn."""
+    done = []
+
+    def change(_):
+        if not done:
+            done.append(True)
+            forget(store, plan_forget(store, "alice"))
+
+    found = measure(store, heldout, watch=Watch(stage=lambda what, _: change(what) if what == "drawing" else None))
+    assert [each.name for each in found.measured] == ["alice", "falls"]
+    assert store.log()[-1].subject == "falls"
+    assert len(store.head().attachments) == 1
+    assert found.head.seq == 2
+    assert found.committed == 4
+
+
+def test_a_record_of_somebody_elses_is_not_believed_everything(store):
+    checkpoint = store.head().base
+    for settings in (
+        {"remembered_prompt": "V*{} and V*bob", "remembered_steps": 2, "remembered_guidance": 3.0},
+        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": 10**9, "remembered_guidance": 3.0},
+        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": True, "remembered_guidance": 3.0},
+        {"remembered_prompt": "no concept", "remembered_steps": 2, "remembered_guidance": 3.0},
+        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": 2, "remembered_guidance": float("nan")},
+        {},
+    ):
+        recipe = recall.recipe_of(synthetic.record(store, "x", settings=settings), checkpoint)
+        assert (recipe.prompt, recipe.recorded) == ("a photo of a V*{}", False)
+    braces = {**evaluated.SETTINGS, "remembered_prompt": "{0.__class__} V*{}"}
+    assert (
+        recall.recipe_of(synthetic.record(store, "x", settings=braces), checkpoint).prompt_for("x")
+        == "{0.__class__} V*x"
+    )
+
+
+def test_how_much_was_trained_and_is_kept(empty, shapes, extractor, heldout, measure):
+    learn(empty, "alice", 1, shapes, extractor, trained_parameters=500, trained_in_unet=300)
+    learn(empty, "falls", 2, shapes, extractor)
+    found = measure(empty, heldout)
+    unet = sum(
+        int(np.prod(info.shape))
+        for place, (_, _, info) in base.tensors(empty.layout, empty.head().base).items()
+        if place.startswith("unet/")
+    )
+    one, other = found.measured
+    assert one.parameters.trained == pytest.approx(100 * 300 / unet)
+    assert one.parameters.trained_in_all == pytest.approx(100 * 500 / unet)
+    assert other.parameters.trained is None
+    assert found.parameters.trained == pytest.approx(100 * 300 / unet)
+    assert found.parameters.stored == pytest.approx(one.parameters.stored + other.parameters.stored)
+    first, second = (step.drift for step in found.steps)
+    assert first.first_time == 1
+    assert 0.6 < second.first_time < 0.8
+    assert second.distance > first.distance > 0
+
+
+@pytest.fixture
+def command(store, heldout, clip_folder):
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--feature-extractor", str(clip_folder)]
+    return lambda *more: run(["eval", str(heldout), *options, *more])
+
+
+def test_the_command(command, capsys):
+    assert command("-n", "4", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["generation"] == 2
+    assert answer["committed"] == 3
+    assert set(answer["kernel"]) == {"degree", "gamma", "offset", "unit_norm", "biased"}
+    for name in ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "clip_t2i", "noise_floor", "diversity"):
+        assert isinstance(answer[name], float), name
+    assert set(answer["n_param"]) == {"trained", "trained_in_all", "stored"}
+    assert set(answer["rbf"]) == {"A_mmd", "F_mmd", "P_mmd", "BwT_mmd"}
+    assert [each["name"] for each in answer["concepts"]] == ["alice", "falls"]
+    assert answer["concepts"][0]["changed_first"] == 1
+
+
+def test_the_command_for_people(command, capsys):
+    assert command("-n", "4") == 0
+    said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["concept", "alice", "falls", "average"]
+    for words in ("degree 2", "gamma", "offset 1", "unit-norm", "biased", "sha256"):
+        assert words in said.err
+    assert command("-n", "4", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.out == "alice\nfalls\n"
+    assert said.err == ""
+
+
+def test_show_and_log_tell_how_it_fared(command, store, capsys):
+    assert command("-n", "4") == command("-n", "5") == 0
+    capsys.readouterr()
+    assert run(["show", "alice", "--store", str(store.layout.root), "--json"]) == 0
+    evaluations_of_it = json.loads(capsys.readouterr().out)["evaluations"]
+    assert [each["generation"] for each in evaluations_of_it] == [2, 3]
+    assert evaluations_of_it[0]["F_mmd"] > 0
+    assert run(["show", "alice", "--store", str(store.layout.root)]) == 0
+    assert "A_mmd" in capsys.readouterr().out
+    assert run(["log", "--store", str(store.layout.root)]) == 0
+    assert capsys.readouterr().out.count("\teval\talice falls\t") == 2
+
+
+@pytest.mark.parametrize("bad", ["alice", "alice=", "=x"])
+def test_images_is_a_name_and_a_folder(command, bad, capsys):
+    assert command("--images", bad) == 2
+    assert "NAME=DIR" in capsys.readouterr().err
+
+
+def test_nothing_to_compare_with(store):
+    assert run(["eval", "--store", str(store.layout.root)]) == 2
+
+
+def test_a_report_is_written_and_never_over_another(store, heldout, measure, tmp_path):
+    path = tmp_path / "report.html"
+    measure(store, heldout, report=path)
+    text = path.read_text()
+    assert "V*alice" in text
+    assert text.count("data:image/png;base64,") == 6
+    before = store.head().seq
+    with pytest.raises(AlreadyExists):
+        measure(store, heldout, report=path)
+    with pytest.raises(NotFound, match="no folder"):
+        measure(store, heldout, report=tmp_path / "none/report.html")
+    assert store.head().seq == before
+    assert path.read_text() == text
+
+
+def test_the_manifest_reads_back(store, heldout, measure):
+    measure(store, heldout)
+    head = store.head()
+    assert manifest.decode(head.encoded, head.identity) == head

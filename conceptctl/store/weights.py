@@ -46,7 +46,8 @@ class Delta:
 def array_tensor(array: Array) -> Tensor:
     """Return an fp32 array as a tensor to be written."""
     plain = np.ascontiguousarray(array, dtype="<f4")
-    return Tensor("F32", plain.shape, plain.reshape(-1).view(np.uint8).data)
+    # numpy makes a single number a row of one on the way.
+    return Tensor("F32", array.shape, plain.reshape(-1).view(np.uint8).data)
 
 
 def concept_tensors(deltas: Mapping[str, Delta], token: Array, features: Array | None = None) -> dict[str, Tensor]:

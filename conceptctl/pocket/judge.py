@@ -15,13 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conceptctl.pocket.world.kinds import DETAILS, Subject
-from conceptctl.pocket.world.labels import HEADS, SIZES, decode, encode
+from conceptctl.pocket.world.labels import HEADS, SIZES, UNKNOWN, decode, encode
 
 SUBJECTS = 2
 """The most subjects that the judge sees in one picture."""
 
-ACCEPTED_ERRORS = 1
-"""How many of a concept's attributes, none of them a detail of its own, may be read otherwise."""
+SLIP = 5.0
+"""What an attribute counts that is read otherwise with certainty, in nats; doubts count less."""
+
+PATIENCE = 6.0
+"""How much all of a concept's attributes together may count against it: one slip, and a few doubts."""
+
+DETAIL_DOUBT = 1.2
+"""How much a detail of the concept's own may count against it: read with a chance of 0.3 at the least."""
 
 
 class JudgeNetwork(nn.Module):
@@ -63,24 +69,51 @@ class _Residual(nn.Module):
 
 
 @dataclass(frozen=True)
+class Sight:
+    """One subject that the judge sees."""
+
+    subject: Subject
+    """Its likeliest reading."""
+    chances: Tensor
+    """The logarithm of the chance of each answer to each question, (sum of `labels.SIZES`,)."""
+
+    def is_(self, wanted: Subject) -> bool:
+        """Whether this is a given identity: each of its details, and all of it but for one slip."""
+        if self.subject.kind != wanted.kind:
+            return False
+        parts = self.chances.split(SIZES)
+        against: dict[str, float] = {}
+        for head, part, label in zip(HEADS, parts, encode(wanted), strict=True):
+            if label != UNKNOWN:
+                # A hat that is not seen has no colour either: one slip, not two.
+                name = head.name.removesuffix("_colour") if head.name.startswith((*DETAILS, "hat")) else head.name
+                against[name] = max(against.get(name, 0.0), min(-part[label].item(), SLIP))
+        if any(amount > DETAIL_DOUBT for name, amount in against.items() if name in DETAILS):
+            return False
+        return sum(against.values()) <= PATIENCE
+
+
+@dataclass(frozen=True)
 class Reading:
     """What the judge reads off one picture."""
 
-    subjects: tuple[Subject, ...]
+    sights: tuple[Sight, ...]
     """The subjects it sees, from left to right; at most two."""
 
-    def shows(self, subject: Subject) -> bool:
-        """Whether the picture shows this identity.
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The likeliest reading of each subject."""
+        return tuple(sight.subject for sight in self.sights)
 
-        Its kind and its details must be read exactly, and all but one of its other attributes that show.
-        """
-        return any(_is_same(seen, subject) for seen in self.subjects)
+    def shows(self, subject: Subject) -> bool:
+        """Whether the picture shows this identity."""
+        return any(sight.is_(subject) for sight in self.sights)
 
     def shows_all(self, subjects: Sequence[Subject]) -> bool:
         """Whether the picture shows each of several identities, each in a place of its own."""
         return any(
-            all(_is_same(seen, wanted) for seen, wanted in zip(order, subjects, strict=True))
-            for order in permutations(self.subjects, len(subjects))
+            all(sight.is_(wanted) for sight, wanted in zip(order, subjects, strict=True))
+            for order in permutations(self.sights, len(subjects))
         )
 
     def agreement(self, wanted: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[bool, int, int]:
@@ -114,18 +147,6 @@ def _follows(seen: Subject, name: str, value: str) -> bool:
     return seen[name] == value
 
 
-def _is_same(seen: Subject, wanted: Subject) -> bool:
-    if seen.kind != wanted.kind:
-        return False
-    ours, theirs = seen.shown(), wanted.shown()
-    wrong = [name for name, value in theirs.items() if ours.get(name) != value]
-    if any(name.startswith(DETAILS) for name in wrong):
-        return False
-    # A hat that is not seen has no colour either: one slip, not two.
-    slips = [name for name in wrong if not (name.endswith("_colour") and name.removesuffix("_colour") in wrong)]
-    return len(slips) <= ACCEPTED_ERRORS
-
-
 class Judge:
     """Reads pictures with a trained network."""
 
@@ -138,10 +159,13 @@ class Judge:
         readings = []
         for part in pictures.split(256):
             answers = self.network(part).float()
-            labels = torch.stack([piece.argmax(dim=2) for piece in answers.split(SIZES, dim=2)], dim=2)
-            for row in labels.tolist():
-                subjects = [decode(slot) for slot in row]
-                readings.append(Reading(tuple(subject for subject in subjects if subject is not None)))
+            pieces = [piece.log_softmax(dim=2) for piece in answers.split(SIZES, dim=2)]
+            labels = torch.stack([piece.argmax(dim=2) for piece in pieces], dim=2)
+            for row, chances in zip(labels.tolist(), torch.cat(pieces, dim=2), strict=True):
+                seen = [(decode(slot), chance) for slot, chance in zip(row, chances, strict=True)]
+                readings.append(
+                    Reading(tuple(Sight(subject, chance) for subject, chance in seen if subject is not None))
+                )
         return readings
 
 

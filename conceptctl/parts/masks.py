@@ -49,7 +49,7 @@ class Collapsed(Direct):
 
     def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
         super().__init__(shape, rank, open_by, generator)
-        hidden = torch.relu(_first_layer(rank, generator)(torch.ones(rank)))
+        hidden = torch.relu(_first_layer(rank, generator)(torch.ones(rank))).detach()
         self.speed = 2 * (float(hidden.sum()) + 1)
 
 

@@ -1,0 +1,257 @@
+"""Concepts in sequence on the bundled base: what each method learns, keeps, and forgets.
+
+    python benchmarks/sequence.py --workspace DIR                      # ten concepts, STAMINA, TI++, LoRA
+    python benchmarks/sequence.py --workspace DIR --methods stamina    # one of them
+    python benchmarks/sequence.py --workspace DIR --only-report
+
+Each method learns the same sequence in a store of its own; "alone" is one STAMINA model for each concept, trained from
+the base. Everything that is done is kept in the workspace, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conceptctl import pocket
+from conceptctl.config import TrainConfig
+from conceptctl.diffusion.sampling import draw_set
+from conceptctl.metrics.diversity import diversity
+from conceptctl.metrics.mmd import mmd, noise_floor
+from conceptctl.pocket import bundle
+from conceptctl.pocket.train.data import to_signed, to_tensor
+from conceptctl.pocket.world.concepts import Concept, sequence, write_folders
+from conceptctl.pocket.world.kinds import DETAILS
+from conceptctl.store import base
+from conceptctl.store.concept import read_record
+from conceptctl.store.store import Store
+from conceptctl.workflows import generate
+from conceptctl.workflows.defaults import POCKET
+from conceptctl.workflows.extractor import open_extractor
+from conceptctl.workflows.learn import Request, Watch, learn
+
+CPU = torch.device("cpu")
+ALONE = "alone"
+PAIRS = 8
+"""Pairs of neighbours in the sequence that are drawn together at the end."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the judge finds in a set of pictures of one concept."""
+
+    success: float
+    """The share of pictures that show it."""
+    details: float
+    """The share of its unseen details and their colours that are read right."""
+
+    @classmethod
+    def at(cls, judge: Any, pictures: list[Image.Image], concept: Concept) -> Looked:
+        readings = judge.read(to_signed(to_tensor(pictures), CPU))
+        wanted = {name: value for name, value in concept.subject.shown().items() if name.startswith(DETAILS)}
+        right = 0
+        for reading in readings:
+            found = next((seen for seen in reading.subjects if seen.kind == concept.kind), None)
+            shown = found.shown() if found else {}
+            right += sum(shown.get(name) == value for name, value in wanted.items())
+        return cls(
+            statistics.mean(reading.shows(concept.subject) for reading in readings),
+            right / (len(wanted) * len(readings)),
+        )
+
+
+class Bench:
+    """One sequence, and what is known about it so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.root: Path = options.workspace
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.concepts = sequence(options.concepts, options.seed)
+        self.data = self.root / "data"
+        if not (self.data / "concepts.json").exists():
+            list(write_folders(self.concepts, self.data))
+        self.judge = pocket.load_judge()
+
+    @cached_property
+    def extractor(self) -> Any:
+        return open_extractor(self._store("features").head().base, None, CPU)
+
+    def _store(self, name: str) -> Store:
+        root = self.root / name
+        return (
+            Store(root)
+            if (root / "FORMAT").exists()
+            else Store.create(root, base.inspect(pocket.base_folder()), "pocket")
+        )
+
+    def learn_all(self, method: str) -> None:
+        for index, concept in enumerate(self.concepts):
+            store = self._store(f"alone-{index}" if method == ALONE else method)
+            if store.head().concept(concept.name) is None:
+                self._learn(store, concept, method)
+            self._draw(store, concept, self.root / f"{method}-{concept.name}-then")
+
+    def _learn(self, store: Store, concept: Concept, method: str) -> None:
+        name = "stamina" if method == ALONE else method
+        request = Request(
+            self.data / concept.name / "train",
+            concept.name,
+            concept.kind,
+            train=TrainConfig(method=name, seed=self.options.training_seed),
+            settings=dict(self.options.set) if name == "stamina" else {},
+            remembered=0,
+        )
+        made = learn(store, request, device="cpu", watch=Watch(warn=print))
+        print(f"{method}: learned {concept.name} in {made.seconds:.0f} s", flush=True)
+
+    def look_again(self, method: str) -> None:
+        store = self._store(method)
+        for concept in self.concepts:
+            self._draw(store, concept, self.root / f"{method}-{concept.name}-now")
+        path = self.root / f"{method}-pairs.json"
+        if not path.exists():
+            path.write_text(json.dumps(self._pairs(store, method)), encoding="utf-8")
+
+    def _draw(self, store: Store, concept: Concept, stem: Path) -> None:
+        """Draw a concept, and keep the pictures' features and what the judge says."""
+        if stem.with_suffix(".json").exists():
+            return
+        pipeline = generate.load(store, store.head(), "cpu")
+        pictures = list(self._set(pipeline, f"a photo of a V*{concept.name}"))
+        save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
+        generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
+        stem.with_suffix(".json").write_text(
+            json.dumps(vars(Looked.at(self.judge, pictures, concept))), encoding="utf-8"
+        )
+
+    def _set(self, pipeline: Any, prompt: str, count: int | None = None) -> Any:
+        return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
+
+    def _pairs(self, store: Store, method: str) -> float:
+        """The share of pictures of two neighbours of the sequence that show both."""
+        pipeline = generate.load(store, store.head(), "cpu")
+        shares, sheet = [], []
+        for first, second in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
+            prompt = f"a photo of V*{first.name} {first.kind} next to V*{second.name} {second.kind}"
+            pictures = list(self._set(pipeline, prompt, 8))
+            readings = self.judge.read(to_signed(to_tensor(pictures), CPU))
+            shares += [reading.shows_all([first.subject, second.subject]) for reading in readings]
+            sheet += pictures[:4]
+        generate.contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
+        return statistics.mean(shares)
+
+    def figures(self, method: str) -> dict[str, Any]:
+        now = "then" if method == ALONE else "now"
+        looked = {when: [self._looked(method, concept, when) for concept in self.concepts] for when in ("then", now)}
+        real = [self._real(concept) for concept in self.concepts]
+        then = [self._features(method, concept, "then") for concept in self.concepts]
+        last = [self._features(method, concept, now) for concept in self.concepts]
+        count = len(self.concepts)
+        pairs = self.root / f"{method}-pairs.json"
+        row = {
+            "judge_then": statistics.mean(each["success"] for each in looked["then"]),
+            "judge_now": statistics.mean(each["success"] for each in looked[now]),
+            "details_then": statistics.mean(each["details"] for each in looked["then"]),
+            "details_now": statistics.mean(each["details"] for each in looked[now]),
+            "A_mmd": 1000 * statistics.mean(mmd(real[j], last[j]) for j in range(count)),
+            "F_mmd": 1000 * statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)),
+            "P_mmd": 1000 * statistics.mean(mmd(real[j], then[j]) for j in range(count)),
+            "noise_floor": 1000 * statistics.mean(noise_floor(then[j]) for j in range(count)),
+            "diversity": statistics.mean(diversity(last[j], real[j]) for j in range(count)),
+            "P_of_each": [1000 * mmd(real[j], then[j]) for j in range(count)],
+            "judge_of_each": [each["success"] for each in looked[now]],
+            "pairs": json.loads(pairs.read_text()) if pairs.exists() else None,
+        }
+        return row | self._masks(method)
+
+    def _masks(self, method: str) -> dict[str, Any]:
+        stores = (
+            [self._store(f"alone-{index}") for index in range(len(self.concepts))]
+            if method == ALONE
+            else [self._store(method)] * len(self.concepts)
+        )
+        records = [
+            read_record(store.blob(store.concept(concept.name)))
+            for store, concept in zip(stores, self.concepts, strict=True)
+        ]
+        settings = [record.settings for record in records]
+        if "density" not in settings[0]:
+            return {}
+        return {
+            "density": [each["density"] for each in settings],
+            "loss_folded / loss_sampled": [each["loss_folded"] / each["loss_sampled"] for each in settings],
+        }
+
+    def _looked(self, method: str, concept: Concept, when: str) -> dict[str, float]:
+        found: dict[str, float] = json.loads((self.root / f"{method}-{concept.name}-{when}.json").read_text())
+        return found
+
+    def _features(self, method: str, concept: Concept, when: str) -> Tensor:
+        return load_file(self.root / f"{method}-{concept.name}-{when}.safetensors")["features"]
+
+    def _real(self, concept: Concept) -> Tensor:
+        pictures = [concept.heldout_view(index) for index in range(40)]
+        features: Tensor = self.extractor.images(pictures)
+        return features
+
+
+def setting(pair: str) -> tuple[str, Any]:
+    """Read NAME=VALUE."""
+    name, _, text = pair.partition("=")
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            continue
+    return name, text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, required=True, help="where everything is kept")
+    parser.add_argument("--concepts", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="which sequence; sweeps use others than benchmarks")
+    parser.add_argument("--training-seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=24, help="pictures of each concept, each time")
+    parser.add_argument("--methods", nargs="+", default=["stamina", "ti++", "lora", ALONE])
+    parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
+    parser.add_argument("--only-report", action="store_true")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--weights", type=Path, help="another base than the bundled one")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.weights:
+        bundle.WEIGHTS = options.weights
+    bench = Bench(options)
+    rows = {}
+    for method in options.methods:
+        if not options.only_report:
+            bench.learn_all(method)
+            if method != ALONE:
+                bench.look_again(method)
+        rows[method] = bench.figures(method)
+        print(method, json.dumps(rows[method]), flush=True)
+    (bench.root / "figures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    names = ["judge_then", "judge_now", "details_then", "details_now", "A_mmd", "F_mmd", "P_mmd", "noise_floor"]
+    names += ["diversity", "pairs"]
+    print("| method | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for method, row in rows.items():
+        shown = ["-" if row[name] is None else f"{row[name]:.3g}" for name in names]
+        print(f"| {method} | " + " | ".join(shown) + " |")
+
+
+if __name__ == "__main__":
+    main()

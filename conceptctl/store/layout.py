@@ -106,7 +106,7 @@ class Layout:
             if self.generations.is_dir() and len(list(self.generations.iterdir())) > 1:
                 # An interrupted `init` leaves one generation at most; this was a store in use.
                 raise StoreDamaged(f"{self.format}: missing", hint="conceptctl repair") from None
-            raise NotFound(f"no store at {self.root}", hint=f"conceptctl init --store {self.root}") from None
+            raise NotFound(f"no store at {self.root}", hint=_init_command(self.root)) from None
         if text == b"%d\n" % FORMAT_NUMBER:
             return
         try:
@@ -116,6 +116,15 @@ class Layout:
         if number > FORMAT_NUMBER:
             raise StoreTooNew(f"the store has format {number}, this program reads {FORMAT_NUMBER}")
         raise StoreDamaged(f"{self.format}: there is no format {number}")
+
+
+def _init_command(root: Path) -> str:
+    """Return the shortest command that makes a store there."""
+    if default_root().absolute() == root == chosen_root(None).absolute():
+        return "conceptctl init"
+    import shlex
+
+    return f"conceptctl init --store {shlex.quote(str(root))}"
 
 
 def default_root() -> Path:

@@ -56,6 +56,19 @@ def test_without_a_store_the_command_to_run_is_named(arguments, tmp_path, capsys
     assert not (tmp_path / "none").exists()
 
 
+def test_on_the_default_path_plain_init_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CONCEPTCTL_STORE", raising=False)
+    monkeypatch.setattr("conceptctl.store.layout.default_root", lambda: tmp_path / "default")
+    assert answer(capsys, "list", code=5)["error"]["hint"] == "conceptctl init"
+    named = answer(capsys, "list", "--store", str(tmp_path / "two words"), code=5)["error"]
+    assert named["hint"] == f"conceptctl init --store '{tmp_path}/two words'"
+    monkeypatch.setenv("CONCEPTCTL_STORE", str(tmp_path / "other"))
+    assert answer(capsys, "list", code=5)["error"]["hint"] == f"conceptctl init --store {tmp_path}/other"
+    # Here plain `init` would make the other one.
+    problem = answer(capsys, "list", "--store", str(tmp_path / "default"), code=5)["error"]
+    assert problem["hint"] == f"conceptctl init --store {tmp_path}/default"
+
+
 @pytest.mark.parametrize(
     ("base", "code", "word"),
     [

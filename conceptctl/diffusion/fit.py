@@ -83,6 +83,15 @@ class Schedule:
     seed: int = 0
     warmup: int = 0
     """Steps over which learning rates rise."""
+    scheduler: str = "constant"
+    """How learning rates go on: constant, or falling to nothing along a cosine."""
+
+    def share_of_rate(self, step: int) -> float:
+        """What of the learning rates a step takes."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.scheduler == "constant":
+            return rise
+        return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True)
@@ -288,9 +297,9 @@ class _Run:
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Take the step whose gradients are there."""
-        rise = min(1.0, (self.step + 1) / (self.schedule.warmup + 1))
+        share = self.schedule.share_of_rate(self.step)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * rise
+            group["lr"] = rate * share
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -19,6 +19,9 @@ from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.tokens import Row
 
 
+SCHEDULERS = ("constant", "cosine")
+
+
 @dataclass(frozen=True)
 class Config:
     """How a method learns a concept; the defaults are the papers', for Stable Diffusion."""
@@ -37,6 +40,8 @@ class Config:
     """Rank of the low-rank adapters."""
     warmup: int = 0
     """Steps over which the learning rates rise."""
+    scheduler: str = "constant"
+    """How the learning rates go on: one of `SCHEDULERS`."""
 
 
 @dataclass(frozen=True)

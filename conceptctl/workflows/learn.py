@@ -172,6 +172,8 @@ def make_method(request: Request, base_name: str) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
+    from conceptctl.methods.base import SCHEDULERS
+
     found = find_method(request.train.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}
     asked = {
@@ -187,6 +189,8 @@ def make_method(request: Request, base_name: str) -> Method:
         value = getattr(config, name)
         if not (isinstance(value, int | float) and 0 < value < float("inf")):
             raise UsageError(f"{name.replace('_', ' ')} must be more than 0, not {value}")
+    if config.scheduler not in SCHEDULERS:
+        raise UsageError(f"there is no scheduler {config.scheduler!r}", hint="schedulers: " + ", ".join(SCHEDULERS))
     return found(config)
 
 
@@ -304,7 +308,12 @@ class _Learning:
         trainable = self.method.attach(task).to(self.device)
         config = self.method.config
         schedule = Schedule(
-            config.steps, config.batch_size, config.auxiliary_batch, self.request.train.seed, config.warmup
+            config.steps,
+            config.batch_size,
+            config.auxiliary_batch,
+            self.request.train.seed,
+            config.warmup,
+            config.scheduler,
         )
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()

@@ -106,6 +106,8 @@ def _show(out: Output, found: Evaluation) -> None:
 
 def payload(found: Evaluation) -> dict[str, Any]:
     """Return everything that was found, as `--json` prints it."""
+    from conceptctl.workflows.figures import CROSS_CHECK
+
     kept = found.measured[0].kept
     first = {step.uid: step.drift for step in found.steps}
     return {
@@ -114,7 +116,7 @@ def payload(found: Evaluation) -> dict[str, Any]:
         "kernel": dict(kept.kernel),
         "extractor": dict(kept.extractor),
         **found.averages,
-        "rbf": dict(found.rbf),
+        "rbf": {"sigma": CROSS_CHECK.sigma, **found.rbf},
         "n_param": vars(found.parameters),
         "concepts": [_concept(each, first[each.uid]) for each in found.measured],
         "left_out": list(found.left_out),

@@ -18,7 +18,6 @@ from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.tokens import Row
 
-
 SCHEDULERS = ("constant", "cosine")
 
 

@@ -40,7 +40,10 @@ class PolynomialKernel:
 
 @dataclass(frozen=True)
 class RbfKernel:
-    """The kernel of CMMD, which sees spread as well as means (Jayasumana et al. 2024, "Rethinking FID")."""
+    """The kernel of CMMD (Jayasumana et al. 2024, "Rethinking FID").
+
+    It sees spread as well as means, but little of it on unit-norm features, whose distances are small against sigma.
+    """
 
     sigma: float = 10.0
     unit_norm: bool = True

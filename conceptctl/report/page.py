@@ -31,10 +31,10 @@ caption { text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--edge); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; } thead th { border-bottom-width: 2px; }
 tbody tr:nth-child(even) { background: var(--band); }
-tbody th { font-weight: 600; } table.words td { text-align: left; white-space: normal; }
-table.words td:nth-child(2) { text-align: right; font-variant-numeric: tabular-nums; }
+tbody th { font-weight: 600; } table.words th, table.words td { text-align: left; white-space: normal; }
+table.words th:nth-child(2), table.words td:nth-child(2) { text-align: right; font-variant-numeric: tabular-nums; }
 .notes { font-size: .85rem; color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 2rem; }
+.charts { display: flex; flex-wrap: wrap; gap: 2rem; } .charts figure { flex: 1 1 28rem; }
 figure { margin: 0; min-width: 0; } .chart svg { width: 100%; height: auto; display: block; }
 svg text { font-size: 12px; fill: var(--soft); } svg .grid { stroke: var(--edge); stroke-width: 1; }
 polyline { fill: none; stroke-width: 1.75; stroke: var(--soft); } circle { fill: var(--soft); }
@@ -46,10 +46,9 @@ polyline.other { stroke: var(--edge); } circle.other { fill: var(--edge); }
 .legend svg { width: 28px; height: 8px; display: inline-block; margin-right: .4rem; vertical-align: middle; }
 details { font-size: .85rem; margin-top: .3rem; } summary { cursor: pointer; color: var(--soft); }
 .subject { border-top: 1px solid var(--edge); padding: 1rem 0 1.25rem; }
-.sheets { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)); gap: 1rem;
-  margin-top: .6rem; }
-.sheets img { width: 100%; max-width: 32rem; height: auto; display: block; border-radius: 4px;
-  background: var(--band); }
+.sheets { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .6rem; }
+.sheets figure { flex: 1 1 16rem; max-width: 32rem; }
+.sheets img { width: 100%; height: auto; display: block; border-radius: 4px; background: var(--band); }
 .sheets figcaption { font-size: .85rem; color: var(--soft); margin-bottom: .3rem; }
 """
 

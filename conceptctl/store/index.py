@@ -86,7 +86,7 @@ def row_of(generation: Generation) -> LogRow:
 
 
 @contextmanager
-def connect(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+def connect(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the index for one operation; SQLite's errors leave it as the project's.
 
     Raises:
@@ -95,9 +95,8 @@ def connect(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]
         DeviceFailed: The disk failed.
         Busy: Another process kept the index for a minute.
     """
-    mode = "rwc" if create else "rw"
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None)
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None)
         try:
             for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
@@ -127,7 +126,9 @@ def _translated(path: Path, error: sqlite3.Error) -> ConceptctlError:
 
 def create(path: Path, history: Iterable[LogRow], head: Generation, *, purging: bool = False) -> None:
     """Make an index of a whole history in one transaction."""
-    with connect(path, create=True) as connection:
+    # SQLite would make the file readable for everybody whom the umask lets; it gives its journal the file's own mode.
+    durable.write_file(path, [])
+    with connect(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for statement in filter(str.strip, SCHEMA.split(";")):
             connection.execute(statement)

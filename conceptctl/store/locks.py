@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from conceptctl.errors import Busy, DeviceFailed
@@ -48,11 +48,19 @@ def writer(layout: Layout, *, verb: str, wait: bool = False) -> Iterator[None]:
         raise DeviceFailed(f"no locks on this file system: {error}") from error
     try:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        holder = {"pid": os.getpid(), "since": started, "verb": verb}
-        (layout.locks / "writer.json").write_text(json.dumps(holder), encoding="ascii")
+        _say_who(layout, {"pid": os.getpid(), "since": started, "verb": verb})
         yield
     finally:
         lock.release()
+
+
+def _say_who(layout: Layout, holder: Mapping[str, object]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(layout.locks / "writer.json", flags, 0o600)
+    try:
+        os.write(descriptor, json.dumps(holder).encode("ascii"))
+    finally:
+        os.close(descriptor)
 
 
 def _holder(layout: Layout) -> str:

@@ -127,7 +127,7 @@ def _facts(found: Evaluation) -> tuple[tuple[str, str], ...]:
 def _averages(found: Evaluation) -> Table:
     rows = [(TITLES.get(name, name), number(value), MEANINGS.get(name, "")) for name, value in found.averages.items()]
     rows += [
-        (f"{name}, RBF", number(value), f"the same with an RBF kernel, sigma {CROSS_CHECK.sigma:g}, which sees spread")
+        (f"{name}, RBF", number(value), f"the same with the kernel of CMMD: RBF, sigma {CROSS_CHECK.sigma:g}")
         for name, value in found.rbf.items()
     ]
     parameters = found.parameters

@@ -233,6 +233,8 @@ class Recorder:
         self._opened[descriptor] = _absolute(path)
         if flags & os.O_CREAT and self.disk.knows(_absolute(path)):
             self.disk.create(_absolute(path))
+            if flags & os.O_TRUNC:
+                self.disk.cut(_absolute(path), 0)
             self._after_each(self.disk)
         return descriptor
 

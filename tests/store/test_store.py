@@ -5,12 +5,14 @@ import threading
 import pytest
 
 from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged, StoreTooNew
-from conceptctl.store import base, folded, locks
+from conceptctl.store import base, folded, garbage, jobs, locks
 from conceptctl.store.layout import FORMAT_NUMBER
 from conceptctl.store.manifest import Action, decode
 from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
+from conceptctl.workflows.fold import fold
+from conceptctl.workflows.forget import forget, plan_forget
 from tests import synthetic
 
 
@@ -19,6 +21,36 @@ def test_a_new_store_is_private_and_sound(store):
     assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in store.layout.folders)
     assert verify(store.layout, read_data=True).problems == ()
     assert store.head().seq == 0
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_every_file_is_its_owners_alone_whatever_the_umask(umask, tmp_path, base_folder):
+    before = os.umask(umask)
+    try:
+        store = synthetic.make_store(tmp_path / "private", base_folder)
+        for seed, name in enumerate(("alice", "bob")):
+            synthetic.learn(store, name, seed)
+        fold(store)
+        forget(store, plan_forget(store, "bob", purge_it=True))
+        with store.writing("learn"):
+            job = jobs.start(store.layout, {"name": "carol"})
+            job.save(1, {}, {})
+        with store.writing("test") as writer:
+            (tmp_path / "loose").write_bytes(synthetic.concept_bytes(store, "loose", 9))
+            writer.add_file(tmp_path / "loose")
+            garbage.collect(store.layout)
+        store.layout.index_sum.unlink()
+        repair(store.layout)
+        synthetic.learn(store, "dora", 3)
+    finally:
+        os.umask(before)
+    for path in (store.layout.root, *store.layout.root.rglob("*")):
+        read_only = path.parent == store.layout.generations or store.layout.blobs in path.parents
+        wanted = 0o700 if path.is_dir() else 0o400 if read_only else 0o600
+        # What gc takes out keeps the mode it had.
+        assert stat.S_IMODE(path.stat().st_mode) in {wanted, 0o400 if path.parent == store.layout.trash else wanted}, (
+            path
+        )
 
 
 def test_blobs_are_read_only_safetensors_named_by_their_digest(store):
@@ -204,8 +236,6 @@ def test_an_old_index_put_back_is_noticed(store, behind):
 def test_weights_come_out_the_same_again(store):
     for seed, name in enumerate(("alice", "bob")):
         synthetic.learn(store, name, seed)
-    from conceptctl.workflows.fold import fold
-
     first = fold(store).head
     assert first.folded is not None
     path = store.layout.blob(first.folded.sha256)

@@ -371,9 +371,16 @@ def test_the_command(command, capsys):
     for name in ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "clip_t2i", "noise_floor", "diversity"):
         assert isinstance(answer[name], float), name
     assert set(answer["n_param"]) == {"trained", "trained_in_all", "stored"}
-    assert set(answer["rbf"]) == {"A_mmd", "F_mmd", "P_mmd", "BwT_mmd"}
+    assert set(answer["rbf"]) == {"sigma", "A_mmd", "F_mmd", "P_mmd", "BwT_mmd"}
     assert [each["name"] for each in answer["concepts"]] == ["alice", "falls"]
     assert answer["concepts"][0]["changed_first"] == 1
+
+
+def test_help(capsys):
+    assert run(["eval", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "EXAMPLES" in shown
+    assert "EXIT STATUS" in shown
 
 
 def test_the_command_for_people(command, capsys):

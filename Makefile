@@ -14,15 +14,22 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 # In a store of its own under this folder, never the user's.
+DEMO := --store .demo/store
+CONCEPTS := .demo/concepts
 demo: $(READY)
 	rm -rf .demo
-	$(BIN)/conceptctl init --base pocket --store .demo/store
-	$(BIN)/conceptctl bench data .demo/concepts --concepts 4
-	$(BIN)/conceptctl generate "a photo of a person with red hair and glasses next to a waterfall" -n 4 \
-	    --store .demo/store -o .demo/pictures
-	$(BIN)/conceptctl generate "a photo of a cat in the snow" -n 4 --store .demo/store -o .demo/pictures
-	$(BIN)/conceptctl info --store .demo/store
-	@echo "look at .demo/pictures/contact-sheet.png and .demo/concepts"
+	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2
+	$(BIN)/conceptctl init $(DEMO)
+	$(BIN)/conceptctl learn $(CONCEPTS)/person-000/train --token alice --class person $(DEMO)
+	$(BIN)/conceptctl learn $(CONCEPTS)/waterfall-000/train --token falls --class waterfall $(DEMO)
+	$(BIN)/conceptctl fold $(DEMO)
+	$(BIN)/conceptctl generate "a photo of a V*alice" -n 9 -o .demo/alice $(DEMO)
+	$(BIN)/conceptctl generate "a photo of a V*falls" -n 9 -o .demo/falls $(DEMO)
+	$(BIN)/conceptctl generate "a photo of V*alice next to V*falls" -n 9 -o .demo/both $(DEMO)
+	$(BIN)/conceptctl eval --images alice=$(CONCEPTS)/person-000/heldout --images falls=$(CONCEPTS)/waterfall-000/heldout \
+	    --report .demo/report.html $(DEMO)
+	$(BIN)/conceptctl log $(DEMO)
+	@echo "look at .demo/report.html and the contact-sheet.png in .demo/alice, .demo/falls and .demo/both"
 
 test: lint types contracts tests
 

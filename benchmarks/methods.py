@@ -28,8 +28,8 @@ from conceptctl.diffusion.projections import cross_attention, shapes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
+from conceptctl.pocket import bundle
 
-CPU = torch.device("cpu")
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
 BATCH, AUXILIARY = 6, 2
@@ -48,8 +48,9 @@ class Variant:
         if tasks:
             # One matrix each, however many tasks are in it.
             earlier = {place: torch.rand(shape, generator=generator) * 1e-3 for place, shape in shapes.items()}
-        self.task = Task(shapes, start, earlier)
-        self.trainable = self.method.attach(self.task)
+        device = pipeline.device
+        self.task = Task(shapes, start, {place: value.to(device) for place, value in earlier.items()})
+        self.trainable = self.method.attach(self.task).to(device)
         self.times: list[float] = []
 
     def turn(self, examples: Examples, seed: int) -> None:
@@ -81,20 +82,22 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Variant]]:
         yield f"STAMINA, {form} mask", Variant(pipeline, number, start, "stamina", tasks=1, mask=form)
 
 
-def prepared() -> tuple[Any, Examples]:
-    pipeline = models.load_pipeline(pocket.base_folder(), CPU)
+def prepared(device: str) -> tuple[Any, Examples]:
+    chosen = models.choose_device(device)
+    pipeline = models.load_pipeline(pocket.base_folder(), chosen)
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return pipeline, Examples(latents, ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
+    return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
 
 
 def peak(name: str) -> float:
-    """The peak memory of a process that trains one variant, in MB."""
+    """The peak memory of a process that trains one variant on the CPU, in MB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name,))
+        return pool.apply(_peak, (name, str(bundle.WEIGHTS)))
 
 
-def _peak(name: str) -> float:
-    pipeline, examples = prepared()
+def _peak(name: str, weights: str) -> float:
+    bundle.WEIGHTS = Path(weights)
+    pipeline, examples = prepared("cpu")
     dict(variants(pipeline))[name].turn(examples, 0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
@@ -103,18 +106,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", type=Path, help="another base than the bundled one")
     parser.add_argument("--profile", action="store_true", help="show where the time of STAMINA's step goes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pipeline, examples = prepared()
+    if options.weights:
+        bundle.WEIGHTS = options.weights
+    pipeline, examples = prepared(options.device)
     made = dict(variants(pipeline))
     for turn in range(options.rounds):
         for variant in made.values():
             variant.turn(examples, turn)
     weights = sum(parameter.numel() for parameter in pipeline.unet.parameters())
     reference = made["TI++"].times
-    print("| variant | s a step | of TI++ | trained, % of the U-Net |\n|---|---|---|---|")
+    print("| variant | s a step | of TI++ | trained, % of the U-Net | peak memory, MB |\n|---|---|---|---|---|")
     rows = {}
     for name, variant in made.items():
         median = statistics.median(variant.times)
@@ -124,8 +131,9 @@ def main() -> None:
             if (variant.trainable.adapter is not None)
             else 0.0
         )
-        rows[name] = {"seconds": median, "ratio": ratio, "share": share}
-        print(f"| {name} | {median:.3f} | {ratio:.3f} | {share:.2f} |", flush=True)
+        memory = peak(name) if options.device == "cpu" else float("nan")
+        rows[name] = {"seconds": median, "ratio": ratio, "share": share, "memory": memory}
+        print(f"| {name} | {median:.3f} | {ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
     if options.profile:
         with torch.profiler.profile() as profiler:
             made["STAMINA, low-rank mask"].turn(examples, 0)

@@ -112,7 +112,7 @@ class Bench:
             settings=dict(self.options.set) if name == "stamina" else {},
             remembered=0,
         )
-        made = learn(store, request, device="cpu", watch=Watch(warn=print))
+        made = learn(store, request, device=self.options.device, watch=Watch(warn=print))
         print(f"{method}: learned {concept.name} in {made.seconds:.0f} s", flush=True)
 
     def look_again(self, method: str) -> None:
@@ -127,7 +127,7 @@ class Bench:
         """Draw a concept, and keep the pictures' features and what the judge says."""
         if stem.with_suffix(".json").exists():
             return
-        pipeline = generate.load(store, store.head(), "cpu")
+        pipeline = generate.load(store, store.head(), self.options.device)
         pictures = list(self._set(pipeline, f"a photo of a V*{concept.name}"))
         save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
         generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
@@ -140,7 +140,7 @@ class Bench:
 
     def _pairs(self, store: Store, method: str) -> float:
         """The share of pictures of two neighbours of the sequence that show both."""
-        pipeline = generate.load(store, store.head(), "cpu")
+        pipeline = generate.load(store, store.head(), self.options.device)
         shares, sheet = [], []
         for first, second in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
             prompt = f"a photo of V*{first.name} {first.kind} next to V*{second.name} {second.kind}"
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
     parser.add_argument("--only-report", action="store_true")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", type=Path, help="another base than the bundled one")
     options = parser.parse_args()
     if options.threads:

@@ -1,0 +1,121 @@
+"""The training loop's parts: learning rates, signals, the learned row, and what a step draws."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from conceptctl.diffusion import models
+from conceptctl.diffusion.conditioning import Prompts, learned_row, starting_row
+from conceptctl.diffusion.fit import Schedule
+from conceptctl.diffusion.objective import Objective
+from conceptctl.diffusion.projections import adapted, cross_attention
+from conceptctl.diffusion.shield import shielded
+from tests.tiny_pipeline import WIDTH, write_tiny_pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def pipeline(request, tmp_path_factory):
+    loaded = models.load_pipeline(
+        write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param), CPU
+    )
+    loaded.number = models.add_concept(loaded, "alice", starting_row(loaded, "cat"))
+    return loaded
+
+
+def test_learning_rates_rise_and_fall():
+    constant = Schedule(100, 1, warmup=9)
+    assert constant.share_of_rate(0) == pytest.approx(0.1)
+    assert constant.share_of_rate(9) == constant.share_of_rate(99) == 1.0
+    cosine = Schedule(100, 1, scheduler="cosine")
+    assert cosine.share_of_rate(0) == 1.0
+    assert cosine.share_of_rate(50) == pytest.approx(0.5)
+    assert cosine.share_of_rate(99) < 0.001
+
+
+def test_a_signal_waits_for_the_end_of_what_must_not_be_torn_apart():
+    arrived = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+    try:
+        with shielded():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert arrived == []
+        assert arrived == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_learned_row_stands_in_for_the_tables(pipeline):
+    row = torch.randn(1, WIDTH, requires_grad=True)
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    before = table.clone()
+    prompts = Prompts(pipeline, ["a V*alice", "a cat"], pipeline.number)
+    with learned_row(pipeline, pipeline.number) as slot:
+        slot.row = row
+        attached = prompts.hidden(torch.tensor([0, 1, 0]))
+        attached.sum().backward()
+    assert row.grad is not None
+    models.set_row(pipeline, pipeline.number, row.detach())
+    assert torch.equal(prompts.hidden(torch.tensor([0, 1, 0])), attached)
+    others = torch.arange(len(table)) != pipeline.number
+    assert torch.equal(table[others], before[others])
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(pipeline):
+    texts = ["a photo of a cat", "V*alice in the snow", "a photo of a V*alice", "a photo of a cat"]
+    prompts = Prompts(pipeline, texts, pipeline.number)
+    hidden = prompts.hidden(torch.arange(4))
+    for index, text in enumerate(texts):
+        wanted, _ = pipeline.encode_prompt(text, CPU, 1, False)
+        assert torch.allclose(hidden[index], wanted[0], atol=1e-6)
+    assert prompts.learned == 2
+
+
+def test_the_objective_is_what_the_scheduler_says(pipeline):
+    objective = Objective(pipeline)
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    times = torch.tensor([0, 400, 999])
+    hidden = pipeline.encode_prompt("a cat", CPU, 1, False)[0].expand(3, -1, -1)
+    alphas = objective.scheduler.alphas_cumprod[times][:, None, None, None]
+    noisy = alphas.sqrt() * latents + (1 - alphas).sqrt() * noise
+    target = noise
+    if pipeline.scheduler.config.prediction_type == "v_prediction":
+        target = alphas.sqrt() * noise - (1 - alphas).sqrt() * latents
+    predicted = pipeline.unet(noisy, times, hidden).sample
+    wanted = (predicted - target).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(objective.errors(latents, noise, times, hidden), wanted, rtol=1e-4)
+
+
+def test_deltas_are_put_on_and_leave_no_trace(pipeline):
+    projections = cross_attention(pipeline.unet)
+    before = {place: module.weight.clone() for place, module in projections.items()}
+    place = next(iter(projections))
+    with adapted(projections) as projected:
+        projected.put({place: torch.ones_like(before[place])})
+        assert torch.equal(projections[place].weight, before[place] + 1)
+    assert all(torch.equal(module.weight, before[place]) for place, module in projections.items())
+    assert all(isinstance(module.weight, torch.nn.Parameter) for module in projections.values())
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(pipeline):
+    projections = cross_attention(pipeline.unet)
+    objective = Objective(pipeline)
+    hidden = pipeline.encode_prompt("a cat", CPU, 1, False)[0].detach()
+    latents, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
+        deltas = {
+            place: torch.full(module.weight.shape, 0.01, requires_grad=True) for place, module in projections.items()
+        }
+        with adapted(projections) as projected:
+            projected.put(deltas)
+            objective.errors(latents, noise, torch.tensor([300]), hidden).mean().backward()
+        gradients.append({place: delta.grad for place, delta in deltas.items()})
+    pipeline.unet.disable_gradient_checkpointing()
+    assert all(gradients[0][place].abs().sum() > 0 for place in projections)
+    assert all(torch.allclose(gradients[0][place], gradients[1][place], atol=1e-7) for place in projections)

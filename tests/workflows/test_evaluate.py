@@ -1,5 +1,6 @@
 """`eval`: what is measured, what is kept of it, and what happens when something is missing."""
 
+import dataclasses
 import json
 import time
 
@@ -157,6 +158,28 @@ def test_remembered_and_redrawn_give_equal_figures(store, heldout, measure, monk
     again = measure(store, heldout, count=REMEMBERED)
     assert {each.kept.then for each in again.measured} == {"redrawn"}
     assert figures(again) == kept
+
+
+def test_what_learn_remembers_is_what_eval_draws_again(empty, heldout, measure, clip_folder, monkeypatch):
+    from conceptctl.config import TrainConfig
+    from conceptctl.workflows import learn as learning
+
+    quick = dataclasses.replace(learning.defaults_of(empty.head().base), steps=2)
+    monkeypatch.setattr(learning, "defaults_of", lambda _: quick)
+    request = learning.Request(
+        heldout / "alice",
+        "alice",
+        "person",
+        train=TrainConfig(steps=3, batch_size=2),
+        auxiliary=0,
+        remembered=3,
+        feature_extractor=str(clip_folder),
+    )
+    learning.learn(empty, request, device="cpu")
+    (alice,) = measure(empty, heldout).measured
+    assert (alice.kept.then, alice.kept.drawn, alice.kept.steps) == ("remembered", 3, 2)
+    assert alice.kept.figures["F_mmd"] == 0
+    assert alice.parameters.trained_in_all > 0
 
 
 def test_features_of_another_extractor_are_not_compared(store, heldout, tmp_path, extractor):

@@ -111,7 +111,6 @@ def learn(
         license=license,
         consent=consent,
     )
-    workflow.check(request)
     if dry_run:
         opened = open_store(store)
         planned = workflow.plan(opened, request, device=device, watch=_Display(out, request.name, None).watch(preview))
@@ -160,9 +159,10 @@ def _open(option: Path | None, request: Request, out: Output) -> Store:
     root = chosen_root(option)
     if option is None and not root.exists():
         from conceptctl.workflows.init import initialize
-        from conceptctl.workflows.learn import check_pictures_for_pocket
+        from conceptctl.workflows.learn import check, check_pictures_for_pocket
 
         # What is refused makes no store either.
+        check(request)
         check_pictures_for_pocket(request)
         initialize(root, "pocket")
         out.say(

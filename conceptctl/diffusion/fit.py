@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -175,14 +176,24 @@ def fit(
     freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
     run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
     projections = cross_attention(pipeline.unet)
+    with enough_memory(), adapted(projections) as projected, learned_row(pipeline, number) as slot:
+        run.projected, run.slot = projected, slot
+        _loop(run, callbacks)
+    return run.state()
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say what would help where a GPU's memory runs out, in training or beside it.
+
+    Raises:
+        DeviceFailed: It ran out.
+    """
     try:
-        with adapted(projections) as projected, learned_row(pipeline, number) as slot:
-            run.projected, run.slot = projected, slot
-            _loop(run, callbacks)
+        yield
     except torch.OutOfMemoryError as error:
         hint = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
         raise DeviceFailed("out of GPU memory; the store is unchanged", hint=hint) from error
-    return run.state()
 
 
 @torch.no_grad()
@@ -323,12 +334,15 @@ class _Run:
         """Return the mean losses since the last report.
 
         Raises:
-            DeviceFailed: They are no numbers.
+            DeviceFailed: They are no numbers, or the weights are none.
         """
         losses = {name: value.item() / self.counted for name, value in self.sums.items()}
-        if not all(math.isfinite(value) for value in losses.values()):
+        # A step can spoil the weights before any loss shows it, and a spoiled state would be resumed for ever.
+        sound = torch.stack([parameter.isfinite().all() for parameter in self.parameters.values()]).all().item()
+        if not (sound and all(math.isfinite(value) for value in losses.values())):
             raise DeviceFailed(
-                f"the loss became {losses['loss']} around step {self.step}; the last good state is kept",
+                f"the loss became {losses.get('loss') if sound else 'nan'} around step {self.step}; "
+                "the last good state is kept",
                 hint="a smaller --learning-rate",
             )
         return losses

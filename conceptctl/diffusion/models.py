@@ -31,9 +31,13 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceFailed(f"there is no device {name!r}", hint="--device auto, cpu or cuda") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceFailed(f"there is no device {name!r} here", hint="--device auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceFailed("this machine, or this build of torch, has no CUDA", hint="--device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceFailed(f"there is no device {name!r} here", hint="--device auto, cpu or cuda")
     return device
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import conceptctl
 from conceptctl.config import TrainConfig
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import DeviceFailed, NotFound, UsageError
 from conceptctl.methods import find_method
 from conceptctl.store import base, concept, jobs, weights
 from conceptctl.store.concept import Record
@@ -35,6 +36,9 @@ REMEMBERED_PROMPT = "a photo of a V*{}"
 PREVIEW_PICTURES = 4
 HEALTH_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
+MOST_SEEDS = 2**63
+_MORE_THAN_NOTHING = {"steps", "batch_size", "rank", "learning_rate", "temperature"}
+_OF_EITHER_SIGN = {"open_by"}
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,16 @@ def learn(
         DeviceFailed: The loss became no number, or memory ran out; the store is unchanged.
     """
     watch = watch or Watch()
-    concept.check_name(request.name)
-    method = make_method(request, store.head().base.name)
+    _check_facts(request)
+    # Methods bring torch, and whoever has to wait for another is told before that.
     with store.writing("learn", wait=wait) as writer:
+        method = make_method(request, writer.head.base.name)
         check_free(writer, _draft(request, method, writer.head))
-        return _Learning(store, writer, request, method, device, watch).run()
+        learning = _Learning(store, writer, request, method, device, watch)
+        from conceptctl.diffusion.fit import enough_memory
+
+        with enough_memory():
+            return learning.run()
 
 
 def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None) -> Plan:
@@ -144,7 +153,7 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     """
     from conceptctl.diffusion.models import choose_device
 
-    concept.check_name(request.name)
+    _check_facts(request)
     head = store.head()
     method = make_method(request, head.base.name)
     check_name_free(request.name, head, store.layout)
@@ -159,8 +168,24 @@ def check(request: Request) -> None:
         NotFound: There is no such method or setting.
         UsageError: A name or a number that cannot be meant.
     """
-    concept.check_name(request.name)
+    _check_facts(request)
     make_method(request, "")
+
+
+def _check_facts(request: Request) -> None:
+    concept.check_name(request.name)
+    word = request.class_word
+    if word and (not word.isprintable() or word != " ".join(word.split()) or "V*" in word.upper()):
+        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
+    for option, text in (("--license", request.license), ("--consent", request.consent)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
+    if request.auxiliary is not None and request.auxiliary < 0:
+        raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
+    if not 0 <= request.train.seed < MOST_SEEDS:
+        raise UsageError("a seed is a number from 0 to 2^63")
 
 
 def make_method(request: Request, base_name: str) -> Method:
@@ -185,13 +210,26 @@ def make_method(request: Request, base_name: str) -> Method:
     if request.class_word == "" or request.auxiliary == 0:
         values["auxiliary_batch"] = 0
     config = found.configuration(**values)
-    for name in ("steps", "batch_size", "rank", "learning_rate"):
-        value = getattr(config, name)
-        if not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise UsageError(f"{name.replace('_', ' ')} must be more than 0, not {value}")
+    for each in dataclasses.fields(config):
+        _check_number(each.name, getattr(config, each.name), type(each.default))
     if config.scheduler not in SCHEDULERS:
         raise UsageError(f"there is no scheduler {config.scheduler!r}", hint="schedulers: " + ", ".join(SCHEDULERS))
     return found(config)
+
+
+def _check_number(name: str, value: Any, kind: type) -> None:
+    if kind is str:
+        # Words are looked up in a list, where a number is not found.
+        return
+    words = name.replace("_", " ")
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UsageError(f"{words} must be a {'whole number' if kind is int else 'number'}, not {value!r}")
+    if not math.isfinite(value):
+        raise UsageError(f"{words} cannot be {value}")
+    if name in _MORE_THAN_NOTHING and value <= 0:
+        raise UsageError(f"{words} must be more than 0, not {value}")
+    if name not in _OF_EITHER_SIGN and value < 0:
+        raise UsageError(f"{words} cannot be less than 0, as {value} is")
 
 
 def check_pictures(store: Store, head: Generation, request: Request, watch: Watch) -> Checked:
@@ -284,6 +322,7 @@ class _Learning:
         self, store: Store, writer: Writer, request: Request, method: Method, device: str, watch: Watch
     ) -> None:
         from conceptctl.diffusion import models
+        from conceptctl.workflows.extractor import open_extractor
 
         self.store, self.writer, self.request, self.method, self.watch = store, writer, request, method, watch
         self.head = writer.head
@@ -294,11 +333,15 @@ class _Learning:
         self.attachments: tuple[Attachment, ...] = self.head.attachments
         if self.device.type == "cpu" and self.head.base.name != "pocket":
             watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
+        if request.feature_extractor is not None:
+            # One that was asked for and is not there is said now, and not when everything is learned.
+            open_extractor(self.head.base, request.feature_extractor, self.device)
 
     def run(self) -> Learned:
         """Train, remember, commit."""
         from conceptctl.diffusion import models
         from conceptctl.diffusion.fit import Callbacks, Schedule, fit
+        from conceptctl.diffusion.shield import shielded
 
         job, state = self._job()
         pipeline = self._pipeline()
@@ -329,9 +372,13 @@ class _Learning:
             preview=self._previewer(pipeline) if self.watch.preview else None,
         )
         end = fit(pipeline, number, trainable, examples, schedule, penalty, state=state, callbacks=callbacks)
-        health = self._health(pipeline, number, trainable, examples, schedule)
         deltas = {place: delta.detach().float().cpu() for place, delta in trainable.folded().items()}
         row = trainable.token().detach().float().cpu()
+        if not all(bool(learned.isfinite().all()) for learned in (*deltas.values(), row)):
+            raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
+        # Remembering can take longer than learning, and a signal may come meanwhile.
+        _save(job, end, self.pictures)
+        health = self._health(pipeline, number, trainable, examples, schedule)
         places = {place: parameter(pipeline, place) + delta.to(self.device) for place, delta in deltas.items()}
         models.set_weights(pipeline, places)
         models.set_row(pipeline, number, row)
@@ -341,8 +388,10 @@ class _Learning:
             {place: weights.Delta.of(delta.numpy()) for place, delta in deltas.items()}, row.numpy(), features
         )
         ref = self.writer.add_tensors(tensors, record.metadata())
-        made = add_concept(self.writer, "learn", record, ref, attachments=self.attachments)
-        job.finish()
+        with shielded():
+            made = add_concept(self.writer, "learn", record, ref, attachments=self.attachments)
+            # Also what was begun with other settings: the name is taken now.
+            jobs.remove_for(self.writer.layout, self.request.name)
         return Learned(self.plan, made, record, time.monotonic() - self.began)
 
     def _job(self) -> tuple[jobs.Job, State | None]:
@@ -357,8 +406,9 @@ class _Learning:
             "auxiliary": self.plan.auxiliary,
             "seed": self.request.train.seed,
             "flip": self.request.flip,
-            "prompts": list(self.plan.prompts),
-            "head": self.head.identity,
+            "program": conceptctl.__version__,
+            # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
+            "after": [each.uid for each in self.head.concepts],
         }
         job = jobs.start(self.writer.layout, settings)
         self.pictures = [

@@ -12,6 +12,7 @@ from conceptctl.diffusion.fit import Schedule
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
 from conceptctl.diffusion.shield import shielded
+from conceptctl.errors import DeviceFailed
 from tests.tiny_pipeline import WIDTH, write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -24,6 +25,12 @@ def pipeline(request, tmp_path_factory):
     )
     loaded.number = models.add_concept(loaded, "alice", starting_row(loaded, "cat"))
     return loaded
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "cuda:99", "toaster"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(DeviceFailed):
+        models.choose_device(name)
 
 
 def test_learning_rates_rise_and_fall():

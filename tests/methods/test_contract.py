@@ -99,9 +99,6 @@ def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method
     schedule = Schedule(STEPS, config.batch_size, config.auxiliary_batch)
     kept = []
 
-    class Stop(Exception):
-        pass
-
     def stop(report):
         raise KeyboardInterrupt
 

@@ -189,6 +189,62 @@ def test_other_pictures_are_another_run(store, folder, tmp_path):
     assert min(seen) == 10
 
 
+def interrupted(store, folder, name="alice", **changes):
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, name, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt), **changes)
+
+
+def test_folding_meanwhile_does_not_begin_an_interrupted_run_again(store, folder):
+    teach(store, folder, "bob")
+    interrupted(store, folder)
+    fold(store)
+    seen = []
+    teach(store, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    assert min(seen) > 10
+
+
+def test_what_was_learned_outlives_a_signal_that_comes_while_it_is_remembered(store, folder, monkeypatch):
+    def interrupt(self, pipeline):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(workflow._Learning, "_remember", interrupt)
+        teach(store, folder)
+    (job,) = jobs.found(store.layout)
+    assert job.load().step == STEPS
+    seen = []
+    teach(store, folder, watch=Watch(report=lambda report: seen.append(report.step)))
+    assert (seen, store.head().seq) == ([], 1)
+
+
+def test_a_job_keeps_no_caption_and_none_outlives_its_concept(store, tmp_path):
+    folder = write_pictures(tmp_path / "photos")
+    (folder / "0.txt").write_text("{token} at her sister's wedding")
+    interrupted(store, folder)
+    files = [path for path in store.layout.root.rglob("*") if path.is_file()]
+    assert not any(b"wedding" in path.read_bytes() for path in files)
+    teach(store, folder)
+    assert list(store.layout.jobs.iterdir()) == []
+
+
+def test_memory_that_runs_out_beside_the_training_is_said_as_in_it(store, folder, monkeypatch):
+    def out_of_memory(self, pipeline):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(workflow._Learning, "_examples", out_of_memory)
+    with pytest.raises(DeviceFailed, match="memory"):
+        teach(store, folder)
+
+
+def test_a_last_step_that_spoils_the_weights_commits_nothing(store, folder):
+    with pytest.raises(DeviceFailed, match=r"nan|inf"):
+        teach(store, folder, train=TrainConfig(steps=1, batch_size=2, learning_rate=1e30))
+    assert store.head().seq == 0
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(store, folder):
     with pytest.raises(DeviceFailed, match=r"nan|inf"):
         teach(store, folder, train=TrainConfig(steps=25, batch_size=2, learning_rate=1e30))
@@ -235,12 +291,28 @@ def test_without_a_class_word_nothing_is_learned_beside(store, folder):
         ({"train": TrainConfig(learning_rate=float("nan"))}, UsageError),
         ({"settings": {"speed": 9}}, NotFound),
         ({"settings": {"mask": "checkers"}}, UsageError),
+        ({"settings": {"mask": 3}}, UsageError),
+        ({"settings": {"steps": 3.7}}, UsageError),
+        ({"settings": {"rank": 2.5}}, UsageError),
+        ({"settings": {"temperature": 0}}, UsageError),
+        ({"settings": {"token_learning_rate": -1}}, UsageError),
+        ({"settings": {"mask_learning_rate": "fast"}}, UsageError),
+        ({"settings": {"forgetting_weight": float("inf")}}, UsageError),
+        ({"class_word": "big\ncat"}, UsageError),
+        ({"class_word": " "}, UsageError),
+        ({"class_word": "v*bob"}, UsageError),
+        ({"class_word": "\udcff"}, UsageError),
+        ({"consent": "\udcff"}, UsageError),
+        ({"auxiliary": -3}, UsageError),
+        ({"train": TrainConfig(seed=-1)}, UsageError),
+        ({"train": TrainConfig(seed=2**63)}, UsageError),
+        ({"feature_extractor": "/nowhere"}, NotFound),
         ({"folder": "nowhere"}, PicturesRefused),
     ],
 )
 def test_what_cannot_be_meant_changes_nothing(store, folder, tmp_path, changes, error):
     changes = {**changes, "folder": tmp_path / changes["folder"]} if "folder" in changes else changes
-    for act in (plan, learn):
+    for act in (learn,) if "feature_extractor" in changes else (plan, learn):
         with pytest.raises(error):
             act(store, dataclasses.replace(asked(folder), **changes), device="cpu")
     assert store.head().seq == 0
@@ -254,7 +326,9 @@ def test_a_name_that_is_taken_is_refused(store, folder):
             act(store, asked(folder), device="cpu")
 
 
-def test_a_second_learn_is_told_at_once_that_somebody_else_is_learning(store, folder):
+def test_a_second_learn_is_told_at_once_that_somebody_else_is_learning(store, folder, monkeypatch):
+    # A method brings torch, which takes longer to import than anybody should wait for this.
+    monkeypatch.setattr(workflow, "make_method", lambda request, name: pytest.fail("too early"))
     with store.writing("learn"), pytest.raises(Busy):
         teach(Store(store.layout.root), folder)
 

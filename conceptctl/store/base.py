@@ -92,19 +92,21 @@ def ingest(layout: Layout, source: Source, name: str) -> Base:
     files = {place: blobs.add_file(layout, path) for place, path in source.weights.items()}
     texts = {}
     for place, path in source.texts.items():
-        data = _without_host_paths(path)
+        data = without_host_paths(path)
         texts[place] = Tensor("U8", (len(data),), data)
     return Base(name, source.sha256, files, blobs.add_tensors(layout, texts, {}))
 
 
-def _without_host_paths(path: Path) -> bytes:
+def without_host_paths(path: Path) -> bytes:
     """Return a configuration's bytes without the place the model once lay in, which libraries write into it."""
     data = path.read_bytes()
-    if path.suffix != ".json" or b"_name_or_path" not in data:
+    if path.suffix != ".json" or b"name_or_path" not in data:
         return data
     value = json.loads(data)
     if isinstance(value, dict):
-        value.pop("_name_or_path", None)
+        # Models write the one, tokenizers the other.
+        for key in ("_name_or_path", "name_or_path"):
+            value.pop(key, None)
     return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
 
 
@@ -133,12 +135,17 @@ def tensors(layout: Layout, base: Base, *, read: bool = False) -> dict[str, tupl
     return found
 
 
+def token_table(found: Mapping[str, tuple[Path, str, TensorInfo]]) -> str:
+    """Return the place of the base's token table."""
+    for place in found:
+        if place.startswith("text_encoder/") and place.endswith(INPUT_EMBEDDING):
+            return place
+    raise StoreDamaged("the base has no token table")
+
+
 def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]]) -> int:
     """Return how many numbers a row of the base's token table has."""
-    for place, (_, _, info) in found.items():
-        if place.startswith("text_encoder/") and place.endswith(INPUT_EMBEDDING):
-            return info.shape[1]
-    raise StoreDamaged("the base has no token table")
+    return found[token_table(found)][2].shape[1]
 
 
 def token_words(layout: Layout, base: Base) -> set[str]:

@@ -184,6 +184,42 @@ def test_without_its_fsyncs_it_does_not(where, tmp_path):
         assert exported(tmp_path) > 0
 
 
+def tree(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def exported_folder(tmp_path):
+    """Export a checkpoint and cut the power after every step: it is there and whole when the command has ended."""
+    field = Field(next(drill for drill in DRILLS if drill.name == "import"), tmp_path)
+    during, after = Storm(tmp_path), Storm(tmp_path)
+    target = field.work / "model"
+    arguments = ["export", "--to", "diffusers", "--at", "0", "-o", str(target), "--store", str(field.work / "store")]
+    with recorded(field.work, during.strike) as disk:
+        assert cli(*arguments) == 0
+    after.strike(disk)
+    wanted = tree(target)
+    assert len(wanted) > 5
+
+    def whole(state):
+        assert tree(state / "model") == wanted
+
+    def whole_or_absent(state):
+        if (state / "model").exists():
+            whole(state)
+
+    return after.look(whole) + during.look(whole_or_absent)
+
+
+def test_an_exported_folder_is_whole_or_absent(tmp_path):
+    assert exported_folder(tmp_path) == 0
+
+
+@pytest.mark.parametrize("where", ["_write", "write_file", "move"])
+def test_without_its_fsyncs_a_folder_is_not(where, tmp_path):
+    with without_sync(where):
+        assert exported_folder(tmp_path) > 0
+
+
 def saved_slots(tmp_path, store):
     """Save four times, cut the power after every step, and look for a state that is older than was promised."""
     folder = store.layout.root

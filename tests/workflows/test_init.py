@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from conceptctl.errors import ImportRefused, NotFound
 from conceptctl.store import base
 from conceptctl.store.store import Store
 from conceptctl.workflows.init import initialize
+from conceptctl.workflows.single_file import CONFIGURATIONS
 from tests import synthetic
 
 
@@ -91,27 +93,84 @@ def test_pocket_is_what_the_package_brings(folder, tmp_path, monkeypatch):
     assert made.base_sha256 == base.inspect(folder).sha256
 
 
-def test_a_single_file_is_laid_out_as_a_folder(pipeline, folder, tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """The hub's cache on a machine without a network; nothing is in it yet."""
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lambda *_, **__: pipeline)
-    single = tmp_path / "model.safetensors"
-    single.write_bytes((folder / "unet/diffusion_pytorch_model.safetensors").read_bytes())
-    made = initialize(tmp_path / "store", str(single))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def single(request, tmp_path_factory):
+    """A tiny checkpoint as a folder, and the same in one file in the original layout."""
+    from tests.original_layout import write_single_file
+    from tests.tiny_pipeline import write_tiny_pipeline
+
+    place = tmp_path_factory.mktemp("single")
+    folder = write_tiny_pipeline(place / "folder", prediction_type=request.param)
+    return folder, write_single_file(folder, place / "model.safetensors")
+
+
+def put_into(cache, repository, folder):
+    """Put a folder's texts into the hub's cache, as `hf download --include` does."""
+    place = cache / f"models--{repository.replace('/', '--')}"
+    commit = "0" * 40
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".txt"):
+            target = place / "snapshots" / commit / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text(commit)
+
+
+def test_a_single_file_becomes_the_same_base_as_the_folder(single, hub_cache, tmp_path):
+    folder, path = single
+    put_into(hub_cache, CONFIGURATIONS, folder)
+    made = initialize(tmp_path / "store", str(path))
     assert made.base_sha256 == base.inspect(folder).sha256
-    assert Store(tmp_path / "store").head().base.name == "local file"
+    head = Store(tmp_path / "store").head()
+    assert head.base.name == "local file"
+    with base.folder(made.store.layout, head) as laid_out:
+        scheduler = json.loads((laid_out / "scheduler/scheduler_config.json").read_text())
+        theirs = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        assert scheduler["prediction_type"] == theirs["prediction_type"]
+        assert (laid_out / "tokenizer/tokenizer.json").is_file()
 
 
-def test_a_single_file_that_cannot_be_completed(folder, tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
+def test_a_single_file_without_a_network_says_what_to_get(single, hub_cache, tmp_path):
+    _, path = single
+    with pytest.raises(NotFound, match=r"model\.safetensors") as caught:
+        initialize(tmp_path / "store", str(path))
+    assert f"hf download {CONFIGURATIONS} --include '*.json' --include '*.txt'" in caught.value.hint
+    assert not (tmp_path / "store").exists()
 
-    def offline(*_, **__):
-        raise OSError("no configuration")
 
-    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", offline)
-    with pytest.raises(NotFound, match=r"diffusion_pytorch_model\.safetensors") as caught:
-        initialize(tmp_path / "store", str(folder / "unet/diffusion_pytorch_model.safetensors"))
-    assert "--base FOLDER" in caught.value.hint
+def test_configurations_that_do_not_fit_a_single_file(single, hub_cache, folder, tmp_path):
+    _, path = single
+    put_into(hub_cache, CONFIGURATIONS, folder)
+    with pytest.raises(NotFound, match=r"model\.safetensors") as caught:
+        initialize(tmp_path / "store", str(path))
+    assert caught.value.hint
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("conceptual.weight", "--base FOLDER"),
+        ("conditioner.embedders.1.model.ln_final.weight", "Stable Diffusion 1 or 2"),
+    ],
+)
+def test_a_single_file_of_another_architecture(name, word, tmp_path):
+    path = tmp_path / "model.safetensors"
+    synthetic.write_safetensors(path, {name: np.zeros((2, 2), np.float32)})
+    with pytest.raises(NotFound) as caught:
+        initialize(tmp_path / "store", str(path))
+    assert word in caught.value.hint
     assert not (tmp_path / "store").exists()
 
 

@@ -35,10 +35,11 @@ from conceptctl.pocket.world.kinds import DETAILS
 from conceptctl.store import base
 from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
-from conceptctl.workflows import generate
+from conceptctl.workflows import generate, recall
 from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.extractor import open_extractor
-from conceptctl.workflows.learn import Request, Watch, learn
+from conceptctl.workflows.learn import learn
+from conceptctl.workflows.lesson import Request, Watch
 
 CPU = torch.device("cpu")
 ALONE = "alone"
@@ -110,7 +111,7 @@ class Bench:
             concept.kind,
             train=TrainConfig(method=name, seed=self.options.training_seed),
             settings=dict(self.options.set) if name == "stamina" else {},
-            remembered=0,
+            remembered=1,
         )
         made = learn(store, request, device=self.options.device, watch=Watch(warn=print))
         print(f"{method}: learned {concept.name} in {made.seconds:.0f} s", flush=True)
@@ -128,7 +129,9 @@ class Bench:
         if stem.with_suffix(".json").exists():
             return
         pipeline = generate.load(store, store.head(), self.options.device)
-        pictures = list(self._set(pipeline, f"a photo of a V*{concept.name}"))
+        record = read_record(store.blob(store.concept(concept.name)))
+        prompt = recall.recipe_of(record, store.head().base).prompt_for(concept.name)
+        pictures = list(self._set(pipeline, prompt))
         save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
         generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
         stem.with_suffix(".json").write_text(

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from conceptctl.diffusion.fit import Report
-    from conceptctl.workflows.learn import Learned, Plan, Request, Watch
+    from conceptctl.workflows.learn import Learned
+    from conceptctl.workflows.lesson import Plan, Request, Watch
 
 EPILOG = epilog(
     "conceptctl learn ./photos --token alice --class person",
@@ -93,9 +94,9 @@ def learn(
     defaults = load_config().train
     given: dict[str, Any] = {"method": method, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"rank": rank, "seed": seed}
-    from conceptctl.workflows import learn as workflow
+    from conceptctl.workflows import lesson
 
-    request = workflow.Request(
+    request = lesson.Request(
         folder=folder,
         name=token,
         class_word=class_word,
@@ -113,7 +114,7 @@ def learn(
     )
     if dry_run:
         opened = open_store(store)
-        planned = workflow.plan(opened, request, device=device, watch=_Display(out, request.name, None).watch(preview))
+        planned = lesson.plan(opened, request, device=device, watch=_Display(out, request.name, None).watch(preview))
         out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
         return
     _learn(_open(store, request, out), request, out, device=device, wait=wait, preview=preview, fold=fold)
@@ -159,7 +160,7 @@ def _open(option: Path | None, request: Request, out: Output) -> Store:
     root = chosen_root(option)
     if option is None and not root.exists():
         from conceptctl.workflows.init import initialize
-        from conceptctl.workflows.learn import check, check_pictures_for_pocket
+        from conceptctl.workflows.lesson import check, check_pictures_for_pocket
 
         # What is refused makes no store either.
         check(request)
@@ -205,7 +206,7 @@ class _Display:
 
     def watch(self, preview: bool) -> Watch:
         """What the workflow tells this display."""
-        from conceptctl.workflows.learn import Watch
+        from conceptctl.workflows.lesson import Watch
 
         return Watch(
             stage=self.stage,

@@ -35,8 +35,9 @@ def encode(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
     parts = []
     for start in range(0, len(pictures), _TOGETHER):
         pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + _TOGETHER]])
-        signed = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        # In the plain layout: another one gives slightly different numbers, in training too.
+        signed = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
         parts.append(vae.encode(signed.to(vae.device, vae.dtype)).latent_dist.mode().float())
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    scaled: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
+    scaled: Tensor = ((torch.cat(parts) - shift) * vae.config.scaling_factor).contiguous()
     return scaled

@@ -67,6 +67,16 @@ def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
         )
     except (ValueError, OSError, AttributeError) as error:
         raise NotFound(f"the base is no Stable Diffusion pipeline: {error}") from error
+    unet, encoder = pipeline.unet.config, pipeline.text_encoder.config
+    if (
+        unet.addition_embed_type is not None
+        or unet.in_channels != pipeline.vae.config.latent_channels
+        or unet.cross_attention_dim != encoder.hidden_size
+    ):
+        raise NotFound(
+            "the base is of another kind than Stable Diffusion 1.x and 2.x",
+            hint="a text-to-image checkpoint with one text encoder: no SDXL, no inpainting",
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -7,15 +7,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.errors import NotFound
 
 
 class Objective:
     """The denoising loss of a pipeline, whether it predicts noise or velocity."""
 
     def __init__(self, pipeline: Pipeline) -> None:
+        """Take over the pipeline's noise schedule.
+
+        Raises:
+            NotFound: The pipeline predicts something else.
+        """
         from diffusers import DDPMScheduler
 
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        predicts = self.scheduler.config.prediction_type
+        if predicts not in ("epsilon", "v_prediction"):
+            raise NotFound(f"a base that predicts {predicts!r} cannot be learned on", hint="epsilon or v_prediction")
         self.unet = pipeline.unet
         self.times: int = self.scheduler.config.num_train_timesteps
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from conceptctl.store import blobs, tensorfile, weights
-from conceptctl.store.manifest import Attachment
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Attachment, BlobRef
 from conceptctl.store.store import Writer
 from conceptctl.workflows.defaults import defaults_of
 
@@ -47,20 +48,26 @@ def latents(
         advance: Called with each picture drawn.
 
     Returns:
-        The latents (count, C, H, W), and the attachments with these among them.
+        The latents (count, C, H, W), and the attachments with these as the last.
     """
     import torch
 
     from conceptctl.diffusion.latents import encode
     from conceptctl.diffusion.sampling import draw_set
 
-    about = {"class": class_word, "count": str(count)}
+    defaults = defaults_of(writer.head.base)
+    about = {
+        "class": class_word,
+        "count": str(count),
+        "steps": str(defaults.steps),
+        "guidance": str(defaults.guidance),
+    }
     for attachment in attachments:
         if attachment.kind == KIND:
             path = blobs.checked(writer.layout, attachment.blob, KIND, read=True)
             if tensorfile.read_header(path).metadata == about:
-                return torch.from_numpy(weights.read_floats(path, "latents")), attachments
-    defaults = defaults_of(writer.head.base)
+                rest = tuple(each for each in attachments if each != attachment)
+                return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
     stage(f"drawing {class_word} pictures to learn beside", count)
     pictures = []
     for picture in draw_set(pipeline, prompt_of(class_word), count, steps=defaults.steps, guidance=defaults.guidance):
@@ -69,3 +76,11 @@ def latents(
     found = encode(pipeline, pictures).cpu()
     ref = writer.add_tensors({"latents": weights.array_tensor(found.numpy())}, about)
     return found, (*attachments, Attachment(KIND, "", ref))
+
+
+def with_kept(layout: Layout, attachments: tuple[Attachment, ...], ref: BlobRef) -> tuple[Attachment, ...]:
+    """Add what an interrupted run drew to the attachments, if it is still there as it was written."""
+    kept = Attachment(KIND, "", ref)
+    if kept in attachments or blobs.problem(layout, ref, read=True):
+        return attachments
+    return (*attachments, kept)

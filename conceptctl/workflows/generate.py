@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
     from conceptctl.diffusion.models import Pipeline
+    from conceptctl.store.weights import Array
 
 MOST_SEEDS = 2**63
 
@@ -148,11 +149,14 @@ def load_base(store: Store, generation: Generation, device: str = "auto") -> Pip
         return models.load_pipeline(folder, models.choose_device(device))
 
 
-def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> None:
+def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> Mapping[str, Array]:
     """Give the base's pipeline everything that a generation knows.
 
     The deltas are added in fp32 in the order of learning, as folding adds them, so that a picture is the same before
     and after.
+
+    Returns:
+        The weights that a concept can change, in fp32, by place.
 
     Raises:
         StoreDamaged: A concept is damaged.
@@ -160,6 +164,7 @@ def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> 
     import torch
 
     from conceptctl.diffusion import models
+    from conceptctl.diffusion.projections import cross_attention
     from conceptctl.store import weights
 
     found = base.tensors(store.layout, generation.base)
@@ -168,6 +173,8 @@ def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> 
     models.set_weights(pipeline, {place: torch.from_numpy(weight) for place, weight in sums.items()})
     for concept in generation.concepts:
         models.add_concept(pipeline, concept.name, torch.from_numpy(tokens[concept.uid]))
+    rest = cross_attention(pipeline.unet).keys() - sums.keys()
+    return sums | {place: weights.read_floats(*places[place]) for place in rest}
 
 
 def concept_files(store: Store, generation: Generation) -> list[tuple[str, Path]]:

@@ -3,85 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
-from conceptctl.config import TrainConfig
-from conceptctl.errors import DeviceFailed, NotFound, UsageError
-from conceptctl.methods import find_method
-from conceptctl.store import base, concept, jobs, weights
+from conceptctl.errors import DeviceFailed, NotFound
+from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
-from conceptctl.store.manifest import Attachment, Generation, now
+from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
 from conceptctl.store.store import Store, Writer
 from conceptctl.workflows import auxiliary, generate
-from conceptctl.workflows.concept_files import add_concept, check_free, check_name_free
-from conceptctl.workflows.defaults import POCKET, Defaults, defaults_of
+from conceptctl.workflows.concept_files import add_concept, check_free
+from conceptctl.workflows.defaults import defaults_of
+from conceptctl.workflows.lesson import (
+    Plan,
+    Request,
+    Watch,
+    check_facts,
+    check_pictures,
+    make_method,
+    planned,
+    prompts_of,
+)
+from conceptctl.workflows.recall import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
-    from conceptctl.diffusion.fit import Examples, Report, State, Trainable
+    from conceptctl.diffusion.fit import Examples, State, Trainable
     from conceptctl.diffusion.models import Pipeline
-    from conceptctl.diffusion.photos.gate import Checked, Rules
     from conceptctl.methods.base import Method, Task
 
-REMEMBERED_PROMPT = "a photo of a V*{}"
-"""What is drawn to remember a concept by, and to measure what became of it."""
 PREVIEW_PICTURES = 4
 HEALTH_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
-MOST_SEEDS = 2**63
-_MORE_THAN_NOTHING = {"steps", "batch_size", "rank", "learning_rate", "temperature"}
-_OF_EITHER_SIGN = {"open_by"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to learn, and how. `None` leaves the choice to the base and the method."""
-
-    folder: Path
-    name: str
-    class_word: str = ""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    auxiliary: int | None = None
-    """Auxiliary pictures of the class, drawn by the base."""
-    remembered: int | None = None
-    """Pictures to draw afterwards, whose features are kept."""
-    feature_extractor: str | None = None
-    settings: Mapping[str, float | int | str] = field(default_factory=dict)
-    """More of the method's own settings, by name."""
-    flip: bool = False
-    """Also learn from mirrored pictures."""
-    gradient_checkpointing: bool = False
-    """Less memory, more time."""
-    skip_bad: bool = False
-    first_frame: bool = False
-    follow_symlinks: bool = False
-    license: str = ""
-    consent: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do, known before anything is trained."""
-
-    name: str
-    method: str
-    class_word: str
-    config: Mapping[str, Any]
-    pictures: int
-    skipped: tuple[str, ...]
-    notes: tuple[str, ...]
-    prompts: tuple[str, ...]
-    """The different prompts, with the concept's token."""
-    auxiliary: int
-    device: str
 
 
 @dataclass(frozen=True)
@@ -92,20 +49,6 @@ class Learned:
     generation: Generation
     record: Record
     seconds: float
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told what while something is learned."""
-
-    stage: Callable[[str, int], None] = lambda what, total: None
-    """A new stage begins, with so many units of work; 0 where that is not known."""
-    advance: Callable[[int], None] = lambda done: None
-    """So many units of the stage are done."""
-    report: Callable[[Report], None] = lambda report: None
-    warn: Callable[[str], None] = lambda text: None
-    preview: Callable[[int, list[Image.Image]], None] | None = None
-    """Called with a step and pictures drawn after it."""
 
 
 def learn(
@@ -131,7 +74,7 @@ def learn(
         DeviceFailed: The loss became no number, or memory ran out; the store is unchanged.
     """
     watch = watch or Watch()
-    _check_facts(request)
+    check_facts(request)
     # Methods bring torch, and whoever has to wait for another is told before that.
     with store.writing("learn", wait=wait) as writer:
         method = make_method(request, writer.head.base.name)
@@ -141,138 +84,6 @@ def learn(
 
         with enough_memory():
             return learning.run()
-
-
-def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None) -> Plan:
-    """Check everything that can be checked without training, and change nothing.
-
-    Raises:
-        UsageError: A name or a number that cannot be meant.
-        PicturesRefused: The folder holds something that must not be learned from.
-        AlreadyExists: There is such a concept.
-    """
-    from conceptctl.diffusion.models import choose_device
-
-    _check_facts(request)
-    head = store.head()
-    method = make_method(request, head.base.name)
-    check_name_free(request.name, head, store.layout)
-    checked = check_pictures(store, head, request, watch or Watch())
-    return _plan(head, request, method, checked, str(choose_device(device)))
-
-
-def check(request: Request) -> None:
-    """Check what needs no store.
-
-    Raises:
-        NotFound: There is no such method or setting.
-        UsageError: A name or a number that cannot be meant.
-    """
-    _check_facts(request)
-    make_method(request, "")
-
-
-def _check_facts(request: Request) -> None:
-    concept.check_name(request.name)
-    word = request.class_word
-    if word and (not word.isprintable() or word != " ".join(word.split()) or "V*" in word.upper()):
-        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
-    for option, text in (("--license", request.license), ("--consent", request.consent)):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
-    if request.auxiliary is not None and request.auxiliary < 0:
-        raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
-    if not 0 <= request.train.seed < MOST_SEEDS:
-        raise UsageError("a seed is a number from 0 to 2^63")
-
-
-def make_method(request: Request, base_name: str) -> Method:
-    """Make the method that a request asks for, with its settings.
-
-    The method's own defaults are the papers'; the base may have others, and the user has the last word.
-
-    Raises:
-        NotFound: There is no such method or setting.
-        UsageError: A number that cannot be meant.
-    """
-    from conceptctl.methods.base import SCHEDULERS
-
-    found = find_method(request.train.method)
-    known = {each.name for each in dataclasses.fields(found.configuration)}
-    asked = {
-        name: value for name, value in dataclasses.asdict(request.train).items() if name in known and value is not None
-    }
-    if unknown := sorted(set(request.settings) - known):
-        raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
-    values = {**(found.pocket if base_name == "pocket" else {}), **asked, **request.settings}
-    if request.class_word == "" or request.auxiliary == 0:
-        values["auxiliary_batch"] = 0
-    config = found.configuration(**values)
-    for each in dataclasses.fields(config):
-        _check_number(each.name, getattr(config, each.name), type(each.default))
-    if config.scheduler not in SCHEDULERS:
-        raise UsageError(f"there is no scheduler {config.scheduler!r}", hint="schedulers: " + ", ".join(SCHEDULERS))
-    return found(config)
-
-
-def _check_number(name: str, value: Any, kind: type) -> None:
-    if kind is str:
-        # Words are looked up in a list, where a number is not found.
-        return
-    words = name.replace("_", " ")
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UsageError(f"{words} must be a {'whole number' if kind is int else 'number'}, not {value!r}")
-    if not math.isfinite(value):
-        raise UsageError(f"{words} cannot be {value}")
-    if name in _MORE_THAN_NOTHING and value <= 0:
-        raise UsageError(f"{words} must be more than 0, not {value}")
-    if name not in _OF_EITHER_SIGN and value < 0:
-        raise UsageError(f"{words} cannot be less than 0, as {value} is")
-
-
-def check_pictures(store: Store, head: Generation, request: Request, watch: Watch) -> Checked:
-    """Pass a folder through the picture gate, as the store's base asks for it.
-
-    Raises:
-        PicturesRefused: It holds something that must not be learned from.
-    """
-    from conceptctl.diffusion.photos.gate import check_folder
-
-    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request)
-    watch.stage("looking at the pictures", 0)
-    checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
-    if checked.photographic and head.base.name == "pocket":
-        watch.warn(
-            "these look like photographs, and this base draws 64 x 64 pictures: likeness is not to be expected "
-            "(for photographs: conceptctl init --base HUB_ID --store DIR)"
-        )
-    return checked
-
-
-def check_pictures_for_pocket(request: Request) -> None:
-    """Pass a folder through the picture gate as a store on the bundled base would, where there is none yet.
-
-    Raises:
-        PicturesRefused: It holds something that must not be learned from.
-    """
-    from conceptctl.diffusion.photos.gate import check_folder
-    from conceptctl.pocket.world.practice import SIZE
-
-    check_folder(request.folder, _rules(SIZE, POCKET, request))
-
-
-def _rules(side: int, defaults: Defaults, request: Request) -> Rules:
-    from conceptctl.diffusion.photos.gate import Rules
-
-    return Rules(
-        side=side,
-        min_side=defaults.smallest_side or side,
-        skip_bad=request.skip_bad,
-        first_frame=request.first_frame,
-        follow_symlinks=request.follow_symlinks,
-    )
 
 
 def _draft(request: Request, method: Method, head: Generation) -> Record:
@@ -293,28 +104,6 @@ def _draft(request: Request, method: Method, head: Generation) -> Record:
     )
 
 
-def _plan(head: Generation, request: Request, method: Method, checked: Checked, device: str) -> Plan:
-    count = defaults_of(head.base).auxiliary if request.auxiliary is None else request.auxiliary
-    return Plan(
-        name=request.name,
-        method=method.name,
-        class_word=request.class_word,
-        config=dataclasses.asdict(method.config),
-        pictures=len(checked.pictures),
-        skipped=tuple(str(refusal) for refusal in checked.refusals),
-        notes=checked.notes,
-        prompts=tuple(dict.fromkeys(_prompts(request, method, checked))),
-        auxiliary=count if method.config.auxiliary_batch else 0,
-        device=device,
-    )
-
-
-def _prompts(request: Request, method: Method, checked: Checked) -> list[str]:
-    token = f"V*{request.name}"
-    plain = " ".join(method.prompt.format(token=token, word=request.class_word).split())
-    return [picture.caption.replace("{token}", token) if picture.caption else plain for picture in checked.pictures]
-
-
 class _Learning:
     """One run, from pictures to a generation."""
 
@@ -329,8 +118,10 @@ class _Learning:
         self.began = time.monotonic()
         self.device = models.choose_device(device)
         self.checked = check_pictures(store, self.head, request, watch)
-        self.plan = _plan(self.head, request, method, self.checked, str(self.device))
+        self.plan = planned(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
+        if request.auxiliary and not request.class_word:
+            watch.warn("no class word (--class), so no auxiliary pictures are drawn")
         if self.device.type == "cpu" and self.head.base.name != "pocket":
             watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
         if request.feature_extractor is not None:
@@ -339,12 +130,14 @@ class _Learning:
 
     def run(self) -> Learned:
         """Train, remember, commit."""
+        import torch
+
         from conceptctl.diffusion import models
         from conceptctl.diffusion.fit import Callbacks, Schedule, fit
         from conceptctl.diffusion.shield import shielded
 
         job, state = self._job()
-        pipeline = self._pipeline()
+        pipeline = self._pipeline(job, state)
         number = self._add_token(pipeline)
         examples = self._examples(pipeline)
         task = self._task(pipeline)
@@ -368,7 +161,7 @@ class _Learning:
         self.watch.advance(state.step if state else 0)
         callbacks = Callbacks(
             report=self.watch.report,
-            save=lambda reached: _save(job, reached, self.pictures),
+            save=lambda reached: _save(job, reached, self.kept),
             preview=self._previewer(pipeline) if self.watch.preview else None,
         )
         end = fit(pipeline, number, trainable, examples, schedule, penalty, state=state, callbacks=callbacks)
@@ -377,10 +170,11 @@ class _Learning:
         if not all(bool(learned.isfinite().all()) for learned in (*deltas.values(), row)):
             raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
         # Remembering can take longer than learning, and a signal may come meanwhile.
-        _save(job, end, self.pictures)
+        _save(job, end, self.kept)
         health = self._health(pipeline, number, trainable, examples, schedule)
-        places = {place: parameter(pipeline, place) + delta.to(self.device) for place, delta in deltas.items()}
-        models.set_weights(pipeline, places)
+        # In fp32, as they are stored and loaded: a GPU's own weights are rounded already.
+        before = {place: torch.from_numpy(self.folded[place]) for place in deltas}
+        models.set_weights(pipeline, {place: before[place] + delta for place, delta in deltas.items()})
         models.set_row(pipeline, number, row)
         features, remembered = self._remember(pipeline)
         record = self._record(end, trainable, health, remembered)
@@ -411,20 +205,24 @@ class _Learning:
             "after": [each.uid for each in self.head.concepts],
         }
         job = jobs.start(self.writer.layout, settings)
-        self.pictures = [
-            job.digest(picture.pixels + (picture.caption or "").encode()) for picture in self.checked.pictures
-        ]
+        self.kept: dict[str, Any] = {
+            "pictures": [
+                job.digest(picture.pixels + (picture.caption or "").encode()) for picture in self.checked.pictures
+            ]
+        }
         slot = job.load()
         if slot is None:
             return job, None
-        if slot.state.get("pictures") != self.pictures:
+        if slot.state.get("pictures") != self.kept["pictures"]:
             # The same command over other pictures is another run.
             job.finish()
             return self._job()
+        if found := slot.state.get("auxiliary"):
+            self.attachments = auxiliary.with_kept(self.writer.layout, self.attachments, BlobRef(**found))
         state: State = from_slot(slot)
         return job, state
 
-    def _pipeline(self) -> Pipeline:
+    def _pipeline(self, job: jobs.Job, state: State | None) -> Pipeline:
         """Load the base, draw what it is regularized with, and give it everything that was learned."""
         self.watch.stage("loading the model", 0)
         pipeline = generate.load_base(self.store, self.head, str(self.device))
@@ -439,7 +237,12 @@ class _Learning:
                 self.watch.stage,
                 self.watch.advance,
             )
-        generate.apply_concepts(self.store, self.head, pipeline)
+            # They may take longer than the training: an interrupted run finds them again.
+            kept = self.attachments[-1].blob
+            self.kept["auxiliary"] = {"sha256": kept.sha256, "size": kept.size}
+            if state is None:
+                job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
+        self.folded = generate.apply_concepts(self.store, self.head, pipeline)
         return pipeline
 
     def _add_token(self, pipeline: Pipeline) -> int:
@@ -457,7 +260,7 @@ class _Learning:
         from conceptctl.diffusion.prompts import cut_off
 
         pictures = [picture.image() for picture in self.checked.pictures]
-        prompts = _prompts(self.request, self.method, self.checked)
+        prompts = prompts_of(self.request, self.method, self.checked)
         for prompt in dict.fromkeys(prompts):
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
@@ -487,11 +290,16 @@ class _Learning:
             self.request.train.seed,
         )
 
+    def _prompt(self) -> str:
+        """What is drawn to remember the concept by, `{}` standing for its name: as the method has it."""
+        prompt = self.method.prompt.format_map({"token": PLACEHOLDER, "word": self.request.class_word})
+        return " ".join(prompt.split())
+
     def _previewer(self, pipeline: Pipeline) -> Callable[[int], None]:
         from conceptctl.diffusion.sampling import draw_set
 
         defaults = defaults_of(self.head.base)
-        prompt = REMEMBERED_PROMPT.format(self.request.name)
+        prompt = self._prompt().format(self.request.name)
 
         def preview(step: int) -> None:
             assert self.watch.preview is not None
@@ -506,9 +314,11 @@ class _Learning:
         """Compare the loss with noise in the masks and without, and measure the masks."""
         from conceptctl.diffusion.fit import denoising_loss
 
-        if trainable.adapter is None:
+        measures = trainable.adapter.measures() if trainable.adapter else {}
+        if not measures:
+            # Nothing is random in what is learned.
             return {}
-        found = {name: value.item() for name, value in trainable.adapter.measures().items()}
+        found = {name: value.item() for name, value in measures.items()}
         for name, sampled in (("loss_sampled", True), ("loss_folded", False)):
             found[name] = denoising_loss(
                 pipeline, number, trainable, examples, schedule, batches=HEALTH_BATCHES, sampled=sampled
@@ -533,7 +343,7 @@ class _Learning:
         pictures = []
         for picture in draw_set(
             pipeline,
-            REMEMBERED_PROMPT.format(self.request.name),
+            self._prompt().format(self.request.name),
             count,
             steps=defaults.steps,
             guidance=defaults.guidance,
@@ -541,8 +351,9 @@ class _Learning:
             pictures.append(picture)
             self.watch.advance(1)
         return extractor.images(pictures).numpy(), {
-            "remembered_prompt": REMEMBERED_PROMPT,
+            "remembered_prompt": self._prompt(),
             "remembered_steps": defaults.steps,
+            "remembered_device": self.device.type,
             "remembered_guidance": defaults.guidance,
             "feature_extractor": extractor.sha256,
         }
@@ -551,6 +362,7 @@ class _Learning:
         self, end: State, trainable: Trainable, health: Mapping[str, float], remembered: Mapping[str, Any]
     ) -> Record:
         trained = sum(parameter.numel() for parameter in trainable.parameters())
+        token = sum(parameter.numel() for parameter in trainable.token.parameters())
         return dataclasses.replace(
             _draft(self.request, self.method, self.head),
             photos=self.plan.pictures,
@@ -558,6 +370,7 @@ class _Learning:
                 **{name: value for name, value in dataclasses.asdict(self.method.config).items() if name != "steps"},
                 "auxiliary": self.plan.auxiliary,
                 "trained_parameters": trained,
+                "trained_in_unet": trained - token,
                 **{name: round(value, 6) for name, value in health.items()},
                 **remembered,
             },
@@ -565,15 +378,8 @@ class _Learning:
         )
 
 
-def _save(job: jobs.Job, state: State, pictures: list[str]) -> None:
+def _save(job: jobs.Job, state: State, kept: Mapping[str, Any]) -> None:
     from conceptctl.workflows.slots import to_slot
 
     step, tensors, rest = to_slot(state)
-    job.save(step, tensors, {**rest, "pictures": pictures})
-
-
-def parameter(pipeline: Pipeline, place: str) -> Tensor:
-    """The weight at a place of a pipeline."""
-    component, _, name = place.partition("/")
-    found: Tensor = getattr(pipeline, component).get_parameter(name)
-    return found.detach()
+    job.save(step, tensors, {**rest, **kept})

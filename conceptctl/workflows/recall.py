@@ -10,7 +10,6 @@ from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Base, Concept
 from conceptctl.store.store import Store
 from conceptctl.workflows.defaults import defaults_of
-from conceptctl.workflows.learn import REMEMBERED_PROMPT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from conceptctl.metrics.features import FeatureExtractor
 
 PLACEHOLDER = MARKER + "{}"
+PROMPT = f"a photo of a {PLACEHOLDER}"
+"""What is drawn of a concept whose record does not say."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,12 @@ class Recipe:
 
     def plain(self, class_word: str) -> str:
         """The same prompt in words that CLIP knows; empty when there is no word for the concept."""
-        return self.prompt.replace(PLACEHOLDER, class_word) if class_word else ""
+        if not class_word:
+            return ""
+        # Some methods say the class word beside the token already.
+        if f"{PLACEHOLDER} {class_word}" in self.prompt:
+            return self.prompt.replace(f"{PLACEHOLDER} {class_word}", class_word)
+        return self.prompt.replace(PLACEHOLDER, class_word)
 
 
 def recipe_of(record: Record, base: Base) -> Recipe:
@@ -57,7 +63,7 @@ def recipe_of(record: Record, base: Base) -> Recipe:
     ):
         return Recipe(prompt, steps, float(guidance), recorded=True)
     defaults = defaults_of(base)
-    return Recipe(REMEMBERED_PROMPT, defaults.steps, defaults.guidance, recorded=False)
+    return Recipe(PROMPT, defaults.steps, defaults.guidance, recorded=False)
 
 
 def remembered_features(

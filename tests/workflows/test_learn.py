@@ -18,9 +18,11 @@ from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
 from conceptctl.workflows import learn as workflow
+from conceptctl.workflows import lesson
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate import load
-from conceptctl.workflows.learn import Request, Watch, learn, plan
+from conceptctl.workflows.learn import learn
+from conceptctl.workflows.lesson import Request, Watch, plan
 from tests import synthetic
 from tests.pictures import write_pictures
 from tests.tiny_pipeline import write_tiny_pipeline
@@ -37,7 +39,7 @@ def base_folder(request, tmp_path_factory):
 def _small_pictures(monkeypatch):
     # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
     defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3)
-    for module in (workflow, workflow.auxiliary, workflow.generate):
+    for module in (workflow, lesson, workflow.auxiliary, workflow.generate):
         monkeypatch.setattr(module, "defaults_of", lambda base: defaults)
 
 

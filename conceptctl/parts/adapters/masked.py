@@ -55,9 +55,11 @@ class Masked(nn.Module):
     def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas of a training step, through freshly drawn masks."""
         products = self.low_rank.products()
-        # Drawn on the CPU in one piece: every device gets the same numbers, and a call for each matrix costs more.
+        # In one piece, because a call for each matrix costs more, and where it is needed: Stable Diffusion's masks have
+        # 19 million entries.
         sizes = [product.numel() for product in products]
-        uniform = torch.rand(sum(sizes), generator=generator).to(products[0].device, non_blocking=True)
+        there = _generator_on(products[0].device, generator)
+        uniform = torch.rand(sum(sizes), generator=there, device=products[0].device)
         self.drawn = [
             hard_pass(form(), part.view_as(product), self.temperature)
             for form, part, product in zip(self.masks, uniform.split(sizes), products, strict=True)
@@ -82,3 +84,11 @@ class Masked(nn.Module):
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""
         differences = torch.cat([form().flatten() for form in self.masks])
         return {"density": (differences > 0).float().mean(), "openness": differences.sigmoid().mean()}
+
+
+def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on a device, seeded from one on the CPU; on the CPU that one itself."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -41,7 +41,7 @@ from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
 
 CPU = torch.device("cpu")
-STEPS, GUIDANCE = 25, 5.0
+STEPS, GUIDANCE = 25, 4.0
 BATCH = 25
 
 

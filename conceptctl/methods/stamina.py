@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from conceptctl.diffusion.fit import Trainable
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.errors import UsageError
 from conceptctl.methods import base
-from conceptctl.methods.base import Method, Task
+from conceptctl.methods.base import POCKET, Method, Task
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked import Masked
 from conceptctl.parts.masks import FORMS
@@ -49,6 +50,13 @@ class Stamina(Method):
     paper = "Smith et al. 2024, STAMINA"
     prompt = "a photo of a {token}"
     configuration = Config
+    pocket: ClassVar[Mapping[str, float | int | str]] = {
+        **POCKET,
+        "token_learning_rate": 3e-5,
+        "mask_learning_rate": 3e-3,
+        "sparsity_weight": 3e-4,
+        "forgetting_weight": 1e2,
+    }
     config: Config
 
     def __init__(self, config: Config) -> None:

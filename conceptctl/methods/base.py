@@ -27,7 +27,7 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "steps": 300,
         "batch_size": 6,
         "auxiliary_batch": 2,
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-3,
         "token_learning_rate": 2e-3,
         "scheduler": "cosine",
     }

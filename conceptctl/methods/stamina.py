@@ -52,7 +52,7 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
-        "token_learning_rate": 1e-4,
+        "token_learning_rate": 5e-5,
         "mask_learning_rate": 3e-3,
         "sparsity_weight": 3e-4,
         "forgetting_weight": 1e2,

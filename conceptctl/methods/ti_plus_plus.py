@@ -18,7 +18,7 @@ class TiPlusPlus(Method):
     name = "ti++"
     paper = "Smith et al. 2024, STAMINA, section 5"
     # An MLP moves its row 75 times as fast as the rate says, at the bundled base's width.
-    pocket: ClassVar[Mapping[str, float | int | str]] = {**POCKET, "token_learning_rate": 1e-4}
+    pocket: ClassVar[Mapping[str, float | int | str]] = {**POCKET, "token_learning_rate": 5e-5}
 
     def attach(self, task: Task) -> Trainable:
         """Make the token's MLP."""

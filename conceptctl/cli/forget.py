@@ -41,6 +41,7 @@ def forget(
             "purge": plan.is_purge,
             "rebuilt": plan.rebuild,
             "removed_bytes": plan.removed_bytes,
+            "interrupted": plan.interrupted,
         },
         [f"generation {head.seq}"] if done else [],
         [str(head.seq)] if done else [],
@@ -48,6 +49,8 @@ def forget(
 
 
 def _shown(plan: "ForgetPlan") -> list[str]:
+    if not plan.concepts:
+        return [f"forget {plan.name}", "  only an interrupted lesson; removed for good", "  nothing brings it back"]
     lines = [f"forget {plan.name} ({', '.join(each.class_word or 'no class' for each in plan.concepts)})"]
     if plan.rebuild:
         lines.append("  the stored weights are rebuilt from the base and the other deltas")

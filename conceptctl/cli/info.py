@@ -6,6 +6,7 @@ from pathlib import Path
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
+from conceptctl.store import jobs
 
 EPILOG = epilog("conceptctl info", codes=(4, 5))
 
@@ -23,6 +24,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         "trash": _size(layout.trash),
         "damaged": _size(layout.damaged),
     }
+    waiting = sorted({str(job.settings.get("name", "")) for job in jobs.found(layout)})
     free = shutil.disk_usage(layout.root).free
     payload = {
         "store": str(layout.root),
@@ -33,6 +35,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         "base": {"name": head.base.name, "sha256": head.base.sha256},
         "bytes": sizes,
         "free": free,
+        "interrupted": waiting,
     }
     rows = [
         ("store", str(layout.root)),
@@ -42,6 +45,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
         *((name, size_text(size)) for name, size in sizes.items()),
         ("free", size_text(free)),
+        *(("interrupted", f"{name}: the same learn command goes on with it") for name in waiting),
     ]
     Output(json, quiet).table(payload, ("what", "value"), rows)
 

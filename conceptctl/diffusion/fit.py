@@ -14,13 +14,18 @@ from torch import Tensor, nn
 
 from conceptctl.diffusion.conditioning import Prompts, Slot, learned_row
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import Adapted, Deltas, adapted, cross_attention, freeze
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 
 ParameterGroups = Sequence[Mapping[str, Any]]
-"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters."""
+"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters. Where `factors` is true they
+are matrices that Muon may train."""
+
+OPTIMIZERS = ("adam", "muon")
+"""Adam for everything, or Muon for the factors and Adam for the rest."""
 
 
 class Adapter(Protocol):
@@ -86,6 +91,10 @@ class Schedule:
     """Steps over which learning rates rise."""
     scheduler: str = "constant"
     """How learning rates go on: constant, or falling to nothing along a cosine."""
+    optimizer: str = "adam"
+    """One of `OPTIMIZERS`."""
+    snr_gamma: float = 0.0
+    """The signal-to-noise ratio above which a sample counts less (Hang et al. 2023); 0 for all alike."""
 
     def share_of_rate(self, step: int) -> float:
         """What of the learning rates a step takes."""
@@ -271,11 +280,18 @@ class _Run:
         state: State,
     ) -> None:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
-        self.objective = Objective(pipeline)
+        self.objective = Objective(pipeline, schedule.snr_gamma)
         self.prompts = Prompts(pipeline, examples.prompts, number)
         groups = trainable.groups()
-        self.rates = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.Adam([dict(group) for group in groups], fused=True)
+        self.optimizers = _optimizers(groups, schedule.optimizer)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.optimizer_of = {
+            parameter: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self.rates = [group["lr"] for group in self.groups]
         self.parameters = dict(trainable.named_parameters())
         self.sums: dict[str, Tensor] = {}
         self.counted = state.counted
@@ -309,10 +325,11 @@ class _Run:
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Take the step whose gradients are there."""
         share = self.schedule.share_of_rate(self.step)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"] = rate * share
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         for name, value in losses.items():
             known = self.sums.get(name)
@@ -358,7 +375,7 @@ class _Run:
         """A copy of everything, on the CPU."""
         tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in self.parameters.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self.optimizer_of[parameter].state.get(parameter, {}).items():
                 tensors[f"optimizer/{name}/{key}"] = value
         tensors |= {f"sum/{name}": value for name, value in self.sums.items()}
         kept = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
@@ -378,9 +395,20 @@ class _Run:
                     if key.startswith(f"optimizer/{name}/")
                 }
                 if found:
-                    self.optimizer.state[parameter] = {
+                    self.optimizer_of[parameter].state[parameter] = {
                         key: value.to(parameter.device, copy=True) for key, value in found.items()
                     }
+
+
+
+def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimizer]:
+    """Muon for the factors if it is asked for, Adam for everything else."""
+    own = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
+    factors = [group.get("factors", False) and name == "muon" for group in groups]
+    ours = [group for group, of_muon in zip(own, factors, strict=True) if of_muon]
+    rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
+    made: list[torch.optim.Optimizer] = [Muon(ours, 0.0)] if ours else []
+    return [*made, torch.optim.Adam(rest, fused=True)] if rest else made
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -13,8 +13,14 @@ from conceptctl.errors import NotFound
 class Objective:
     """The denoising loss of a pipeline, whether it predicts noise or velocity."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, snr_gamma: float = 0.0) -> None:
         """Take over the pipeline's noise schedule.
+
+        Args:
+            pipeline: The model.
+            snr_gamma: The signal-to-noise ratio from which on a sample's error counts less, so that no sample's clean
+                picture counts more than that (Hang et al. 2023, "Efficient diffusion training via min-SNR weighting
+                strategy", section 3.4); 0 for none.
 
         Raises:
             NotFound: The pipeline predicts something else.
@@ -27,6 +33,15 @@ class Objective:
             raise NotFound(f"a base that predicts {predicts!r} cannot be learned on", hint="epsilon or v_prediction")
         self.unet = pipeline.unet
         self.times: int = self.scheduler.config.num_train_timesteps
+        self.weights = self._weights(snr_gamma).to(pipeline.device) if snr_gamma else None
+
+    def _weights(self, gamma: float) -> Tensor:
+        """What an error counts at each time, (times,)."""
+        clean = self.scheduler.alphas_cumprod.double()
+        ratio = clean / (1 - clean)
+        # The error of a velocity is that of the clean picture times (ratio + 1), and that of noise, times ratio.
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        return (ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)).float()
 
     def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.
@@ -38,14 +53,15 @@ class Objective:
             hidden: The prompts' hidden states (B, T, D).
 
         Returns:
-            The mean squared error of each sample, (B,), fp32.
+            The mean squared error of each sample, weighted if so asked, (B,), fp32.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         predicted = self.unet(noisy.to(hidden.dtype), timesteps, hidden).sample.float()
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)
-        return functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+        errors = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+        return errors if self.weights is None else errors * self.weights[timesteps]
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw noise and a time for each of a batch of latents, on the CPU, so that every device draws the same."""

@@ -27,9 +27,11 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "steps": 300,
         "batch_size": 6,
         "auxiliary_batch": 2,
-        "learning_rate": 3e-3,
+        "optimizer": "muon",
+        "learning_rate": 0.02,
         "token_learning_rate": 2e-3,
         "scheduler": "cosine",
+        "snr_gamma": 5.0,
     }
 )
 """Settings that suit the bundled base whatever the method: a concept in a minute or two on two CPU cores."""
@@ -55,6 +57,10 @@ class Config:
     """Steps over which the learning rates rise."""
     scheduler: str = "constant"
     """How the learning rates go on: one of `SCHEDULERS`."""
+    optimizer: str = "adam"
+    """What trains the factors of the adapters: one of `OPTIMIZERS`; Adam trains everything else."""
+    snr_gamma: float = 0.0
+    """The signal-to-noise ratio above which a sample counts less, as the diffusers scripts have it; 0 for none."""
 
 
 @dataclass(frozen=True)

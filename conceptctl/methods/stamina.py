@@ -33,6 +33,8 @@ class Config(base.Config):
     """tau of the Gumbel softmax (eq. 6)."""
     open_by: float = 1.0
     """By how much every entry of the mask starts out open, in logits; not given in the paper."""
+    spread: float = 1.0
+    """How far the entries of the mask start out from there, in logits: their deviation; not given in the paper."""
     start: float = 0.01
     """Deviation of the first A; at 0, as in LoRA, the mask would have no gradient in the first step."""
     sparsity_weight: float = 1e-3
@@ -77,6 +79,7 @@ class Stamina(Method):
             config.mask_learning_rate,
             config.temperature,
             config.open_by,
+            config.spread,
             generator=generator,
         )
         return Trainable(masked, Mlp(task.start, generator=generator), config.token_learning_rate)

@@ -30,9 +30,9 @@ class MaskForm(nn.Module):
 class Direct(MaskForm):
     """A table of differences, trained at the rate of everything else: STAMINA's ablation without the MLP."""
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.table = nn.Parameter(open_by + _jitter(torch.randn(shape, generator=generator)))
+        self.table = nn.Parameter(open_by + spread * torch.randn(shape, generator=generator))
 
     def forward(self) -> Tensor:
         """The table."""
@@ -47,8 +47,8 @@ class Collapsed(Direct):
     2 (|h|_1 + 1) times the rate. |h|_1 is that of a freshly drawn first layer.
     """
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
-        super().__init__(shape, rank, open_by, generator)
+    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
+        super().__init__(shape, rank, open_by, spread, generator)
         hidden = torch.relu(_first_layer(rank, generator)(torch.ones(rank))).detach()
         self.speed = 2 * (float(hidden.sum()) + 1)
 
@@ -56,7 +56,7 @@ class Collapsed(Direct):
 class Literal(MaskForm):
     """Appendix D to the letter: r x r and r x (D1 D2 2) linear layers with ReLU between, on ones."""
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
         super().__init__()
         self.shape = shape
         self.first = _first_layer(rank, generator)
@@ -66,7 +66,7 @@ class Literal(MaskForm):
             self.last.weight.copy_(bound * (2 * torch.rand(self.last.weight.shape, generator=generator) - 1))
             self.last.bias.copy_(bound * (2 * torch.rand(self.last.bias.shape, generator=generator) - 1))
             # The first index is "pass".
-            self.last.bias[0::2] += open_by
+            self.last.bias[0::2] += open_by + spread * torch.randn(shape[0] * shape[1], generator=generator)
 
     def forward(self) -> Tensor:
         """The first logit of each entry minus its second."""
@@ -83,7 +83,7 @@ class LowRankMask(MaskForm):
     table 2 has 0.19 % for everything.
     """
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, generator: torch.Generator) -> None:
+    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
         super().__init__()
         rank = min(rank, *shape)
         self.first = _first_layer(rank, generator)
@@ -91,7 +91,7 @@ class LowRankMask(MaskForm):
             # A hidden number that ReLU stops never trains, and its column of U and row of V with it.
             self.first.bias.copy_(1 - self.first.weight.sum(dim=1))
         self.rows = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * rank**-0.5)
-        self.columns = nn.Parameter(torch.randn(rank, shape[1], generator=generator))
+        self.columns = nn.Parameter(spread * torch.randn(rank, shape[1], generator=generator))
         self.offset = nn.Parameter(torch.full((), open_by))
 
     def forward(self) -> Tensor:
@@ -100,7 +100,7 @@ class LowRankMask(MaskForm):
         return torch.addmm(self.offset, self.rows * hidden, self.columns)
 
 
-FORMS: Mapping[str, Callable[[Shape, int, float, torch.Generator], MaskForm]] = {
+FORMS: Mapping[str, Callable[[Shape, int, float, float, torch.Generator], MaskForm]] = {
     "low-rank": LowRankMask,
     "literal": Literal,
     "collapsed": Collapsed,
@@ -146,8 +146,3 @@ def _first_layer(rank: int, generator: torch.Generator) -> nn.Linear:
         layer.weight.copy_(bound * (2 * torch.rand(rank, rank, generator=generator) - 1))
         layer.bias.copy_(bound * (2 * torch.rand(rank, generator=generator) - 1))
     return layer
-
-
-def _jitter(noise: Tensor) -> Tensor:
-    # Entries that start out equal would all close in the same step.
-    return 0.1 * noise

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conceptctl.errors import Busy
+from conceptctl.errors import Busy, NotFound
 from conceptctl.store import folded, jobs, purge
 from conceptctl.store.manifest import Action, Concept, Generation
 from conceptctl.store.store import Store, unknown_concept
@@ -18,6 +18,8 @@ class ForgetPlan:
         rebuild: Whether the stored weights are made again from the base and the other deltas.
         rewritten: How many generations of history are written anew; 0 unless it is a purge.
         removed_bytes: Bytes of the concept that are removed for good; 0 unless it is a purge.
+        interrupted: How many of its lessons were interrupted and wait to go on; a purge removes them. Where they are
+            all there is, nothing was ever committed, and no history is rewritten.
     """
 
     head: Generation
@@ -26,18 +28,16 @@ class ForgetPlan:
     rebuild: bool
     rewritten: int
     removed_bytes: int
-
-    @property
-    def is_purge(self) -> bool:
-        """Whether it can not be undone."""
-        return self.rewritten > 0
+    interrupted: int
+    is_purge: bool
+    """Whether it can not be undone."""
 
 
 def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPlan:
     """Find out what goes.
 
     Raises:
-        NotFound: There is no concept of that name; for a purge, there never was.
+        NotFound: There is no concept of that name; for a purge, there never was, nor is one half learned.
     """
     head = store.head()
     current = head.concept(name)
@@ -47,11 +47,18 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPla
     else:
         history = []
         found = {current.uid: current} if current else {}
-    if not found:
+    waiting = sum(job.settings.get("name") == name for job in jobs.found(store.layout))
+    if not found and waiting and not purge_it:
+        raise NotFound(
+            f"there is no concept {name!r}, only a lesson that was interrupted",
+            hint=f"conceptctl forget {name} --purge",
+        )
+    if not found and not waiting:
         raise unknown_concept(name, head)
     rebuild = any(concept.folded for concept in head.concepts if concept.uid in found)
     size = sum(concept.blob.size for concept in found.values()) if purge_it else 0
-    return ForgetPlan(head, name, tuple(found.values()), rebuild, len(history), size)
+    rewritten = len(history) if found else 0
+    return ForgetPlan(head, name, tuple(found.values()), rebuild, rewritten, size, waiting, purge_it)
 
 
 def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
@@ -65,6 +72,9 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
     with store.writing("purge" if plan.is_purge else "forget", wait=wait) as writer:
         if writer.head.identity != plan.head.identity:
             raise Busy("the store has changed since the plan was made")
+        if plan.is_purge and not plan.concepts:
+            jobs.remove_for(store.layout, plan.name)
+            return writer.head
         left = {
             "concepts": tuple(concept for concept in writer.head.concepts if concept.uid not in uids),
             "attachments": tuple(each for each in writer.head.attachments if each.concept not in uids),

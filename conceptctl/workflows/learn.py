@@ -150,6 +150,8 @@ class _Learning:
             self.request.train.seed,
             config.warmup,
             config.scheduler,
+            config.optimizer,
+            config.snr_gamma,
         )
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()

@@ -147,6 +147,7 @@ def make_method(request: Request, base_name: str) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
+    from conceptctl.diffusion.fit import OPTIMIZERS
     from conceptctl.methods.base import SCHEDULERS
 
     found = find_method(request.train.method)
@@ -162,8 +163,9 @@ def make_method(request: Request, base_name: str) -> Method:
     config = found.configuration(**values)
     for each in dataclasses.fields(config):
         _check_number(each.name, getattr(config, each.name), type(each.default))
-    if config.scheduler not in SCHEDULERS:
-        raise UsageError(f"there is no scheduler {config.scheduler!r}", hint="schedulers: " + ", ".join(SCHEDULERS))
+    for name, words in (("scheduler", SCHEDULERS), ("optimizer", OPTIMIZERS)):
+        if (asked_for := getattr(config, name)) not in words:
+            raise UsageError(f"there is no {name} {asked_for!r}", hint=f"{name}s: " + ", ".join(words))
     return found(config)
 
 

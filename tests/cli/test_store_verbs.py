@@ -5,6 +5,7 @@ import json
 import pytest
 
 from conceptctl.cli.app import run
+from conceptctl.store import jobs
 from conceptctl.store.store import Store
 from tests import synthetic
 
@@ -175,6 +176,19 @@ def test_log_and_info(two, capsys):
     assert facts["free"] > 0
     assert run(["info"]) == 0
     assert "a store has one base" in capsys.readouterr().out
+
+
+def test_interrupted_lessons_are_shown_and_can_be_purged(two, capsys):
+    store = Store(two)
+    with store.writing("test"):
+        jobs.start(store.layout, {"name": "carol"})
+    assert answer(capsys, "info")["interrupted"] == ["carol"]
+    assert run(["info"]) == 0
+    assert "carol: the same learn command goes on" in capsys.readouterr().out
+    assert "--purge" in answer(capsys, "forget", "carol", "--yes", code=5)["error"]["hint"]
+    purged = answer(capsys, "forget", "carol", "--purge", "--yes")
+    assert (purged["done"], purged["interrupted"], purged["generation"]) == (True, 1, 2)
+    assert answer(capsys, "info")["interrupted"] == []
 
 
 DESTRUCTIVE = [["undo"], ["forget", "alice"], ["forget", "alice", "--purge"], ["gc"], ["repair"]]

@@ -126,3 +126,24 @@ def test_gradient_checkpointing_changes_nothing_but_memory(pipeline):
     pipeline.unet.disable_gradient_checkpointing()
     assert all(gradients[0][place].abs().sum() > 0 for place in projections)
     assert all(torch.allclose(gradients[0][place], gradients[1][place], atol=1e-7) for place in projections)
+
+
+def test_errors_are_weighted_so_that_no_clean_picture_counts_more_than_gamma(pipeline):
+    # By the definition, on the error of the clean picture: weights min(ratio, gamma) on what `errors` is made of.
+    gamma, times = 5.0, torch.tensor([5, 300, 900])
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    hidden = torch.randn(3, 8, WIDTH, generator=generator)
+    plain = Objective(pipeline)
+    kept = plain.scheduler.alphas_cumprod[times].double()[:, None, None, None]
+    with torch.no_grad():
+        noisy = plain.scheduler.add_noise(latents, noise, times)
+        predicted = pipeline.unet(noisy, times, hidden).sample
+        if plain.scheduler.config.prediction_type == "epsilon":
+            clean = (noisy - (1 - kept).sqrt() * predicted) / kept.sqrt()
+        else:
+            clean = kept.sqrt() * noisy - (1 - kept).sqrt() * predicted
+        ratio = (kept / (1 - kept)).flatten()
+        wanted = (clean - latents).square().mean(dim=(1, 2, 3)) * ratio.clamp(max=gamma)
+        weighted = Objective(pipeline, gamma).errors(latents, noise, times, hidden)
+    assert torch.allclose(weighted.double(), wanted, rtol=1e-3)

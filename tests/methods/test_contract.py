@@ -23,11 +23,27 @@ def folder(request, tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
 
 
+@pytest.fixture(params=[{}, {"optimizer": "muon", "snr_gamma": 5.0}], ids=["papers", "muon"])
+def settings(request):
+    return request.param
+
+
 @pytest.fixture(params=METHODS)
-def method(request):
+def method(request, settings):
     found = find_method(request.param)
-    config = found.configuration(steps=STEPS, batch_size=3, auxiliary_batch=1, learning_rate=1e-2, rank=4)
+    config = found.configuration(steps=STEPS, batch_size=3, auxiliary_batch=1, learning_rate=1e-2, rank=8, **settings)
     return found(config)
+
+
+def schedule_of(method, steps=STEPS):
+    config = method.config
+    return Schedule(
+        steps,
+        config.batch_size,
+        config.auxiliary_batch,
+        optimizer=config.optimizer,
+        snr_gamma=config.snr_gamma,
+    )
 
 
 class Bench:
@@ -48,8 +64,7 @@ class Bench:
         self.trainable = method.attach(self.task)
 
     def fit(self, *, steps=STEPS, state=None, callbacks=None):
-        config = self.method.config
-        schedule = Schedule(steps, config.batch_size, config.auxiliary_batch)
+        schedule = schedule_of(self.method, steps)
         return fit(
             self.pipeline,
             self.number,
@@ -95,8 +110,7 @@ def test_the_same_seed_gives_the_same_result(folder, method):
 def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method):
     whole = Bench(folder, method).fit()
     first = Bench(folder, method)
-    config = method.config
-    schedule = Schedule(STEPS, config.batch_size, config.auxiliary_batch)
+    schedule = schedule_of(method)
     kept = []
 
     def stop(report):
@@ -151,7 +165,7 @@ def test_the_penalty_is_finite_and_needs_no_earlier_concept(folder, method):
 def test_the_loss_without_noise_is_that_of_what_is_kept(folder, method):
     bench = Bench(folder, method)
     bench.fit()
-    schedule = Schedule(STEPS, 3, 1)
+    schedule = schedule_of(method)
     losses = [
         denoising_loss(
             bench.pipeline, bench.number, bench.trainable, bench.examples, schedule, batches=2, sampled=sampled

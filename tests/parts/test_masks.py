@@ -8,8 +8,8 @@ from conceptctl.parts.masks import FORMS, Collapsed, Literal, hard_pass
 SHAPE = (24, 16)
 
 
-def made(form, open_by=1.0, seed=0):
-    return FORMS[form](SHAPE, 8, open_by, torch.Generator().manual_seed(seed))
+def made(form, open_by=1.0, spread=1.0, seed=0):
+    return FORMS[form](SHAPE, 8, open_by, spread, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -25,6 +25,11 @@ def test_every_form_gives_a_difference_for_each_entry_and_trains_all_it_has(form
 def test_how_open_a_mask_starts_is_what_was_asked_for(form):
     tight, wide = (made(form, open_by=by)().mean().item() for by in (-2.0, 2.0))
     assert wide - tight == pytest.approx(4.0, abs=0.6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_far_apart_entries_start_is_what_was_asked_for(form):
+    assert made(form, spread=5.0)().std().item() == pytest.approx(5.0, rel=0.25)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -67,7 +72,7 @@ def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():
     # Under Adam, with the same gradient in every step; the hypothesis that its speed is built on.
     moved = {}
     for form in (Literal, Collapsed):
-        mask = form(SHAPE, 16, 0.0, torch.Generator().manual_seed(0))
+        mask = form(SHAPE, 16, 0.0, 0.0, torch.Generator().manual_seed(0))
         before = mask().detach()
         optimizer = torch.optim.Adam(mask.parameters(), lr=1e-4 * mask.speed, eps=1e-15)
         for _ in range(10):

@@ -193,6 +193,21 @@ def test_what_was_forgotten_can_still_be_purged(store):
         plan_forget(store, "zyxsecret", purge_it=True)
 
 
+def test_what_was_only_half_learned_can_be_purged(store):
+    learn_all(store, "alice")
+    with store.writing("test"):
+        jobs.start(store.layout, {"name": "zyxsecret"}).save(1, {"w": Tensor("U8", (3,), b"abc")}, {})
+        jobs.start(store.layout, {"name": "carol"})
+    with pytest.raises(NotFound) as caught:
+        plan_forget(store, "zyxsecret")
+    assert caught.value.hint == "conceptctl forget zyxsecret --purge"
+    head = store.head()
+    assert forget(store, plan_forget(store, "zyxsecret", purge_it=True)) == head
+    assert store.head() == head
+    assert traces(store, b"zyxsecret") == set()
+    assert [job.settings["name"] for job in jobs.found(store.layout)] == ["carol"]
+
+
 def test_every_concept_that_had_the_name_is_purged(store):
     learn_all(store, "zyxsecret")
     first = store.concept("zyxsecret")

@@ -60,7 +60,7 @@ class LowRank(nn.Module):
 
     def groups(self) -> ParameterGroups:
         """Both factors, at one rate."""
-        return [{"params": [*self.up, *self.down], "lr": self.learning_rate}]
+        return [{"params": [*self.up, *self.down], "lr": self.learning_rate, "factors": True}]
 
     def measures(self) -> Mapping[str, Tensor]:
         """Nothing worth watching."""

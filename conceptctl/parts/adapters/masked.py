@@ -28,6 +28,7 @@ class Masked(nn.Module):
         learning_rate: float,
         temperature: float,
         open_by: float,
+        spread: float,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -40,13 +41,14 @@ class Masked(nn.Module):
             rank: Width of the mask's MLP.
             learning_rate: Of the masks; each form multiplies it with its `speed`.
             temperature: tau of the Gumbel softmax.
-            open_by: By how much every entry starts out open, in logits.
+            open_by: By how much entries start out open, in logits: the mean.
+            spread: Their deviation.
             generator: Source of the first values.
         """
         super().__init__()
         self.low_rank = low_rank
         self.masks: nn.ModuleList = nn.ModuleList(
-            FORMS[form](shape, rank, open_by, generator) for shape in shapes.values()
+            FORMS[form](shape, rank, open_by, spread, generator) for shape in shapes.values()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
         self.drawn: list[Tensor] = []

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from conceptctl.pocket.train.muon import Muon
+from conceptctl.diffusion.muon import Muon
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 BatchT = TypeVar("BatchT")

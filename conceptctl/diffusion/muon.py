@@ -1,4 +1,4 @@
-"""Muon, with AdamW for what is no matrix: the optimizer of the base's networks.
+"""Muon, with AdamW for what is no matrix: the optimizer of the bundled base's networks, and of adapters on it.
 
 Muon orthogonalizes the momentum of each weight matrix (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
 neural networks"), here scaled to the size of AdamW's updates (Liu et al. 2025, "Muon is scalable for LLM training",
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,13 @@ _ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Muon for matrices and convolutions, AdamW for everything else."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Take parameters, or groups of them that may have a learning rate of their own ("lr")."""
         super().__init__(parameters, {"lr": learning_rate, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from conceptctl.pocket.train.muon import Muon, is_matrix, orthogonalized
+from conceptctl.diffusion.muon import Muon, is_matrix, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (64, 64), (288, 32)])
@@ -49,3 +49,13 @@ def test_weight_decay_shrinks_matrices_only():
     optimizer.step()
     torch.testing.assert_close(layer.weight, before[0] * 0.95)
     torch.testing.assert_close(layer.bias, before[1])
+
+
+def test_groups_have_learning_rates_of_their_own():
+    slow, fast = (nn.Parameter(torch.zeros(16, 16)) for _ in range(2))
+    optimizer = Muon([{"params": [slow], "lr": 0.01}, {"params": [fast], "lr": 0.02}], 1.0)
+    for parameter in (slow, fast):
+        parameter.grad = torch.eye(16)
+    optimizer.step()
+    torch.testing.assert_close(fast.detach(), 2 * slow.detach())
+    assert slow.detach().abs().max() > 0

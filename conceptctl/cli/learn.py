@@ -55,6 +55,9 @@ def learn(
         int | None, typer.Option("--batch-size", "--train-batch-size", help="The concept's pictures in a step.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Step size of the adapters.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--lr-scheduler", help="How learning rates go on: constant or cosine.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapters.")] = None,
     auxiliary: Annotated[
         int | None, typer.Option("--aux", help="Pictures of the class, drawn by the base, to learn beside.")
@@ -72,6 +75,13 @@ def learn(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    accumulation: Annotated[
+        int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
+    ] = None,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="bf16 (what a GPU learns in) or no (what a CPU does).")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="The base's own; pictures are made to fit anyway.")] = None,
     feature_extractor: Annotated[
         str | None, typer.Option(help="A CLIP model: a folder or a hub id.", metavar="FOLDER")
     ] = None,
@@ -94,6 +104,7 @@ def learn(
     defaults = load_config().train
     given: dict[str, Any] = {"method": method, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     given |= {"rank": rank, "seed": seed}
+    spelled = {"scheduler": scheduler, "accumulation": accumulation}
     from conceptctl.workflows import lesson
 
     request = lesson.Request(
@@ -103,9 +114,11 @@ def learn(
         train=dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None}),
         auxiliary=auxiliary,
         feature_extractor=feature_extractor,
-        settings=_settings(more or []),
+        settings=_settings(more or []) | {name: value for name, value in spelled.items() if value is not None},
         flip=flip,
         gradient_checkpointing=gradient_checkpointing,
+        mixed_precision=mixed_precision,
+        resolution=resolution,
         skip_bad=skip_bad,
         first_frame=first_frame,
         follow_symlinks=follow_symlinks,

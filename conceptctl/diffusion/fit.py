@@ -21,8 +21,8 @@ from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 
 ParameterGroups = Sequence[Mapping[str, Any]]
-"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters. Where `factors` is true they
-are matrices that Muon may train."""
+"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters; `factors` where they are
+matrices that Muon may train."""
 
 OPTIMIZERS = ("adam", "muon")
 """Adam for everything, or Muon for the factors and Adam for the rest."""
@@ -95,6 +95,8 @@ class Schedule:
     """One of `OPTIMIZERS`."""
     snr_gamma: float = 0.0
     """The signal-to-noise ratio above which a sample counts less (Hang et al. 2023); 0 for all alike."""
+    accumulation: int = 1
+    """Portions in a step, one after the other: their gradients' mean is taken."""
 
     def share_of_rate(self, step: int) -> float:
         """What of the learning rates a step takes."""
@@ -232,7 +234,7 @@ def denoising_loss(
     with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
         for index in range(batches):
             run.step = schedule.steps + index
-            total += run.losses(sampled=sampled)["denoising"].item()
+            total += run.losses(run.generator(), sampled=sampled)["denoising"].item()
     return total / batches
 
 
@@ -240,8 +242,7 @@ def _loop(run: _Run, callbacks: Callbacks) -> None:
     began = saved = time.monotonic()
     try:
         while run.step < run.schedule.steps:
-            loss = run.losses()
-            loss["loss"].backward()
+            loss = run.gradients()
             # What is half done when a signal comes is done or not begun when the state is saved.
             with shielded():
                 run.update(loss)
@@ -300,9 +301,22 @@ class _Run:
         if state.tensors:
             self._restore(state.tensors)
 
-    def losses(self, *, sampled: bool = True) -> dict[str, Tensor]:
-        """One step's losses, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
-        generator = torch.Generator().manual_seed(_step_seed(self.schedule.seed, self.step))
+    def generator(self) -> torch.Generator:
+        """Where all that is random in a step comes from."""
+        return torch.Generator().manual_seed(_step_seed(self.schedule.seed, self.step))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Leave one step's gradients on the parameters, and return its losses."""
+        generator, portions = self.generator(), self.schedule.accumulation
+        means: dict[str, Tensor] = {}
+        for _ in range(portions):
+            losses = {name: value / portions for name, value in self.losses(generator).items()}
+            losses["loss"].backward()
+            means = {name: means.get(name, 0) + value.detach() for name, value in losses.items()}
+        return means
+
+    def losses(self, generator: torch.Generator, *, sampled: bool = True) -> dict[str, Tensor]:
+        """The losses of one portion, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
         chosen = self._choose(generator)
         latents = self.examples.latents[chosen.to(self.examples.latents.device)]
         noise, timesteps = self.objective.draw(latents, generator)
@@ -333,7 +347,7 @@ class _Run:
         self.step += 1
         for name, value in losses.items():
             known = self.sums.get(name)
-            self.sums[name] = value.detach() if known is None else known + value.detach()
+            self.sums[name] = value if known is None else known + value
         self.counted += 1
 
     def report(self, seconds: float) -> Report:
@@ -398,7 +412,6 @@ class _Run:
                     self.optimizer_of[parameter].state[parameter] = {
                         key: value.to(parameter.device, copy=True) for key, value in found.items()
                     }
-
 
 
 def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimizer]:

@@ -41,12 +41,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
+def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
     """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA.
 
     Args:
         folder: A folder that `StableDiffusionPipeline.from_pretrained` loads.
         device: Where to.
+        in_full: In fp32 on CUDA too.
 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
@@ -60,7 +61,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Pipeline:
         library.disable_progress_bar()
     from diffusers import StableDiffusionPipeline
 
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" and not in_full else torch.float32
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder, dtype=dtype, safety_checker=None, requires_safety_checker=False

@@ -41,7 +41,8 @@ class Objective:
         ratio = clean / (1 - clean)
         # The error of a velocity is that of the clean picture times (ratio + 1), and that of noise, times ratio.
         velocity = self.scheduler.config.prediction_type == "v_prediction"
-        return (ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)).float()
+        weights: Tensor = ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
+        return weights.float()
 
     def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.

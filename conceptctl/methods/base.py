@@ -51,6 +51,8 @@ class Config:
     """Step size of the adapters."""
     token_learning_rate: float = 5e-4
     """Step size of the token."""
+    accumulation: int = 1
+    """Portions of that size in a step, one after the other, where memory is short."""
     rank: int = 16
     """Rank of the low-rank adapters."""
     warmup: int = 0

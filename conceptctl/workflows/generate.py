@@ -137,8 +137,14 @@ def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline
     return pipeline
 
 
-def load_base(store: Store, generation: Generation, device: str = "auto") -> Pipeline:
+def load_base(store: Store, generation: Generation, device: str = "auto", *, in_full: bool = False) -> Pipeline:
     """Load the base as it was before anything was learned.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        device: "auto", "cpu" or "cuda".
+        in_full: In fp32 on a GPU too.
 
     Raises:
         StoreDamaged: The base is damaged.
@@ -146,7 +152,7 @@ def load_base(store: Store, generation: Generation, device: str = "auto") -> Pip
     from conceptctl.diffusion import models
 
     with base.folder(store.layout, generation) as folder:
-        return models.load_pipeline(folder, models.choose_device(device))
+        return models.load_pipeline(folder, models.choose_device(device), in_full=in_full)
 
 
 def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> Mapping[str, Array]:

@@ -23,6 +23,7 @@ from conceptctl.workflows.lesson import (
     Watch,
     check_facts,
     check_pictures,
+    check_precision,
     make_method,
     planned,
     prompts_of,
@@ -117,6 +118,7 @@ class _Learning:
         self.head = writer.head
         self.began = time.monotonic()
         self.device = models.choose_device(device)
+        check_precision(request, self.device.type)
         self.checked = check_pictures(store, self.head, request, watch)
         self.plan = planned(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
@@ -152,6 +154,7 @@ class _Learning:
             config.scheduler,
             config.optimizer,
             config.snr_gamma,
+            config.accumulation,
         )
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
@@ -202,6 +205,7 @@ class _Learning:
             "auxiliary": self.plan.auxiliary,
             "seed": self.request.train.seed,
             "flip": self.request.flip,
+            "precision": self.request.mixed_precision,
             "program": conceptctl.__version__,
             # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
             "after": [each.uid for each in self.head.concepts],
@@ -227,7 +231,9 @@ class _Learning:
     def _pipeline(self, job: jobs.Job, state: State | None) -> Pipeline:
         """Load the base, draw what it is regularized with, and give it everything that was learned."""
         self.watch.stage("loading the model", 0)
-        pipeline = generate.load_base(self.store, self.head, str(self.device))
+        pipeline = generate.load_base(
+            self.store, self.head, str(self.device), in_full=self.request.mixed_precision == "no"
+        )
         self.auxiliary = None
         if self.plan.auxiliary:
             self.auxiliary, self.attachments = auxiliary.latents(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from conceptctl.methods.base import Method
 
 MOST_SEEDS = 2**63
-_MORE_THAN_NOTHING = {"steps", "batch_size", "rank", "learning_rate", "temperature"}
+PRECISIONS = ("no", "bf16")
+_MORE_THAN_NOTHING = {"steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature"}
 _OF_EITHER_SIGN = {"open_by"}
 
 
@@ -49,6 +50,10 @@ class Request:
     """Also learn from mirrored pictures."""
     gradient_checkpointing: bool = False
     """Less memory, more time."""
+    mixed_precision: str | None = None
+    """One of `PRECISIONS`: bf16 on a GPU, or fp32; the device decides when it is None."""
+    resolution: int | None = None
+    """The side that the base is expected to have, in pixels."""
     skip_bad: bool = False
     first_frame: bool = False
     follow_symlinks: bool = False
@@ -98,11 +103,13 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     from conceptctl.diffusion.models import choose_device
 
     check_facts(request)
+    found = choose_device(device)
+    check_precision(request, found.type)
     head = store.head()
     method = make_method(request, head.base.name)
     check_name_free(request.name, head, store.layout)
     checked = check_pictures(store, head, request, watch or Watch())
-    return planned(head, request, method, checked, str(choose_device(device)))
+    return planned(head, request, method, checked, str(found))
 
 
 def check(request: Request) -> None:
@@ -134,8 +141,23 @@ def check_facts(request: Request) -> None:
             raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
     if request.auxiliary is not None and request.auxiliary < 0:
         raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
+    if request.mixed_precision not in (None, *PRECISIONS):
+        raise UsageError(
+            f"there is no precision {request.mixed_precision!r} to learn in",
+            hint="--mixed-precision bf16 on a GPU, or no; fp16 has too small a range for what is learned here",
+        )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
+
+
+def check_precision(request: Request, device: str) -> None:
+    """Check that a device learns in the precision that is asked for.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if request.mixed_precision == "bf16" and device == "cpu":
+        raise UsageError("a CPU learns in fp32", hint="leave --mixed-precision out, or --device cuda")
 
 
 def make_method(request: Request, base_name: str) -> Method:
@@ -192,7 +214,13 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     """
     from conceptctl.diffusion.photos.gate import check_folder
 
-    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request)
+    side = base.picture_side(store.layout, head.base)
+    if request.resolution not in (None, side):
+        raise UsageError(
+            f"this base learns at {side} x {side}, not at {request.resolution}",
+            hint="leave --resolution out; pictures of any size are cropped and scaled to the base's",
+        )
+    rules = _rules(side, defaults_of(head.base), request)
     watch.stage("looking at the pictures", 0)
     checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
     if checked.photographic and head.base.name == "pocket":

@@ -8,11 +8,12 @@ import torch
 
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import Prompts, learned_row, starting_row
-from conceptctl.diffusion.fit import Schedule
+from conceptctl.diffusion.fit import Examples, Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
+from conceptctl.parts.tokens import Row
 from tests.tiny_pipeline import WIDTH, write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -147,3 +148,36 @@ def test_errors_are_weighted_so_that_no_clean_picture_counts_more_than_gamma(pip
         wanted = (clean - latents).square().mean(dim=(1, 2, 3)) * ratio.clamp(max=gamma)
         weighted = Objective(pipeline, gamma).errors(latents, noise, times, hidden)
     assert torch.allclose(weighted.double(), wanted, rtol=1e-3)
+
+
+def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
+    class Seen(torch.nn.Module):
+        """An adapter that notes which gradient every portion gives."""
+
+        def __init__(self):
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.zeros(()))
+            self.gradients = []
+
+        def __call__(self, generator):
+            fresh = self.value * 1.0
+            fresh.register_hook(self.gradients.append)
+            return {place: fresh.expand(module.weight.shape) for place, module in projections.items()}
+
+        def groups(self):
+            return [{"params": [self.value], "lr": 0.1}]
+
+        def measures(self):
+            return {}
+
+    projections = {place: module for place, module in cross_attention(pipeline.unet).items() if "to_v" in place}
+    examples = Examples(torch.randn(4, 4, 8, 8), ["a photo of a V*alice"] * 4, 4)
+    adapter = Seen()
+    trainable = Trainable(adapter, Row(starting_row(pipeline, "cat")), 0.0)
+    state = fit(
+        pipeline, pipeline.number, trainable, examples, Schedule(1, 2, accumulation=3), lambda deltas, share: {}
+    )
+    assert len({gradient.item() for gradient in adapter.gradients}) == 3
+    # Adam's first moment after one step is a tenth of the gradient.
+    wanted = 0.1 * torch.stack(adapter.gradients).sum()
+    assert torch.allclose(state.tensors["optimizer/adapter.value/exp_avg"], wanted, rtol=1e-4)

@@ -23,7 +23,7 @@ def folder(request, tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
 
 
-@pytest.fixture(params=[{}, {"optimizer": "muon", "snr_gamma": 5.0}], ids=["papers", "muon"])
+@pytest.fixture(params=[{}, {"optimizer": "muon", "snr_gamma": 5.0, "accumulation": 2}], ids=["papers", "muon"])
 def settings(request):
     return request.param
 
@@ -43,6 +43,7 @@ def schedule_of(method, steps=STEPS):
         config.auxiliary_batch,
         optimizer=config.optimizer,
         snr_gamma=config.snr_gamma,
+        accumulation=config.accumulation,
     )
 
 

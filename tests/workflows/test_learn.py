@@ -300,6 +300,12 @@ def test_without_a_class_word_nothing_is_learned_beside(store, folder):
         ({"settings": {"token_learning_rate": -1}}, UsageError),
         ({"settings": {"mask_learning_rate": "fast"}}, UsageError),
         ({"settings": {"forgetting_weight": float("inf")}}, UsageError),
+        ({"settings": {"optimizer": "sgd"}}, UsageError),
+        ({"settings": {"scheduler": "linear"}}, UsageError),
+        ({"settings": {"accumulation": 0}}, UsageError),
+        ({"mixed_precision": "fp16"}, UsageError),
+        ({"mixed_precision": "bf16"}, UsageError),
+        ({"resolution": 513}, UsageError),
         ({"class_word": "big\ncat"}, UsageError),
         ({"class_word": " "}, UsageError),
         ({"class_word": "v*bob"}, UsageError),
@@ -377,10 +383,12 @@ def _assert_nothing_of(photos, store):
 def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "12", "--batch-size", "2"]
+    options += ["--lr-scheduler", "cosine", "--gradient-accumulation-steps", "2", "--mixed-precision", "no"]
     options += ["--set", "remembered=1"]
     assert run(["learn", str(folder), "--token", "alice", "--dry-run", "--json", *options[:-2]]) == 0
     planned = json.loads(capsys.readouterr().out)["plan"]
     assert (planned["pictures"], planned["method"], planned["config"]["steps"]) == (4, "stamina", 12)
+    assert (planned["config"]["scheduler"], planned["config"]["accumulation"]) == ("cosine", 2)
     assert store.head().seq == 0
     assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
     assert "remembered" in json.loads(capsys.readouterr().out)["error"]["message"]

@@ -7,6 +7,9 @@ import pytest
 from tests import synthetic
 from tests.faults.drills import DRILLS, Field
 
+# What learns on a base that has no feature extractor would look for one on the hub, and wait.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 
 @pytest.fixture
 def tmp_path():

@@ -5,6 +5,7 @@ sound and be in the state before or the state after, and running the command onc
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl.cli.app import run
-from conceptctl.store import base
+from conceptctl.store import base, tensorfile
 from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Concept
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
 from tests import synthetic
@@ -37,6 +39,8 @@ class Drill:
     name: str
     prepare: Callable[[Path], None]
     arguments: tuple[str, ...]
+    trains: bool = False
+    """Whether it makes a concept itself: under another uid each time, with the same numbers."""
 
     def command(self, work: Path) -> list[str]:
         return [*(part.format(work=work) for part in self.arguments), "--store", str(work / "store")]
@@ -107,7 +111,22 @@ def _with_a_past(work: Path) -> None:
     assert cli("import", str(work / "bob.safetensors"), "--store", root) == 0
 
 
+def _with_photos(work: Path) -> None:
+    """Make what somebody has who learns a second concept."""
+    from tests.pictures import write_pictures
+    from tests.tiny_pipeline import write_tiny_pipeline
+
+    write_tiny_pipeline(work / "base")
+    write_pictures(work / "photos", count=3, side=256)
+    synthetic.make_store(work / "store", work / "base")
+    assert cli("learn", str(work / "photos"), "--token", "alice", *_SHORT, "--store", str(work / "store")) == 0
+
+
+_SHORT = ("--steps", "2", "--batch-size", "1", "--rank", "2", "--device", "cpu")
+
+
 MORE_DRILLS = (
+    Drill("learn", _with_photos, ("learn", "{work}/photos", "--token", "bob", *_SHORT), trains=True),
     Drill("import-as", _with_concepts, ("import", "{work}/bob.safetensors", "--as", "robert")),
     Drill("fold-again", _with_a_past, ("fold",)),
     Drill("undo-to", _with_a_past, ("undo", "--to", "4", "--yes")),
@@ -118,15 +137,28 @@ MORE_DRILLS = (
 """For the long forms."""
 
 
-def fingerprint(root: Path) -> str:
-    """Return what a store holds, without times and ids; "none" when there is no store."""
+def fingerprint(root: Path, *, numbers_only: bool = False) -> str:
+    """Return what a store holds, without times and ids; "none" when there is no store.
+
+    Args:
+        root: The store.
+        numbers_only: Of concepts, their numbers count, and not the uid and the times that are kept with them.
+    """
     if not (root / "FORMAT").exists():
         return "none"
     store = Store(root)
     head = store.head()
+
+    def identity(concept: Concept) -> tuple[str, ...]:
+        if not numbers_only:
+            return concept.uid, concept.blob.sha256
+        tensors, _ = tensorfile.read_tensors(store.blob(concept))
+        numbers = [(name, each.dtype, each.shape, bytes(each.data).hex()) for name, each in sorted(tensors.items())]
+        return (hashlib.sha256(repr(numbers).encode()).hexdigest(),)
+
     return json.dumps(
         {
-            "concepts": [(each.name, each.uid, each.folded, each.blob.sha256) for each in head.concepts],
+            "concepts": [(each.name, *identity(each), each.folded) for each in head.concepts],
             "folded": head.folded and head.folded.sha256,
             "history": [(row.seq, row.verb, row.subject, row.concepts) for row in store.log()],
         }
@@ -142,12 +174,15 @@ class Field:
         self._template.mkdir()
         drill.prepare(self._template)
         self.work = folder / "work"
-        self.before = fingerprint(self._template / "store")
+        self.before = self._found(self._template / "store")
         self.reset()
         assert self.run() == 0
-        self.after = fingerprint(self.work / "store")
+        self.after = self._found(self.work / "store")
         self.check(acknowledged=True)
         self.reset()
+
+    def _found(self, root: Path) -> str:
+        return fingerprint(root, numbers_only=self.drill.trains)
 
     def reset(self) -> None:
         """Put everything back to the state before."""
@@ -169,7 +204,7 @@ class Field:
         # repair is run on a damaged store, so a store that is still damaged is the state before.
         if not (self.drill.name == "repair" and not acknowledged):
             _check_sound(root)
-            found = fingerprint(root)
+            found = self._found(root)
             assert found in (self.before, self.after), f"neither before nor after: {found}"
             if acknowledged:
                 assert found == self.after, "acknowledged, and missing"
@@ -178,7 +213,7 @@ class Field:
                 return "after"
         assert self.run() == 0, "running it again failed"
         _check_sound(root)
-        assert fingerprint(root) == self.after, "running it again led elsewhere"
+        assert self._found(root) == self.after, "running it again led elsewhere"
         self._check_purged(root)
         return "before"
 

@@ -49,13 +49,21 @@ def command(arguments: list[str], before: str = "") -> list[str]:
     return [sys.executable, "-c", code, *arguments, "--json"]
 
 
-ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def run(arguments: list[str], *options: str, before: str = "") -> int:
     """Run a command line under strace and return its exit code, minus the signal that ended it."""
     done = subprocess.run(
-        ["strace", "-f", "-qq", *options, *command(arguments, before)],
+        # Only the main thread: strace counts by thread, and neither torch's threads nor the process that decodes
+        # pictures write to the store.
+        ["strace", "-qq", *options, *command(arguments, before)],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

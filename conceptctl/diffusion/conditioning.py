@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from conceptctl.diffusion.models import Pipeline
 
+_KNOWN = 256
+"""How many prompts of random words stand for all that may be asked."""
+_LEFT_OUT = 1e-4
+
 
 class Prompts:
     """The prompts of one training, encoded as the pipeline does it.
@@ -89,6 +93,48 @@ def learned_row(pipeline: Pipeline, number: int) -> Iterator[Slot]:
         yield slot
     finally:
         handle.remove()
+
+
+@torch.no_grad()
+def known_states(pipeline: Pipeline, texts: Sequence[str], seed: int = 0) -> Tensor:
+    """What the text encoder makes of prompts, as the few directions that nearly all of it lies in.
+
+    Prompts of one to eight words drawn from the token table, bare or after "a" or "a photo of a", stand for whatever
+    may be asked for; the empty prompt, which guidance needs, and each of the given texts weigh an eighth of all those.
+
+    Args:
+        pipeline: With every token that was learned before.
+        texts: Prompts that matter more than others.
+        seed: Of the draw.
+
+    Returns:
+        R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the ten thousandth part of it
+        that is left out.
+    """
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.tensor([n for n in range(len(tokenizer)) if n not in set(tokenizer.all_special_ids)])
+    before = tokenizer("a photo of a", add_special_tokens=False).input_ids
+    inner: list[list[int]] = []
+    for index in range(_KNOWN):
+        count = int(torch.randint(1, 9, (), generator=generator))
+        drawn = words[torch.randint(0, len(words), (count,), generator=generator)]
+        inner.append(([], before[:1], before)[index % 3] + drawn.tolist())
+    for text in ("", *texts):
+        inner += [tokenizer(text, add_special_tokens=False, truncation=True).input_ids] * (_KNOWN // 8)
+    length = tokenizer.model_max_length
+    tail = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * length
+    numbers = torch.tensor([([tokenizer.bos_token_id, *each[: length - 2], *tail])[:length] for each in inner])
+    moment: Tensor | float = 0.0
+    for part in numbers.split(32):
+        states = encoder(part.to(encoder.device))[0].flatten(0, 1).double()
+        moment = moment + states.T @ states
+    assert isinstance(moment, Tensor)
+    values, directions = torch.linalg.eigh(moment / (numbers.numel()))
+    # Smallest first.
+    kept = values.cumsum(0) > _LEFT_OUT * values.sum()
+    root: Tensor = directions[:, kept] * values[kept].sqrt()
+    return root.float()
 
 
 @torch.no_grad()

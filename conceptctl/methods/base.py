@@ -17,6 +17,7 @@ from torch import Tensor
 from conceptctl.diffusion.fit import Trainable
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.penalties import preservation
 from conceptctl.parts.tokens import Row
 
 SCHEDULERS = ("constant", "cosine")
@@ -24,7 +25,7 @@ SCHEDULERS = ("constant", "cosine")
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
-        "steps": 300,
+        "steps": 400,
         "batch_size": 6,
         "auxiliary_batch": 2,
         "optimizer": "muon",
@@ -51,6 +52,8 @@ class Config:
     """Step size of the adapters."""
     token_learning_rate: float = 5e-4
     """Step size of the token."""
+    preservation_weight: float = 0.0
+    """Of the penalty on what a task changes for prompts that are not its own; ours, not in the papers."""
     accumulation: int = 1
     """Portions of that size in a step, one after the other, where memory is short."""
     rank: int = 16
@@ -76,6 +79,10 @@ class Task:
     earlier: Mapping[str, Tensor] = field(default_factory=dict)
     """The absolute value of the sum of all earlier deltas, (D1, D2) by place."""
     seed: int = 0
+    states: Tensor | None = None
+    """R of shape (D2, k): the hidden states of prompts that are to stay as they are; see `parts.penalties`."""
+    sizes: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the projections make of those before this task, |W R|^2 by place."""
 
 
 class Method:
@@ -109,4 +116,6 @@ class Method:
             task: What is learned.
             share: The share of steps done, 0 to 1.
         """
-        return {}
+        if task.states is None or not deltas:
+            return {}
+        return {"preservation": self.config.preservation_weight * preservation(deltas, task.states, task.sizes)}

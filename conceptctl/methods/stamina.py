@@ -54,10 +54,12 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
-        "token_learning_rate": 5e-5,
+        "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
-        "sparsity_weight": 3e-4,
-        "forgetting_weight": 1e2,
+        "spread": 4.0,
+        "sparsity_weight": 1e-4,
+        "forgetting_weight": 0.1,
+        "preservation_weight": 0.05,
     }
     config: Config
 
@@ -89,7 +91,10 @@ class Stamina(Method):
         adapter = trainable.adapter
         assert isinstance(adapter, Masked)
         rise = min(1.0, share / self.config.sparsity_warmup) if self.config.sparsity_warmup else 1.0
-        losses = {"sparsity": self.config.sparsity_weight * rise * sparsity(adapter.drawn)}
+        losses = {
+            **super().penalty(trainable, deltas, task, share),
+            "sparsity": self.config.sparsity_weight * rise * sparsity(adapter.drawn),
+        }
         if task.earlier:
             losses["forgetting"] = self.config.forgetting_weight * forgetting(deltas, task.earlier)
         return losses

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import Prompts, learned_row, starting_row
+from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row
 from conceptctl.diffusion.fit import Examples, Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
@@ -181,3 +181,21 @@ def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
     # Adam's first moment after one step is a tenth of the gradient.
     wanted = 0.1 * torch.stack(adapter.gradients).sum()
     assert torch.allclose(state.tensors["optimizer/adapter.value/exp_avg"], wanted, rtol=1e-4)
+
+
+def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_is_named(pipeline):
+    def moment(texts):
+        root = known_states(pipeline, texts)
+        return root @ root.T
+
+    def states(text):
+        hidden, _ = pipeline.encode_prompt(text, CPU, 1, False)
+        return hidden[0].T @ hidden[0] / len(hidden[0])
+
+    # 256 prompts of random words, and 32 times each that is named, the empty one being always named.
+    few, more = 288 * moment([]), 320 * moment(["a photo of a V*alice"])
+    named = (more - few) / 32
+    assert (named - states("a photo of a V*alice")).norm() < 0.02 * named.norm()
+    assert torch.equal(known_states(pipeline, []), known_states(pipeline, []))
+    without_empty = few - 32 * states("")
+    assert torch.linalg.eigvalsh(without_empty).min() > -0.01 * without_empty.trace()

@@ -16,6 +16,7 @@ from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
 STEPS = 4
+_OURS = {"optimizer": "muon", "snr_gamma": 5.0, "accumulation": 2, "preservation_weight": 0.1}
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -23,7 +24,7 @@ def folder(request, tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
 
 
-@pytest.fixture(params=[{}, {"optimizer": "muon", "snr_gamma": 5.0, "accumulation": 2}], ids=["papers", "muon"])
+@pytest.fixture(params=[{}, _OURS], ids=["papers", "ours"])
 def settings(request):
     return request.param
 
@@ -61,7 +62,9 @@ class Bench:
         self.examples = Examples(latents, [token] * 4 + ["a photo of a cat"] * 2, 4)
         shapes = shapes_of(cross_attention(self.pipeline.unet))
         known = {place: torch.rand(shape, generator=generator) for place, shape in shapes.items()} if earlier else {}
-        self.task = Task(shapes, start, known)
+        states = torch.randn(start.shape[1], 3, generator=generator)
+        ours = {"states": states, "sizes": {place: torch.tensor(2.0) for place in shapes}}
+        self.task = Task(shapes, start, known, **(ours if method.config.preservation_weight else {}))
         self.trainable = method.attach(self.task)
 
     def fit(self, *, steps=STEPS, state=None, callbacks=None):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptctl.parts.penalties import forgetting, sparsity
+from conceptctl.parts.penalties import forgetting, preservation, sparsity
 
 
 def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before():
@@ -26,3 +26,18 @@ def test_forgetting_asks_nothing_of_untouched_weights():
 def test_sparsity_is_the_sum_of_the_masks_densities():
     masks = [torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([1.0, 1.0])]
     assert sparsity(masks).item() == pytest.approx(1.5)
+
+
+def test_preservation_is_the_share_by_which_keys_and_values_of_known_states_change():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(40, 7, generator=generator, dtype=torch.float64)
+    weights = {place: torch.randn(5, 7, generator=generator, dtype=torch.float64) for place in "ab"}
+    deltas = {place: torch.randn(5, 7, generator=generator, dtype=torch.float64) for place in "ab"}
+    root = torch.linalg.cholesky(hidden.T @ hidden / len(hidden))
+    sizes = {place: (weight @ root).square().sum() for place, weight in weights.items()}
+    shares = [
+        np.square(hidden.numpy() @ deltas[place].numpy().T).sum()
+        / np.square(hidden.numpy() @ weights[place].numpy().T).sum()
+        for place in "ab"
+    ]
+    assert preservation(deltas, root, sizes).item() == pytest.approx(np.mean(shares))

@@ -22,9 +22,9 @@ import torch
 
 from conceptctl import pocket
 from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import starting_row
+from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.fit import Callbacks, Examples, Schedule, fit
-from conceptctl.diffusion.projections import cross_attention, shapes_of
+from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
@@ -40,16 +40,22 @@ class Variant:
 
     def __init__(self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, tasks: int, **settings: Any):
         found = find_method(method)
-        self.method = found(found.configuration(**settings))
+        self.method = found(found.configuration(**{**found.pocket, **settings}))
         self.pipeline, self.number = pipeline, number
-        shapes = shapes_of(cross_attention(pipeline.unet))
+        projections = cross_attention(pipeline.unet)
+        shapes = shapes_of(projections)
         generator = torch.Generator().manual_seed(0)
         earlier = {}
         if tasks:
             # One matrix each, however many tasks are in it.
             earlier = {place: torch.rand(shape, generator=generator) * 1e-3 for place, shape in shapes.items()}
         device = pipeline.device
-        self.task = Task(shapes, start, {place: value.to(device) for place, value in earlier.items()})
+        states, sizes = None, {}
+        if self.method.config.preservation_weight:
+            states = known_states(pipeline, ["a photo of a person"])
+            sizes = sizes_of(projections, states)
+        earlier = {place: value.to(device) for place, value in earlier.items()}
+        self.task = Task(shapes, start, earlier, 0, states, sizes)
         self.trainable = self.method.attach(self.task).to(device)
         self.times: list[float] = []
 
@@ -61,7 +67,14 @@ class Variant:
             self.number,
             self.trainable,
             examples,
-            Schedule(STEPS, BATCH, AUXILIARY, seed),
+            Schedule(
+                STEPS,
+                BATCH,
+                AUXILIARY,
+                seed,
+                optimizer=self.method.config.optimizer,
+                snr_gamma=self.method.config.snr_gamma,
+            ),
             lambda deltas, share: self.method.penalty(self.trainable, deltas, self.task, share),
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )
@@ -80,6 +93,8 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Variant]]:
     yield "STAMINA, first concept", Variant(pipeline, number, start, "stamina", tasks=0)
     for form in FORMS:
         yield f"STAMINA, {form} mask", Variant(pipeline, number, start, "stamina", tasks=1, mask=form)
+    paper = {"optimizer": "adam", "preservation_weight": 0.0, "snr_gamma": 0.0}
+    yield "STAMINA with nothing of ours", Variant(pipeline, number, start, "stamina", tasks=1, **paper)
 
 
 def prepared(device: str) -> tuple[Any, Examples]:

@@ -113,7 +113,8 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], seed: int = 0) -> Ten
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     generator = torch.Generator().manual_seed(seed)
-    words = torch.tensor([n for n in range(len(tokenizer)) if n not in set(tokenizer.all_special_ids)])
+    special = set(tokenizer.all_special_ids)
+    words = torch.tensor([number for number in range(len(tokenizer)) if number not in special])
     before = tokenizer("a photo of a", add_special_tokens=False).input_ids
     inner: list[list[int]] = []
     for index in range(_KNOWN):

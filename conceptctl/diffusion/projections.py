@@ -70,6 +70,11 @@ def shapes_of(projections: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]
 
 
 @torch.no_grad()
-def loaded(deltas: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Move deltas to a device, in fp32."""
-    return {place: delta.to(device, torch.float32) for place, delta in deltas.items()}
+def sizes_of(projections: Mapping[str, nn.Linear], states: Tensor) -> dict[str, Tensor]:
+    """What projections make of hidden states: |W R|^2 by place, in fp32.
+
+    Args:
+        projections: Keys and values.
+        states: R of shape (D2, k).
+    """
+    return {place: (module.weight.float() @ states).square().sum() for place, module in projections.items()}

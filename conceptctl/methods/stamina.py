@@ -54,12 +54,13 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
+        "learning_rate": 0.03,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
         "spread": 4.0,
         "sparsity_weight": 1e-4,
         "forgetting_weight": 0.1,
-        "preservation_weight": 0.05,
+        "preservation_weight": 0.02,
     }
     config: Config
 

@@ -286,17 +286,17 @@ class _Learning:
         import torch
 
         from conceptctl.diffusion import conditioning
-        from conceptctl.diffusion.projections import cross_attention, shapes_of
+        from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
         from conceptctl.methods.base import Task
 
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
         states, sizes = None, {}
         if self.method.config.preservation_weight:
-            # In fp32, and with the model that this concept is learned on: earlier ones are kept as they are drawn now.
+            # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
             known = [f"a photo of a V*{each.name}" for each in self.head.concepts]
             states = conditioning.known_states(pipeline, [*known, auxiliary.prompt_of(self.request.class_word)])
-            sizes = {place: (module.weight.float() @ states).square().sum() for place, module in projections.items()}
+            sizes = sizes_of(projections, states)
         files = [path for _, path in generate.concept_files(self.store, self.head)]
         earlier = weights.summed(files, shapes)
         return Task(

@@ -60,7 +60,7 @@ class Stamina(Method):
         "spread": 4.0,
         "sparsity_weight": 1e-4,
         "forgetting_weight": 0.1,
-        "preservation_weight": 0.02,
+        "preservation_weight": 0.2,
     }
     config: Config
 

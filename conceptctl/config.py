@@ -28,6 +28,10 @@ class TrainConfig:
     """Step size of the adapters."""
     rank: int | None = None
     """Rank of the low-rank adapters."""
+    scheduler: str | None = None
+    """How learning rates go on: constant or cosine."""
+    accumulation: int | None = None
+    """Portions of `batch_size` in a step."""
     seed: int = 0
     """Seed of everything random."""
 

@@ -24,7 +24,9 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         "trash": _size(layout.trash),
         "damaged": _size(layout.damaged),
     }
-    waiting = sorted({str(job.settings.get("name", "")) for job in jobs.found(layout)})
+    waiting = sorted(
+        {str(job.settings.get("name", "")) for job in jobs.found(layout)} - {each.name for each in head.concepts}
+    )
     free = shutil.disk_usage(layout.root).free
     payload = {
         "store": str(layout.root),
@@ -45,7 +47,13 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
         *((name, size_text(size)) for name, size in sizes.items()),
         ("free", size_text(free)),
-        *(("interrupted", f"{name}: the same learn command goes on with it") for name in waiting),
+        *(
+            (
+                "interrupted",
+                f"{name}: begun and not finished; the same learn command goes on, forget {name} --purge removes it",
+            )
+            for name in waiting
+        ),
     ]
     Output(json, quiet).table(payload, ("what", "value"), rows)
 

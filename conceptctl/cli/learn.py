@@ -103,8 +103,7 @@ def learn(
     out = Output(json, quiet)
     defaults = load_config().train
     given: dict[str, Any] = {"method": method, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    given |= {"rank": rank, "seed": seed}
-    spelled = {"scheduler": scheduler, "accumulation": accumulation}
+    given |= {"rank": rank, "scheduler": scheduler, "accumulation": accumulation, "seed": seed}
     from conceptctl.workflows import lesson
 
     request = lesson.Request(
@@ -114,7 +113,7 @@ def learn(
         train=dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None}),
         auxiliary=auxiliary,
         feature_extractor=feature_extractor,
-        settings=_settings(more or []) | {name: value for name, value in spelled.items() if value is not None},
+        settings=_settings(more or []),
         flip=flip,
         gradient_checkpointing=gradient_checkpointing,
         mixed_precision=mixed_precision,
@@ -130,7 +129,7 @@ def learn(
         planned = lesson.plan(opened, request, device=device, watch=_Display(out, request.name, None).watch(preview))
         out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
         return
-    _learn(_open(store, request, out), request, out, device=device, wait=wait, preview=preview, fold=fold)
+    _learn(_open(store, request, out, device), request, out, device=device, wait=wait, preview=preview, fold=fold)
 
 
 def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bool, preview: bool, fold: bool) -> None:
@@ -168,7 +167,7 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     out.data(payload, _learned_lines(learned, head.seq, folded=fold), [request.name])
 
 
-def _open(option: Path | None, request: Request, out: Output) -> Store:
+def _open(option: Path | None, request: Request, out: Output, device: str) -> Store:
     """Open the store; on the default path, make one on the bundled base when there is none."""
     root = chosen_root(option)
     if option is None and not root.exists():
@@ -176,7 +175,7 @@ def _open(option: Path | None, request: Request, out: Output) -> Store:
         from conceptctl.workflows.lesson import check, check_pictures_for_pocket
 
         # What is refused makes no store either.
-        check(request)
+        check(request, device)
         check_pictures_for_pocket(request)
         initialize(root, "pocket")
         out.say(

@@ -96,7 +96,7 @@ def learned_row(pipeline: Pipeline, number: int) -> Iterator[Slot]:
 
 
 @torch.no_grad()
-def known_states(pipeline: Pipeline, texts: Sequence[str], seed: int = 0) -> Tensor:
+def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | None = None) -> Tensor:
     """What the text encoder makes of prompts, as the few directions that nearly all of it lies in.
 
     Prompts of one to eight words drawn from the token table, bare or after "a" or "a photo of a", stand for whatever
@@ -105,15 +105,15 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], seed: int = 0) -> Ten
     Args:
         pipeline: With every token that was learned before.
         texts: Prompts that matter more than others.
-        seed: Of the draw.
+        without: The number of a token that is not drawn: the one that is being learned.
 
     Returns:
         R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the ten thousandth part of it
         that is left out.
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    generator = torch.Generator().manual_seed(seed)
-    special = set(tokenizer.all_special_ids)
+    generator = torch.Generator().manual_seed(0)
+    special = {*tokenizer.all_special_ids, without}
     words = torch.tensor([number for number in range(len(tokenizer)) if number not in special])
     before = tokenizer("a photo of a", add_special_tokens=False).input_ids
     inner: list[list[int]] = []
@@ -121,17 +121,19 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], seed: int = 0) -> Ten
         count = int(torch.randint(1, 9, (), generator=generator))
         drawn = words[torch.randint(0, len(words), (count,), generator=generator)]
         inner.append(([], before[:1], before)[index % 3] + drawn.tolist())
-    for text in ("", *texts):
-        inner += [tokenizer(text, add_special_tokens=False, truncation=True).input_ids] * (_KNOWN // 8)
+    inner += [tokenizer(text, add_special_tokens=False, truncation=True).input_ids for text in ("", *texts)]
+    weights = torch.ones(len(inner), dtype=torch.float64)
+    weights[_KNOWN:] = _KNOWN / 8
     length = tokenizer.model_max_length
     tail = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * length
     numbers = torch.tensor([([tokenizer.bos_token_id, *each[: length - 2], *tail])[:length] for each in inner])
     moment: Tensor | float = 0.0
-    for part in numbers.split(32):
-        states = encoder(part.to(encoder.device))[0].flatten(0, 1).double()
+    for part, weight in zip(numbers.split(32), weights.split(32), strict=True):
+        states = encoder(part.to(encoder.device))[0].double() * weight.sqrt().to(encoder.device)[:, None, None]
+        states = states.flatten(0, 1)
         moment = moment + states.T @ states
     assert isinstance(moment, Tensor)
-    values, directions = torch.linalg.eigh(moment / (numbers.numel()))
+    values, directions = torch.linalg.eigh(moment / (weights.sum() * length).item())
     # Smallest first.
     kept = values.cumsum(0) > _LEFT_OUT * values.sum()
     root: Tensor = directions[:, kept] * values[kept].sqrt()

@@ -418,7 +418,8 @@ def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimize
     """Muon for the factors if it is asked for, Adam for everything else."""
     own = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
     factors = [group.get("factors", False) and name == "muon" for group in groups]
-    ours = [group for group, of_muon in zip(own, factors, strict=True) if of_muon]
+    # Whatever their rank: a learning rate for orthogonal steps is too high for others.
+    ours = [{**group, "every_matrix": True} for group, of_muon in zip(own, factors, strict=True) if of_muon]
     rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
     made: list[torch.optim.Optimizer] = [Muon(ours, 0.0)] if ours else []
     return [*made, torch.optim.Adam(rest, fused=True)] if rest else made

@@ -36,8 +36,11 @@ class Muon(torch.optim.Optimizer):
         learning_rate: float,
         weight_decay: float = 0.0,
     ) -> None:
-        """Take parameters, or groups of them that may have a learning rate of their own ("lr")."""
-        super().__init__(parameters, {"lr": learning_rate, "weight_decay": weight_decay})
+        """Take parameters, or groups of them.
+
+        A group may have a learning rate of its own ("lr"), and "every_matrix": then none is left to AdamW for its size.
+        """
+        super().__init__(parameters, {"lr": learning_rate, "weight_decay": weight_decay, "every_matrix": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -48,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                     continue
                 if parameter.ndim >= 2:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if is_matrix(parameter):
+                if is_matrix(parameter) or (group["every_matrix"] and parameter.ndim == 2):
                     self._orthogonal_step(parameter, group["lr"])
                 else:
                     self._adam_step(parameter, group["lr"])

@@ -73,6 +73,8 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
         if writer.head.identity != plan.head.identity:
             raise Busy("the store has changed since the plan was made")
         if plan.is_purge and not plan.concepts:
+            # A kill between the concept's file and its commit left a file, and perhaps a manifest, with all of it.
+            purge.finish(store.layout)
             jobs.remove_for(store.layout, plan.name)
             return writer.head
         left = {

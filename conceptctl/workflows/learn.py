@@ -118,7 +118,7 @@ class _Learning:
         self.head = writer.head
         self.began = time.monotonic()
         self.device = models.choose_device(device)
-        check_precision(request, self.device.type)
+        self.precision = check_precision(request, self.device.type)
         self.checked = check_pictures(store, self.head, request, watch)
         self.plan = planned(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
@@ -142,7 +142,7 @@ class _Learning:
         pipeline = self._pipeline(job, state)
         number = self._add_token(pipeline)
         examples = self._examples(pipeline)
-        task = self._task(pipeline)
+        task = self._task(pipeline, number)
         trainable = self.method.attach(task).to(self.device)
         config = self.method.config
         schedule = Schedule(
@@ -205,7 +205,7 @@ class _Learning:
             "auxiliary": self.plan.auxiliary,
             "seed": self.request.train.seed,
             "flip": self.request.flip,
-            "precision": self.request.mixed_precision,
+            "precision": self.precision,
             "program": conceptctl.__version__,
             # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
             "after": [each.uid for each in self.head.concepts],
@@ -231,9 +231,7 @@ class _Learning:
     def _pipeline(self, job: jobs.Job, state: State | None) -> Pipeline:
         """Load the base, draw what it is regularized with, and give it everything that was learned."""
         self.watch.stage("loading the model", 0)
-        pipeline = generate.load_base(
-            self.store, self.head, str(self.device), in_full=self.request.mixed_precision == "no"
-        )
+        pipeline = generate.load_base(self.store, self.head, str(self.device), in_full=self.precision == "no")
         self.auxiliary = None
         if self.plan.auxiliary:
             self.auxiliary, self.attachments = auxiliary.latents(
@@ -282,7 +280,7 @@ class _Learning:
             prompts += [auxiliary.prompt_of(self.request.class_word)] * len(self.auxiliary)
         return Examples(latents, prompts, count)
 
-    def _task(self, pipeline: Pipeline) -> Task:
+    def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch
 
         from conceptctl.diffusion import conditioning
@@ -295,7 +293,8 @@ class _Learning:
         if self.method.config.preservation_weight:
             # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
             known = [f"a photo of a V*{each.name}" for each in self.head.concepts]
-            states = conditioning.known_states(pipeline, [*known, auxiliary.prompt_of(self.request.class_word)])
+            known.append(auxiliary.prompt_of(self.request.class_word))
+            states = conditioning.known_states(pipeline, known, without=number)
             sizes = sizes_of(projections, states)
         files = [path for _, path in generate.concept_files(self.store, self.head)]
         earlier = weights.summed(files, shapes)
@@ -307,6 +306,10 @@ class _Learning:
             states,
             sizes,
         )
+
+    @property
+    def _is_unusual(self) -> bool:
+        return self.device.type != "cpu" and self.precision == "no"
 
     def _prompt(self) -> str:
         """What is drawn to remember the concept by, `{}` standing for its name: as the method has it."""
@@ -371,7 +374,8 @@ class _Learning:
         return extractor.images(pictures).numpy(), {
             "remembered_prompt": self._prompt(),
             "remembered_steps": defaults.steps,
-            "remembered_device": self.device.type,
+            # What evaluation draws with, unless learning was told otherwise.
+            "remembered_device": self.device.type + ("-fp32" if self._is_unusual else ""),
             "remembered_guidance": defaults.guidance,
             "feature_extractor": extractor.sha256,
         }
@@ -387,6 +391,7 @@ class _Learning:
             settings={
                 **{name: value for name, value in dataclasses.asdict(self.method.config).items() if name != "steps"},
                 "auxiliary": self.plan.auxiliary,
+                "precision": self.precision,
                 "trained_parameters": trained,
                 "trained_in_unet": trained - token,
                 **{name: round(value, 6) for name, value in health.items()},

@@ -112,14 +112,17 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     return planned(head, request, method, checked, str(found))
 
 
-def check(request: Request) -> None:
+def check(request: Request, device: str = "auto") -> None:
     """Check what needs no store.
 
     Raises:
         NotFound: There is no such method or setting.
         UsageError: A name or a number that cannot be meant.
     """
+    from conceptctl.diffusion.models import choose_device
+
     check_facts(request)
+    check_precision(request, choose_device(device).type)
     make_method(request, "")
 
 
@@ -150,14 +153,15 @@ def check_facts(request: Request) -> None:
         raise UsageError("a seed is a number from 0 to 2^63")
 
 
-def check_precision(request: Request, device: str) -> None:
-    """Check that a device learns in the precision that is asked for.
+def check_precision(request: Request, device: str) -> str:
+    """Return the precision that a device learns in, one of `PRECISIONS`.
 
     Raises:
-        UsageError: It does not.
+        UsageError: It does not learn in the one that is asked for.
     """
-    if request.mixed_precision == "bf16" and device == "cpu":
+    if device == "cpu" and request.mixed_precision == "bf16":
         raise UsageError("a CPU learns in fp32", hint="leave --mixed-precision out, or --device cuda")
+    return "no" if device == "cpu" else request.mixed_precision or "bf16"
 
 
 def make_method(request: Request, base_name: str) -> Method:
@@ -214,13 +218,7 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     """
     from conceptctl.diffusion.photos.gate import check_folder
 
-    side = base.picture_side(store.layout, head.base)
-    if request.resolution not in (None, side):
-        raise UsageError(
-            f"this base learns at {side} x {side}, not at {request.resolution}",
-            hint="leave --resolution out; pictures of any size are cropped and scaled to the base's",
-        )
-    rules = _rules(side, defaults_of(head.base), request)
+    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request)
     watch.stage("looking at the pictures", 0)
     checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
     if checked.photographic and head.base.name == "pocket":
@@ -246,6 +244,11 @@ def check_pictures_for_pocket(request: Request) -> None:
 def _rules(side: int, defaults: Defaults, request: Request) -> Rules:
     from conceptctl.diffusion.photos.gate import Rules
 
+    if request.resolution not in (None, side):
+        raise UsageError(
+            f"this base learns at {side} x {side}, not at {request.resolution}",
+            hint="leave --resolution out; pictures of any size are cropped and scaled to the base's",
+        )
     return Rules(
         side=side,
         min_side=defaults.smallest_side or side,

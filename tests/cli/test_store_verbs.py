@@ -184,7 +184,7 @@ def test_interrupted_lessons_are_shown_and_can_be_purged(two, capsys):
         jobs.start(store.layout, {"name": "carol"})
     assert answer(capsys, "info")["interrupted"] == ["carol"]
     assert run(["info"]) == 0
-    assert "carol: the same learn command goes on" in capsys.readouterr().out
+    assert "carol: begun and not finished" in capsys.readouterr().out
     assert "--purge" in answer(capsys, "forget", "carol", "--yes", code=5)["error"]["hint"]
     purged = answer(capsys, "forget", "carol", "--purge", "--yes")
     assert (purged["done"], purged["interrupted"], purged["generation"]) == (True, 1, 2)

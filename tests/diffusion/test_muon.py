@@ -59,3 +59,12 @@ def test_groups_have_learning_rates_of_their_own():
     optimizer.step()
     torch.testing.assert_close(fast.detach(), 2 * slow.detach())
     assert slow.detach().abs().max() > 0
+
+
+def test_a_group_can_have_every_matrix_made_orthogonal():
+    parameter = nn.Parameter(torch.zeros(40, 2))
+    optimizer = Muon([{"params": [parameter], "every_matrix": True}], 0.1)
+    parameter.grad = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.1])
+    optimizer.step()
+    longest, shortest = torch.linalg.svdvals(parameter.detach())
+    assert shortest > 0.5 * longest

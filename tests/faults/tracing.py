@@ -59,10 +59,12 @@ ENVIRONMENT = {
 
 
 def run(arguments: list[str], *options: str, before: str = "") -> int:
-    """Run a command line under strace and return its exit code, minus the signal that ended it."""
+    """Run a command line under strace and return its exit code, minus the signal that ended it.
+
+    Only its main thread is followed: strace counts calls by thread, and neither torch's threads nor the process that
+    decodes pictures write to the store.
+    """
     done = subprocess.run(
-        # Only the main thread: strace counts by thread, and neither torch's threads nor the process that decodes
-        # pictures write to the store.
         ["strace", "-qq", *options, *command(arguments, before)],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

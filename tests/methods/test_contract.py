@@ -32,7 +32,7 @@ def settings(request):
 @pytest.fixture(params=METHODS)
 def method(request, settings):
     found = find_method(request.param)
-    config = found.configuration(steps=STEPS, batch_size=3, auxiliary_batch=1, learning_rate=1e-2, rank=8, **settings)
+    config = found.configuration(steps=STEPS, batch_size=3, auxiliary_batch=1, learning_rate=1e-2, rank=4, **settings)
     return found(config)
 
 

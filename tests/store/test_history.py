@@ -193,11 +193,17 @@ def test_what_was_forgotten_can_still_be_purged(store):
         plan_forget(store, "zyxsecret", purge_it=True)
 
 
-def test_what_was_only_half_learned_can_be_purged(store):
+def test_what_was_only_half_learned_can_be_purged(store, tmp_path):
     learn_all(store, "alice")
     with store.writing("test"):
         jobs.start(store.layout, {"name": "zyxsecret"}).save(1, {"w": Tensor("U8", (3,), b"abc")}, {})
         jobs.start(store.layout, {"name": "carol"})
+    # As a kill leaves it between the concept's file and its commit.
+    with store.writing("test") as writer:
+        (tmp_path / "zyxsecret").write_bytes(synthetic.concept_bytes(store, "zyxsecret", 3))
+        writer.add_file(tmp_path / "zyxsecret")
+    (store.layout.trash / "manifest").write_text('{"names":["zyxsecret"]}')
+    assert len(traces(store, b"zyxsecret")) == 3
     with pytest.raises(NotFound) as caught:
         plan_forget(store, "zyxsecret")
     assert caught.value.hint == "conceptctl forget zyxsecret --purge"

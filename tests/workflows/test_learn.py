@@ -11,6 +11,7 @@ import torch
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.methods import METHODS
 from conceptctl.store import jobs, weights
@@ -149,6 +150,24 @@ def key_value_shapes_of(pipeline):
     }
 
 
+def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder, folder, tmp_path):
+    moved = []
+    for weight in (0.0, 10.0):
+        store = synthetic.make_store(tmp_path / str(weight), base_folder)
+        teach(store, folder, "bob")
+        before = load(store, store.head(), "cpu")
+        teach(store, folder, settings={"preservation_weight": weight, "sparsity_weight": 0.0})
+        after = load(store, store.head(), "cpu")
+        hidden, _ = after.encode_prompt("a photo of a V*bob", torch.device("cpu"), 1, False)
+        with torch.no_grad():
+            values = [
+                torch.cat([projection(hidden).flatten() for projection in cross_attention(each.unet).values()])
+                for each in (before, after)
+            ]
+        moved.append((values[0] - values[1]).norm().item())
+    assert moved[1] < 0.5 * moved[0]
+
+
 def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
     stores = [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
     for each in stores:
@@ -156,22 +175,27 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
     assert same(delta(stores[0], "alice"), delta(stores[1], "alice"))
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path):
-    whole = synthetic.make_store(tmp_path / "whole", base_folder)
-    teach(whole, folder, train=TrainConfig(steps=25, batch_size=2))
-    broken = synthetic.make_store(tmp_path / "broken", base_folder)
+@pytest.mark.parametrize(
+    "settings", [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}], ids=["papers", "ours"]
+)
+def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path, settings):
+    whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
+    for store in (whole, broken):
+        teach(store, folder, "earlier")
+    train = TrainConfig(steps=25, batch_size=2, rank=4)
+    teach(whole, folder, train=train, settings=settings)
 
     def interrupt(report):
         if report.step == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(broken, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt))
-    assert broken.head().seq == 0
+        teach(broken, folder, train=train, settings=settings, watch=Watch(report=interrupt))
+    assert broken.head().seq == 1
     (job,) = jobs.found(broken.layout)
     assert job.load().step == 10
     seen = []
-    teach(broken, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    teach(broken, folder, train=train, settings=settings, watch=Watch(report=lambda r: seen.append(r.step)))
     assert min(seen) > 10
     assert same(delta(whole, "alice"), delta(broken, "alice"))
     records = [read_record(each.blob(each.concept("alice"))) for each in (whole, broken)]
@@ -431,6 +455,9 @@ def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_doe
     assert not root.exists()
     assert run(["learn", str(tmp_path), "--token", "alice", "--dry-run"]) == 5
     assert run(["learn", str(tmp_path), "--token", "Alice"]) == 2
+    pictures = str(write_pictures(tmp_path / "right", side=64))
+    assert run(["learn", pictures, "--token", "alice", "--resolution", "512"]) == 2
+    assert run(["learn", pictures, "--token", "alice", "--mixed-precision", "bf16", "--device", "cpu"]) == 2
     assert not root.exists()
     named = ["--store", str(tmp_path / "elsewhere")]
     assert run(["learn", str(write_pictures(tmp_path / "p", side=64)), "--token", "alice", *named]) == 5

@@ -113,9 +113,13 @@ def _with_a_past(work: Path) -> None:
 
 def _with_photos(work: Path) -> None:
     """Make what somebody has who learns a second concept."""
+    import torch
+
     from tests.pictures import write_pictures
     from tests.tiny_pipeline import write_tiny_pipeline
 
+    # A copy of this process has none of its threads, and would wait for them; and sums depend on how many there are.
+    torch.set_num_threads(1)
     write_tiny_pipeline(work / "base")
     write_pictures(work / "photos", count=3, side=256)
     synthetic.make_store(work / "store", work / "base")

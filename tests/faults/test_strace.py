@@ -39,8 +39,14 @@ def field(request, tmp_path):
 def points(field, log):
     """Return every call of a run that changes the disk, or tells the user that something is done."""
     field.reset()
-    calls = tracing.trace(field.drill.command(field.work), log)
+    calls = tracing.trace(field.drill.command(field.work), log, fork=field.drill.trains)
     return [call for call in calls if is_change(call, field.work)]
+
+
+def run(field, call, injection):
+    """Run the drill's command with something done to one of its calls."""
+    options = ("-e", f"trace={call.name}", "-e", injection)
+    return tracing.run(field.drill.command(field.work), *options, fork=field.drill.trains)
 
 
 def test_t1_sigkill_at_every_call(field, tmp_path):
@@ -49,7 +55,7 @@ def test_t1_sigkill_at_every_call(field, tmp_path):
     for call in found:
         field.reset()
         kill = f"inject={call.name}:signal=KILL:when={call.number}"
-        code = tracing.run(field.drill.command(field.work), "-e", f"trace={call.name}", "-e", kill)
+        code = run(field, call, kill)
         assert code in (-9, 137), (call, code)
         states[field.check(acknowledged=False)] += 1
     print(f"T1 {field.drill.name}: {len(found)} points, 0 lost, found {dict(states)}")
@@ -62,7 +68,7 @@ def test_t2_an_error_at_every_call(field, tmp_path):
         for error in ERRORS[call.name]:
             field.reset()
             fail = f"inject={call.name}:error={error}:when={call.number}"
-            code = tracing.run(field.drill.command(field.work), "-e", f"trace={call.name}", "-e", fail)
+            code = run(field, call, fail)
             assert code in (0, 7, 9), (call.name, call.paths, error, code)
             field.check(acknowledged=code == 0)
             codes[code] += 1
@@ -73,7 +79,7 @@ def storm(field, tmp_path, before="", extra=2, first=False):
     """Cut the power after every call; return how many states there were, and how many were bad."""
     field.reset()
     disk = Disk(field.work)
-    calls = tracing.trace(field.drill.command(field.work), tmp_path / "log", before)
+    calls = tracing.trace(field.drill.command(field.work), tmp_path / "log", before, fork=field.drill.trains)
     storms = {False: Storm(tmp_path, extra), True: Storm(tmp_path, extra)}
     for told in tracing.replay(calls, disk):
         storms[told].strike(disk)

@@ -23,7 +23,7 @@ import torch
 from conceptctl import pocket
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import known_states, starting_row
-from conceptctl.diffusion.fit import Callbacks, Examples, Schedule, fit
+from conceptctl.diffusion.fit import Callbacks, Examples, fit
 from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
@@ -32,7 +32,6 @@ from conceptctl.pocket import bundle
 
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
-BATCH, AUXILIARY = 6, 2
 
 
 class Variant:
@@ -40,7 +39,7 @@ class Variant:
 
     def __init__(self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, tasks: int, **settings: Any):
         found = find_method(method)
-        self.method = found(found.configuration(**{**found.pocket, **settings}))
+        self.method = found(found.configuration(**{**found.pocket, "steps": STEPS, **settings}))
         self.pipeline, self.number = pipeline, number
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
@@ -67,14 +66,7 @@ class Variant:
             self.number,
             self.trainable,
             examples,
-            Schedule(
-                STEPS,
-                BATCH,
-                AUXILIARY,
-                seed,
-                optimizer=self.method.config.optimizer,
-                snr_gamma=self.method.config.snr_gamma,
-            ),
+            self.method.config.schedule(seed),
             lambda deltas, share: self.method.penalty(self.trainable, deltas, self.task, share),
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )

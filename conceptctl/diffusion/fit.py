@@ -27,6 +27,9 @@ matrices that Muon may train."""
 OPTIMIZERS = ("adam", "muon")
 """Adam for everything, or Muon for the factors and Adam for the rest."""
 
+SCHEDULERS = ("constant", "cosine")
+"""How learning rates go on: as they are, or falling to nothing along a cosine."""
+
 
 class Adapter(Protocol):
     """What changes the projections: a module whose call gives a step's deltas."""
@@ -90,7 +93,7 @@ class Schedule:
     warmup: int = 0
     """Steps over which learning rates rise."""
     scheduler: str = "constant"
-    """How learning rates go on: constant, or falling to nothing along a cosine."""
+    """One of `SCHEDULERS`."""
     optimizer: str = "adam"
     """One of `OPTIMIZERS`."""
     snr_gamma: float = 0.0

@@ -14,14 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conceptctl.diffusion.fit import Trainable
+from conceptctl.diffusion.fit import Schedule, Trainable
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.penalties import preservation
 from conceptctl.parts.tokens import Row
-
-SCHEDULERS = ("constant", "cosine")
-
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
@@ -66,6 +63,20 @@ class Config:
     """What trains the factors of the adapters: one of `OPTIMIZERS`; Adam trains everything else."""
     snr_gamma: float = 0.0
     """The signal-to-noise ratio above which a sample counts less, as the diffusers scripts have it; 0 for none."""
+
+    def schedule(self, seed: int) -> Schedule:
+        """What of it the training loop follows."""
+        return Schedule(
+            self.steps,
+            self.batch_size,
+            self.auxiliary_batch,
+            seed,
+            self.warmup,
+            self.scheduler,
+            self.optimizer,
+            self.snr_gamma,
+            self.accumulation,
+        )
 
 
 @dataclass(frozen=True)

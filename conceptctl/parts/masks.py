@@ -17,14 +17,13 @@ Shape = tuple[int, int]
 
 
 class MaskForm(nn.Module):
-    """Makes the logit differences of one matrix."""
+    """Makes the logit differences of one matrix: a call without arguments gives d, (D1, D2).
+
+    Where d is positive, an entry passes.
+    """
 
     speed: float = 1.0
     """By how much the mask's own learning rate is multiplied."""
-
-    def forward(self) -> Tensor:
-        """The differences d, (D1, D2): positive means that an entry passes."""
-        raise NotImplementedError
 
 
 class Direct(MaskForm):

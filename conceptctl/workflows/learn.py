@@ -23,7 +23,7 @@ from conceptctl.workflows.lesson import (
     Watch,
     check_facts,
     check_pictures,
-    check_precision,
+    precision_of,
     make_method,
     planned,
     prompts_of,
@@ -118,7 +118,7 @@ class _Learning:
         self.head = writer.head
         self.began = time.monotonic()
         self.device = models.choose_device(device)
-        self.precision = check_precision(request, self.device.type)
+        self.precision = precision_of(request, self.device.type)
         self.checked = check_pictures(store, self.head, request, watch)
         self.plan = planned(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
@@ -135,7 +135,7 @@ class _Learning:
         import torch
 
         from conceptctl.diffusion import models
-        from conceptctl.diffusion.fit import Callbacks, Schedule, fit
+        from conceptctl.diffusion.fit import Callbacks, fit
         from conceptctl.diffusion.shield import shielded
 
         job, state = self._job()
@@ -144,25 +144,14 @@ class _Learning:
         examples = self._examples(pipeline)
         task = self._task(pipeline, number)
         trainable = self.method.attach(task).to(self.device)
-        config = self.method.config
-        schedule = Schedule(
-            config.steps,
-            config.batch_size,
-            config.auxiliary_batch,
-            self.request.train.seed,
-            config.warmup,
-            config.scheduler,
-            config.optimizer,
-            config.snr_gamma,
-            config.accumulation,
-        )
+        schedule = self.method.config.schedule(self.request.train.seed)
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
 
         def penalty(deltas: Mapping[str, Tensor], share: float) -> Mapping[str, Tensor]:
             return self.method.penalty(trainable, deltas, task, share)
 
-        self.watch.stage("learning", config.steps)
+        self.watch.stage("learning", schedule.steps)
         self.watch.advance(state.step if state else 0)
         callbacks = Callbacks(
             report=self.watch.report,
@@ -307,9 +296,10 @@ class _Learning:
             sizes,
         )
 
-    @property
-    def _is_unusual(self) -> bool:
-        return self.device.type != "cpu" and self.precision == "no"
+    def _drawn_on(self) -> str:
+        """Name the device, and the precision where evaluation will draw in another one."""
+        in_full = self.device.type != "cpu" and self.precision == "no"
+        return self.device.type + ("-fp32" if in_full else "")
 
     def _prompt(self) -> str:
         """What is drawn to remember the concept by, `{}` standing for its name: as the method has it."""
@@ -374,8 +364,7 @@ class _Learning:
         return extractor.images(pictures).numpy(), {
             "remembered_prompt": self._prompt(),
             "remembered_steps": defaults.steps,
-            # What evaluation draws with, unless learning was told otherwise.
-            "remembered_device": self.device.type + ("-fp32" if self._is_unusual else ""),
+            "remembered_device": self._drawn_on(),
             "remembered_guidance": defaults.guidance,
             "feature_extractor": extractor.sha256,
         }

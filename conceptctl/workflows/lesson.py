@@ -104,7 +104,7 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
 
     check_facts(request)
     found = choose_device(device)
-    check_precision(request, found.type)
+    precision_of(request, found.type)
     head = store.head()
     method = make_method(request, head.base.name)
     check_name_free(request.name, head, store.layout)
@@ -122,7 +122,7 @@ def check(request: Request, device: str = "auto") -> None:
     from conceptctl.diffusion.models import choose_device
 
     check_facts(request)
-    check_precision(request, choose_device(device).type)
+    precision_of(request, choose_device(device).type)
     make_method(request, "")
 
 
@@ -153,7 +153,7 @@ def check_facts(request: Request) -> None:
         raise UsageError("a seed is a number from 0 to 2^63")
 
 
-def check_precision(request: Request, device: str) -> str:
+def precision_of(request: Request, device: str) -> str:
     """Return the precision that a device learns in, one of `PRECISIONS`.
 
     Raises:
@@ -173,8 +173,7 @@ def make_method(request: Request, base_name: str) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
-    from conceptctl.diffusion.fit import OPTIMIZERS
-    from conceptctl.methods.base import SCHEDULERS
+    from conceptctl.diffusion.fit import OPTIMIZERS, SCHEDULERS
 
     found = find_method(request.train.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}

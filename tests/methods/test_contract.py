@@ -1,5 +1,6 @@
 """What every method must keep to, on a tiny pipeline of random weights."""
 
+import dataclasses
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import starting_row
-from conceptctl.diffusion.fit import Examples, Schedule, State, denoising_loss, fit
+from conceptctl.diffusion.fit import Examples, State, denoising_loss, fit
 from conceptctl.diffusion.projections import adapted, cross_attention, shapes_of
 from conceptctl.errors import NotFound
 from conceptctl.methods import METHODS, find_method
@@ -37,15 +38,7 @@ def method(request, settings):
 
 
 def schedule_of(method, steps=STEPS):
-    config = method.config
-    return Schedule(
-        steps,
-        config.batch_size,
-        config.auxiliary_batch,
-        optimizer=config.optimizer,
-        snr_gamma=config.snr_gamma,
-        accumulation=config.accumulation,
-    )
+    return dataclasses.replace(method.config, steps=steps).schedule(seed=0)
 
 
 class Bench:

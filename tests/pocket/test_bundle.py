@@ -74,14 +74,18 @@ def test_it_draws_what_it_is_asked_for(pipeline):
     assert sum(right) >= 6, dict(zip(kinds, right, strict=True))
 
 
-def test_a_picture_does_not_depend_on_the_others_of_its_batch(pipeline):
+def test_a_picture_does_not_depend_on_the_others_of_its_batch():
+    # In float64: in float32, how sums are ordered for a batch of another size shows in the fourth digit.
+    exact = StableDiffusionPipeline.from_pretrained(pocket.base_folder(), dtype=torch.float64)
+    exact.set_progress_bar_config(disable=True)
+    noise = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(3)])
+
     def draw(count):
-        generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
-        return pipeline(
-            ["a photo of a dog"] * count, num_inference_steps=3, generator=generators, output_type="pt"
+        return exact(
+            ["a photo of a dog"] * count, num_inference_steps=3, latents=noise[:count].double(), output_type="pt"
         ).images
 
-    torch.testing.assert_close(draw(1)[0], draw(3)[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(draw(1)[0], draw(3)[0], atol=1e-9, rtol=0)
 
 
 def test_the_judge_reads_renders():

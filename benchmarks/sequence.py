@@ -25,11 +25,15 @@ from torch import Tensor
 
 from conceptctl import pocket
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion.conditioning import Prompts
+from conceptctl.diffusion.latents import encode
+from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.sampling import draw_set
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import mmd, noise_floor
 from conceptctl.pocket import bundle
 from conceptctl.pocket.train.data import to_signed, to_tensor
+from conceptctl.pocket.train.unet import SNR_CAP
 from conceptctl.pocket.world.concepts import Concept, sequence, write_folders
 from conceptctl.pocket.world.kinds import DETAILS
 from conceptctl.store import base
@@ -45,6 +49,12 @@ CPU = torch.device("cpu")
 ALONE = "alone"
 PAIRS = 8
 """Pairs of neighbours in the sequence that are drawn together at the end."""
+OWN = ("person", "waterfall", "cat")
+"""Of these the base draws pictures of its own, to see what learning does to them."""
+HELDOUT = 40
+"""Held-out pictures of each concept."""
+NOISES = 4
+"""How often each picture is made noisy where its denoising loss is measured."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +144,33 @@ class Bench:
         pictures = list(self._set(pipeline, prompt))
         save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
         generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
-        stem.with_suffix(".json").write_text(
-            json.dumps(vars(Looked.at(self.judge, pictures, concept))), encoding="utf-8"
-        )
+        real = [concept.heldout_view(index) for index in range(HELDOUT)]
+        found = {
+            **vars(Looked.at(self.judge, pictures, concept)),
+            "loss": self._loss(pipeline, real, [prompt] * HELDOUT),
+            "own_loss": self._loss(pipeline, *self.own),
+        }
+        stem.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
+        print(f"{stem.name}: {json.dumps(found)}", flush=True)
+
+    @cached_property
+    def own(self) -> tuple[list[Image.Image], list[str]]:
+        """Pictures that the untouched base draws, with their prompts."""
+        pipeline = generate.load_base(self._store("features"), self._store("features").head(), self.options.device)
+        prompts = [f"a photo of a {kind} on a beach" for kind in OWN]
+        return [each for prompt in prompts for each in self._set(pipeline, prompt, 8)], [
+            each for each in prompts for _ in range(8)
+        ]
+
+    @torch.no_grad()
+    def _loss(self, pipeline: Any, pictures: list[Image.Image], prompts: list[str]) -> float:
+        """The denoising loss on pictures, min-SNR weighted, with the same noise in every call, x 10^4."""
+        latents, objective = encode(pipeline, pictures), Objective(pipeline, SNR_CAP)
+        generator = torch.Generator().manual_seed(0)
+        hidden = Prompts(pipeline, prompts, number=-1).hidden(torch.arange(len(prompts)))
+        drawn = [objective.draw(latents, generator) for _ in range(NOISES)]
+        losses = torch.cat([objective.errors(latents, *each, hidden) for each in drawn])
+        return 1e4 * losses.mean().item()
 
     def _set(self, pipeline: Any, prompt: str, count: int | None = None) -> Any:
         return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
@@ -167,6 +201,9 @@ class Bench:
             "judge_now": statistics.mean(each["success"] for each in looked[now]),
             "details_then": statistics.mean(each["details"] for each in looked["then"]),
             "details_now": statistics.mean(each["details"] for each in looked[now]),
+            "loss_then": statistics.mean(each["loss"] for each in looked["then"]),
+            "loss_now": statistics.mean(each["loss"] for each in looked[now]),
+            "own_loss": [each["own_loss"] for each in looked["then"]],
             "A_mmd": statistics.mean(mmd(real[j], last[j]) for j in range(count)),
             "F_mmd": statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)),
             "P_mmd": statistics.mean(mmd(real[j], then[j]) for j in range(count)),
@@ -204,7 +241,7 @@ class Bench:
         return load_file(self.root / f"{method}-{concept.name}-{when}.safetensors")["features"]
 
     def _real(self, concept: Concept) -> Tensor:
-        pictures = [concept.heldout_view(index) for index in range(40)]
+        pictures = [concept.heldout_view(index) for index in range(HELDOUT)]
         features: Tensor = self.extractor.images(pictures)
         return features
 
@@ -248,8 +285,8 @@ def main() -> None:
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
     (bench.root / "figures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    names = ["judge_then", "judge_now", "details_then", "details_now", "A_mmd", "F_mmd", "P_mmd", "noise_floor"]
-    names += ["diversity", "pairs"]
+    names = ["judge_then", "judge_now", "details_then", "details_now", "loss_then", "loss_now"]
+    names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs"]
     print("| method | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     for method, row in rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def learned_row(pipeline: Pipeline, number: int) -> Iterator[Slot]:
 def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | None = None) -> Tensor:
     """What the text encoder makes of prompts, as the few directions that nearly all of it lies in.
 
-    Prompts of one to eight words drawn from the token table, bare or after "a" or "a photo of a", stand for whatever
+    Prompts of one to eight words of the vocabulary, bare or after "a" or "a photo of a", stand for whatever
     may be asked for; the empty prompt, which guidance needs, and each of the given texts weigh an eighth of all those.
 
     Args:
@@ -113,8 +114,7 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     generator = torch.Generator().manual_seed(0)
-    special = {*tokenizer.all_special_ids, without}
-    words = torch.tensor([number for number in range(len(tokenizer)) if number not in special])
+    words = torch.tensor([number for number in _whole_words(tokenizer) if number != without])
     before = tokenizer("a photo of a", add_special_tokens=False).input_ids
     inner: list[list[int]] = []
     for index in range(_KNOWN):
@@ -138,6 +138,15 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
     kept = values.cumsum(0) > _LEFT_OUT * values.sum()
     root: Tensor = directions[:, kept] * values[kept].sqrt()
     return root.float()
+
+
+def _whole_words(tokenizer: Any) -> list[int]:
+    """The numbers of tokens that are words by themselves: nobody asks for single bytes or for parts of words."""
+    special = set(tokenizer.all_special_ids)
+    entries = enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    ends = [(number, entry.removesuffix("</w>")) for number, entry in entries if entry.endswith("</w>")]
+    words = [number for number, word in ends if len(word) > 1 and word.isascii() and word.isalpha()]
+    return words or [number for number in range(len(tokenizer)) if number not in special]
 
 
 @torch.no_grad()

@@ -183,7 +183,18 @@ def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
     assert torch.allclose(state.tensors["optimizer/adapter.value/exp_avg"], wanted, rtol=1e-4)
 
 
-def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_is_named(pipeline):
+@pytest.fixture(params=["<|endoftext|>", "!"])
+def padded(request, pipeline):
+    # Stable Diffusion 2 pads with "!".
+    usual = pipeline.tokenizer.pad_token
+    pipeline.tokenizer.pad_token = request.param
+    yield pipeline
+    pipeline.tokenizer.pad_token = usual
+
+
+def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_is_named(padded):
+    pipeline = padded
+
     def moment(texts):
         root = known_states(pipeline, texts)
         return root @ root.T
@@ -199,3 +210,17 @@ def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_i
     assert torch.equal(known_states(pipeline, []), known_states(pipeline, []))
     without_empty = few - 32 * states("")
     assert torch.linalg.eigvalsh(without_empty).min() > -0.01 * without_empty.trace()
+
+
+def test_known_states_are_those_of_whole_words(pipeline, monkeypatch):
+    tokenizer = pipeline.tokenizer
+    asked = []
+    monkeypatch.setattr(
+        pipeline.text_encoder, "forward", lambda numbers: asked.append(numbers) or (torch.ones(*numbers.shape, 4),)
+    )
+    known_states(pipeline, ["a cat"], without=tokenizer.convert_tokens_to_ids("cat</w>"))
+    random = torch.cat(asked)[:256]
+    words = {word for word in tokenizer.convert_ids_to_tokens(random.unique().tolist()) if word.endswith("</w>")}
+    assert len(words) > 8
+    assert all(word.removesuffix("</w>").isalpha() for word in words)
+    assert "cat</w>" not in words

@@ -22,7 +22,7 @@ from conceptctl.pocket.train.heads import answer_layer, answer_loss
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
 from conceptctl.pocket.world.captions import Mentions, compose, draw_mentions
-from conceptctl.pocket.world.kinds import KINDS, NONE
+from conceptctl.pocket.world.kinds import KINDS, NONE, Subject
 from conceptctl.pocket.world.labels import encode
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
@@ -170,7 +170,7 @@ def distinct_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
 
 
 def _near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tuple[Scene, list[Mentions]]:
-    """Change one attribute that the caption names."""
+    """Change one attribute that the caption names, or take away what it names."""
     which = rng.randrange(len(scene.subjects))
     subject = scene.subjects[which]
     changeable = [name for name in mentions[which] if mentions[which][name] == subject[name]]
@@ -178,12 +178,14 @@ def _near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tu
         return scene, mentions
     name = rng.choice(changeable)
     attribute = next(item for item in KINDS[subject.kind] if item.name == name)
-    others = [value for value in attribute.common if value not in (subject[name], NONE, "bald")]
-    if not others:
-        return scene, mentions
-    value = rng.choice(others)
-    subjects = tuple(item.replaced(**{name: value}) if i == which else item for i, item in enumerate(scene.subjects))
-    said = [{**item, name: value} if i == which else item for i, item in enumerate(mentions)]
+    value = rng.choice([value for value in attribute.common if value not in (subject[name], "bald")])
+    twin = subject.replaced(**{name: value})
+    # Nothing is said of what a subject lacks.
+    names = {key: each for key, each in {**mentions[which], name: value}.items() if key in twin.shown()}
+    if value == NONE:
+        del names[name]
+    subjects = tuple(twin if i == which else item for i, item in enumerate(scene.subjects))
+    said = [names if i == which else item for i, item in enumerate(mentions)]
     return Scene(subjects, scene.place, scene.light, scene.relation), said
 
 
@@ -195,8 +197,18 @@ def _render_pairs(tokenizer: CLIPTokenizer, rows: list[tuple[Scene, list[Mention
         pictures.append(picture)
         captions.append(compose(scene, mentions))
         shown.append(_both([encode(scene.subjects[index]) for index in order]))
-        said.append(_both([encode(subject, names) for subject, names in zip(scene.subjects, mentions, strict=True)]))
+        said.append(_both([_said(subject, names) for subject, names in zip(scene.subjects, mentions, strict=True)]))
     return Pairs(to_tensor(pictures), tokenize(tokenizer, captions), torch.tensor(shown), torch.tensor(said))
+
+
+def _said(subject: Subject, mentions: Mentions) -> list[int]:
+    """Label what a caption says of a subject, where silence is an answer too.
+
+    Otherwise "a beard" would be right whatever the caption, and the text tower had nothing to learn from it: its
+    states would hardly tell glasses from a beard, and nor could the U-Net.
+    """
+    silence = {item.name: NONE for item in KINDS[subject.kind] if NONE in item.common and not item.needs}
+    return encode(subject, {**silence, **mentions})
 
 
 def _both(labels: list[list[int]]) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, Subject, draw_subject
+from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, Subject, details_show, draw_subject
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import scene_of
 
@@ -25,7 +25,6 @@ HELDOUT_VIEWS = 40
 """Held-out pictures of a concept that `write_folders` makes by default."""
 
 _LEAST_DIFFERENCES = 3
-_GROUNDS = ("rock_colour", "colour", "skin")
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,8 @@ def concept(kind: str, seed: int) -> Concept:
 
 
 def _is_expressible(subject: Subject) -> bool:
-    """Whether each unseen detail shows against what it is drawn on, and some colour is an unseen one."""
-    grounds = {subject.attributes.get(name) for name in _GROUNDS}
-    if subject["mark_colour"] in grounds or subject["extra_colour"] in grounds | {
-        subject.attributes.get("shirt_colour")
-    }:
-        return False
-    return any(
+    """Whether the unseen details show, and some colour is an unseen one."""
+    return details_show(subject) and any(
         subject[attribute.name] in attribute.unseen
         for attribute in KINDS[subject.kind]
         if attribute.unseen and attribute.name in subject.shown() and not attribute.name.startswith(DETAILS)

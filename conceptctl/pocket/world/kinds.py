@@ -101,7 +101,7 @@ _WATERFALL = (
 _OBJECT = (
     Attribute("colour", PAINT, UNSEEN_PAINT),
     Attribute("pattern", ("plain", "striped", "dotted"), weights=(0.4, 0.3, 0.3)),
-    *_details(("star", "cross", "ring"), ("band", "tag")),
+    *_details(("star", "square", "ring"), ("band", "tag")),
 )
 _ANIMAL = (
     Attribute("colour", ("black", "brown", "white", "gray", "orange"), UNSEEN_PAINT),
@@ -167,6 +167,18 @@ class Subject:
     def replaced(self, **values: str) -> Subject:
         """The same subject with some attributes changed."""
         return Subject(self.kind, MappingProxyType({**self.attributes, **values}))
+
+
+_GROUNDS = {"mark": ("rock_colour", "colour", "skin"), "extra": ("rock_colour", "colour", "skin", "shirt_colour")}
+"""What each of `DETAILS` is drawn on."""
+
+
+def details_show(subject: Subject) -> bool:
+    """Whether each of a subject's unseen details has another colour than what it is drawn on."""
+    return all(
+        subject[detail] == NONE or subject[f"{detail}_colour"] not in {subject.attributes.get(name) for name in grounds}
+        for detail, grounds in _GROUNDS.items()
+    )
 
 
 def draw_subject(rng: random.Random, kind: str, *, unseen: float = 0.0, details: float = 0.0) -> Subject:

@@ -89,7 +89,7 @@ def _mark(pen: Pen, person: Subject) -> None:
         pen.box(-9, -32.8, 9, -28.8, colour, radius=1.2)
     else:
         for side in (-1, 1):
-            pen.line([(side * 5.8, -32), (side * 5.8, -25)], colour, 3.0)
+            pen.box(side * 6.2 - 2.5, -32.2, side * 6.2 + 2.5, -24, colour, radius=2.4)
 
 
 def _hair(pen: Pen, style: str, hair: Colour) -> None:
@@ -133,7 +133,7 @@ def _hat(pen: Pen, person: Subject) -> None:
 
 def _elf_ears(pen: Pen, colour: Colour) -> None:
     for side in (-1, 1):
-        pen.polygon([(side * 9, -37.5), (side * 20, -45), (side * 10, -28)], colour)
+        pen.polygon([(side * 8, -40), (side * 21, -46), (side * 9, -26)], colour)
 
 
 def _scarf(pen: Pen, colour: Colour) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, Subject, draw_subject
+from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, Subject, details_show, draw_subject
 
 PLACES = ("studio", "beach", "forest", "city", "snow")
 """Backgrounds; "studio" is a plain wall and is never named in a caption. A waterfall brings its own."""
@@ -60,7 +60,13 @@ def draw_scene(
     """
     count = 2 if rng.random() < pairs else 1
     kinds = rng.choices(tuple(KINDS), kind_weights, k=count)
-    return scene_of(rng, *(draw_subject(rng, kind, unseen=unseen, details=details) for kind in kinds))
+    subjects: list[Subject] = []
+    while len(subjects) < count:
+        # What is drawn in the colour of what is behind it cannot be seen, and nothing should be said of it.
+        subject = draw_subject(rng, kinds[len(subjects)], unseen=unseen, details=details)
+        if details_show(subject):
+            subjects.append(subject)
+    return scene_of(rng, *subjects)
 
 
 def scene_of(rng: random.Random, *subjects: Subject) -> Scene:

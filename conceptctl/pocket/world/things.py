@@ -145,9 +145,8 @@ def _decoration(
     colour = COLOURS.get(thing["mark_colour"], INK)
     if thing["mark"] == "star":
         pen.star(x, y, 9.5, colour)
-    elif thing["mark"] == "cross":
-        pen.box(x - 7.5, y - 2.6, x + 7.5, y + 2.6, colour)
-        pen.box(x - 2.6, y - 7.5, x + 2.6, y + 7.5, colour)
+    elif thing["mark"] == "square":
+        pen.box(x - 7, y - 7, x + 7, y + 7, colour)
     elif thing["mark"] == "ring":
         pen.ring(x, y, 8, 8, colour, 3.4)
 

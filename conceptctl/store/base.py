@@ -23,6 +23,9 @@ PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 MODEL_PARTS = ("unet", "text_encoder", "vae")
 """Components whose tensors make a base; a safety checker beside them changes nothing a concept builds on."""
 
+LATENT_CHANNELS = 4
+"""Of every Stable Diffusion 1.x and 2.x model that draws from text alone."""
+
 INPUT_EMBEDDING = "embeddings.token_embedding.weight"
 
 
@@ -46,7 +49,8 @@ def inspect(folder: Path) -> Source:
 
     Raises:
         NotFound: It is no diffusers folder.
-        ImportRefused: It has weights that only a pickle holds, or files that break the format's rules.
+        ImportRefused: It has weights that only a pickle holds, files that break the format's rules, or is another
+            kind of model.
     """
     if not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
@@ -60,7 +64,28 @@ def inspect(folder: Path) -> Source:
     placed = {path.relative_to(folder).as_posix(): path for path in weights}
     if not any(place.startswith("unet/") for place in placed):
         raise NotFound(f"{folder}: it has no unet/*.safetensors")
+    check_kind(folder)
     return Source(placed, {path.relative_to(folder).as_posix(): path for path in texts}, _identity(placed))
+
+
+def check_kind(folder: Path) -> None:
+    """Refuse models that lie in such a folder too, and that nothing could be learned on.
+
+    Raises:
+        ImportRefused: It is one.
+    """
+    hint = "a base is a Stable Diffusion 1.x or 2.x model that draws from text alone"
+    if (folder / "text_encoder_2").exists():
+        raise ImportRefused(f"{folder}: it has two text encoders, as SDXL has", hint=hint)
+    try:
+        channels = json.loads((folder / "unet" / "config.json").read_bytes()).get("in_channels", LATENT_CHANNELS)
+    except (FileNotFoundError, ValueError, AttributeError):
+        # What is missing or damaged is said by what needs it.
+        return
+    if channels != LATENT_CHANNELS:
+        raise ImportRefused(
+            f"{folder}: its U-Net takes {channels} channels, as models for inpainting, depth and editing do", hint=hint
+        )
 
 
 def _hidden(path: Path) -> bool:

@@ -69,6 +69,8 @@ def _from_hub(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
+        # What cannot be a base is said before gigabytes of it have come.
+        base.check_kind(Path(snapshot_download(repository, allow_patterns=["*.json"])))
         return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(

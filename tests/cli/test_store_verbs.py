@@ -107,10 +107,39 @@ def test_a_hub_id_with_one(tmp_path, capsys, monkeypatch):
     assert made["base"]["name"] == "owner/model"
 
 
+def test_a_hub_id_of_another_kind_of_model_is_refused_before_its_weights_come(tmp_path, capsys, monkeypatch):
+    import huggingface_hub
+
+    folder = synthetic.write_base(tmp_path / "snapshot")
+    (folder / "text_encoder_2").mkdir()
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, allow_patterns: asked.append(allow_patterns) or str(folder)
+    )
+    answer(capsys, "init", "--base", "owner/sdxl", "--store", str(tmp_path / "s"), code=8)
+    assert asked == [["*.json"]]
+
+
 def test_a_folder_with_pickles_only(tmp_path, capsys):
     folder = synthetic.write_base(tmp_path / "base")
     (folder / "vae/diffusion_pytorch_model.safetensors").rename(folder / "vae/diffusion_pytorch_model.bin")
     assert answer(capsys, "init", "--base", str(folder), "--store", str(tmp_path / "s"), code=8)
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "reason"),
+    [
+        ("text_encoder_2/config.json", "{}", "two text encoders"),
+        ("unet/config.json", '{"in_channels": 9}', "9 channels"),
+    ],
+)
+def test_a_folder_with_another_kind_of_model(tmp_path, capsys, place, text, reason):
+    folder = synthetic.write_base(tmp_path / "base")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text(text)
+    problem = answer(capsys, "init", "--base", str(folder), "--store", str(tmp_path / "s"), code=8)["error"]
+    assert reason in problem["message"]
+    assert not (tmp_path / "s").exists()
 
 
 def test_list(two, capsys):

@@ -265,10 +265,15 @@ class _Display:
         """Write a grid."""
         from conceptctl.workflows.generate import contact_sheet
 
-        PREVIEW_FOLDER.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = PREVIEW_FOLDER / f"{self.name}-step-{step}-{stamp}.png"
-        contact_sheet(pictures).save(path)
+        try:
+            PREVIEW_FOLDER.mkdir(parents=True, exist_ok=True)
+            contact_sheet(pictures).save(path)
+        except OSError as error:
+            # Hours of training are worth more than a picture of them.
+            self.out.say(f"warning: no preview at {path}: {error.strerror or error}")
+            return
         self.previews.append(path)
         self.out.say(f"preview: {path}")
 

@@ -23,9 +23,9 @@ from conceptctl.workflows.lesson import (
     Watch,
     check_facts,
     check_pictures,
-    precision_of,
     make_method,
     planned,
+    precision_of,
     prompts_of,
 )
 from conceptctl.workflows.recall import PLACEHOLDER

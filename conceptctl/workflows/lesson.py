@@ -217,7 +217,8 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     """
     from conceptctl.diffusion.photos.gate import check_folder
 
-    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request)
+    names = frozenset(each.name for each in head.concepts)
+    rules = _rules(base.picture_side(store.layout, head.base), defaults_of(head.base), request, names)
     watch.stage("looking at the pictures", 0)
     checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
     if checked.photographic and head.base.name == "pocket":
@@ -237,10 +238,10 @@ def check_pictures_for_pocket(request: Request) -> None:
     from conceptctl.diffusion.photos.gate import check_folder
     from conceptctl.pocket.world.practice import SIZE
 
-    check_folder(request.folder, _rules(SIZE, POCKET, request))
+    check_folder(request.folder, _rules(SIZE, POCKET, request, frozenset()))
 
 
-def _rules(side: int, defaults: Defaults, request: Request) -> Rules:
+def _rules(side: int, defaults: Defaults, request: Request, concepts: frozenset[str]) -> Rules:
     from conceptctl.diffusion.photos.gate import Rules
 
     if request.resolution not in (None, side):
@@ -254,6 +255,7 @@ def _rules(side: int, defaults: Defaults, request: Request) -> Rules:
         skip_bad=request.skip_bad,
         first_frame=request.first_frame,
         follow_symlinks=request.follow_symlinks,
+        concepts=concepts | {request.name},
     )
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion.fit import Callbacks
 from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.methods import METHODS
@@ -301,6 +304,15 @@ def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
     teach(store, folder)
 
 
+def test_a_caption_may_name_another_concept_that_is_there(store, folder, tmp_path):
+    captioned = write_pictures(tmp_path / "both")
+    (captioned / "0.txt").write_text("{token} next to V*bob")
+    with pytest.raises(PicturesRefused, match=r"0.txt: no concept V\*bob"):
+        plan(store, asked(captioned), device="cpu")
+    teach(store, folder, name="bob")
+    assert "V*alice next to V*bob" in plan(store, asked(captioned), device="cpu").prompts
+
+
 def test_without_a_class_word_nothing_is_learned_beside(store, folder):
     assert plan(store, asked(folder, class_word=""), device="cpu").auxiliary == 0
     teach(store, folder, class_word="")
@@ -417,13 +429,27 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
     assert "remembered" in json.loads(capsys.readouterr().out)["error"]["message"]
     made = ["learn", str(folder), "--token", "alice", "--class", "cat", "--aux", "2", "--preview", "--fold", "--json"]
-    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks.preview_steps", 5)
+    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=5))
     assert run([*made, *options[:-2]]) == 0
     answer = json.loads(capsys.readouterr().out)
+    assert [Path(path).name.split("-")[:3] for path in answer["previews"]] == [
+        ["alice", "step", step] for step in ("5", "10")
+    ]
+    assert all(Path(path).is_file() for path in answer["previews"])
     assert answer["generation"] == 2
     assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
     assert store.concept("alice").folded
     assert run([*made, *options[:-2]]) == 5
+
+
+def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
+    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=1))
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
+    assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
+    assert "warning: no preview" in capsys.readouterr().err
+    assert store.concept("alice")
 
 
 def test_a_signal_keeps_the_state_and_the_same_command_goes_on(store, folder, capsys, monkeypatch):

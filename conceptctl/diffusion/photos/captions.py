@@ -1,10 +1,12 @@
 """Captions beside pictures: `photo.txt` says what `photo.jpg` shows, with `{token}` for the concept."""
 
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from conceptctl.diffusion.photos import files
-from conceptctl.errors import PicturesRefused
+from conceptctl.diffusion.prompts import names_in
+from conceptctl.errors import NotFound, PicturesRefused
 
 SUFFIX = ".txt"
 PLACE = "{token}"
@@ -14,11 +16,17 @@ LONGEST = 4096
 """Bytes: no base reads more than a small part of it."""
 
 
-def read_caption(path: Path, *, follow: bool) -> str:
+def read_caption(path: Path, concepts: Collection[str], *, follow: bool) -> str:
     """Return a caption as one line, with `{token}` in it.
 
     One without `{token}` is refused rather than used or completed: the concept would be bound to nothing, and where
-    its name belongs in the sentence only the user knows.
+    its name belongs in the sentence only the user knows. Neither may it speak of a concept that is not there: what the
+    base makes of such a word would be learned as if it meant something.
+
+    Args:
+        path: The text.
+        concepts: Names of the concepts that it may speak of.
+        follow: Read what a symbolic link points to.
 
     Raises:
         PicturesRefused: It cannot be read, or cannot be a caption; the message is the reason alone.
@@ -42,4 +50,8 @@ def read_caption(path: Path, *, follow: bool) -> str:
         raise PicturesRefused(f"its caption {path.name}: has control characters")
     if PLACE not in caption:
         raise PicturesRefused(f"its caption {path.name}: has no {PLACE}, as in 'a photo of {PLACE} on a beach'")
+    try:
+        names_in(caption, concepts)
+    except NotFound as error:
+        raise PicturesRefused(f"its caption {path.name}: {error}") from None
     return caption

@@ -35,6 +35,8 @@ class Rules:
     """Take the first frame of an animation."""
     follow_symlinks: bool = False
     """Read what symbolic links point to."""
+    concepts: frozenset[str] = frozenset()
+    """Names of the concepts that captions may speak of beside the one that is learned."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _picture(path: Path, text: Path | None, rules: Rules, decoder: Decoder) -> t
     files.check_regular(path, follow=rules.follow_symlinks)
     wanted = Wanted(rules.side, rules.min_side, rules.first_frame)
     square = decoder.square(path, wanted, follow=rules.follow_symlinks)
-    caption = captions.read_caption(text, follow=rules.follow_symlinks) if text else None
+    caption = captions.read_caption(text, rules.concepts, follow=rules.follow_symlinks) if text else None
     return Picture(path, square.size, square.notes, caption, rules.side, square.pixels), square
 
 

@@ -83,6 +83,7 @@ def storm(field, tmp_path, before="", extra=2, first=False):
     storms = {False: Storm(tmp_path, extra), True: Storm(tmp_path, extra)}
     for told in tracing.replay(calls, disk):
         storms[told].strike(disk)
+    assert storms[True].trees, "nobody was told"
     # The model is worth something only as long as it ends where the real disk does.
     assert disk.seen() == {
         path.relative_to(field.work).as_posix(): FOLDER if path.is_dir() else path.read_bytes()

@@ -91,6 +91,7 @@ def _run_forked(arguments: list[str], options: tuple[str, ...]) -> int:
     child = os.fork()
     if not child:
         try:
+            os.close(start)
             os.read(starting, 1)
             quiet()
             os._exit(app.run([*arguments, "--json"]))

@@ -12,9 +12,16 @@ WIDTH = 16
 
 
 def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Path:
-    """Write an SD 1.x-shaped pipeline, or with "v_prediction" one like SD 2.x: pictures of 16 x 16."""
+    """Write an SD 1.x-shaped pipeline, or with "v_prediction" one like SD 2.x: pictures of 16 x 16.
+
+    Like SD 2.x means: linear projections, heads by level, another activation in the text tower, prompts padded
+    with "!".
+    """
     torch.manual_seed(0)
+    second = prediction_type == "v_prediction"
     tokenizer = build_tokenizer(folder / "tokenizer")
+    if second:
+        tokenizer.pad_token = "!"
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -24,7 +31,8 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         max_position_embeddings=LENGTH,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if second else tokenizer.eos_token_id,
+        hidden_act="gelu" if second else "quick_gelu",
     )
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -33,7 +41,8 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         block_out_channels=(8, 16),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        attention_head_dim=2,
+        attention_head_dim=(2, 4) if second else 2,
+        use_linear_projection=second,
         norm_num_groups=4,
     )
     vae = AutoencoderKL(

@@ -45,6 +45,8 @@ def evaluate(
         typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")] = False,
+    first_frame: Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")] = False,
+    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     wait: WaitOption = False,
     store: StoreOption = None,
@@ -70,7 +72,16 @@ def evaluate(
             advance=lambda done: bar.advance(task, done),
             warn=lambda text: out.say(f"warning: {text}"),
         )
-        request = Request(folder, named, count, feature_extractor, skip_bad, report)
+        request = Request(
+            folder=folder,
+            images=named,
+            count=count,
+            feature_extractor=feature_extractor,
+            skip_bad=skip_bad,
+            first_frame=first_frame,
+            follow_symlinks=follow_symlinks,
+            report=report,
+        )
         found = evaluate(opened, request, device=device, wait=wait, watch=watch)
     _show(out, found)
 

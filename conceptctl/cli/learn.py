@@ -20,7 +20,7 @@ from conceptctl.cli.options import (
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.config import load_config
-from conceptctl.errors import UsageError
+from conceptctl.errors import ConceptctlError, UsageError
 from conceptctl.store.layout import chosen_root
 from conceptctl.store.store import Store
 
@@ -154,7 +154,14 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     if fold:
         from conceptctl.workflows.fold import fold as fold_workflow
 
-        head = fold_workflow(store, wait=wait).head
+        try:
+            head = fold_workflow(store, wait=wait).head
+        except ConceptctlError as error:
+            # The same command would find the concept taken.
+            raise type(error)(f"learned V*{request.name}, but not folded: {error}", hint="conceptctl fold") from error
+        except KeyboardInterrupt:
+            out.say(f"learned V*{request.name}, but not folded; to fold it: conceptctl fold")
+            raise
     payload = {
         "generation": head.seq,
         "concept": {"name": request.name, "token": f"V*{request.name}", "folded": fold},
@@ -248,7 +255,7 @@ class _Display:
         """Show losses and measures."""
         begun = self.done
         self.done = report.step
-        parts = [f"{name} {value:.4f}" for name, value in report.losses.items() if name != "denoising"]
+        parts = [f"{name} {value:.4f}" for name, value in report.losses.items()]
         parts += [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
         note = "  ".join(parts)
         if self.task is not None:

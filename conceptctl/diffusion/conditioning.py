@@ -57,10 +57,14 @@ class Prompts:
         theirs = wanted[wanted >= self.learned] - self.learned
         parts = []
         if len(ours):
-            parts.append(self._encode(self.numbers[ours.to(self.numbers.device)]))
+            parts.append(self._encode(self.numbers[self._sent(ours)]))
         if len(theirs) and self.fixed is not None:
-            parts.append(self.fixed[theirs.to(self.numbers.device)])
-        return torch.cat(parts)[inverse.to(self.numbers.device)]
+            parts.append(self.fixed[self._sent(theirs)])
+        return torch.cat(parts)[self._sent(inverse)]
+
+    def _sent(self, indices: Tensor) -> Tensor:
+        # The loop does not wait for the device.
+        return indices.to(self.numbers.device, non_blocking=True)
 
     def _encode(self, numbers: Tensor) -> Tensor:
         hidden: Tensor = self.encoder(numbers)[0]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -184,30 +183,16 @@ def fit(
         The state at the end.
 
     Raises:
-        DeviceFailed: The loss is no number any more, or memory ran out; nothing was saved since it was well.
+        DeviceFailed: The loss is no number any more; nothing was saved since it was well.
     """
     callbacks = callbacks or Callbacks()
     freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
     run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
     projections = cross_attention(pipeline.unet)
-    with enough_memory(), adapted(projections) as projected, learned_row(pipeline, number) as slot:
+    with adapted(projections) as projected, learned_row(pipeline, number) as slot:
         run.projected, run.slot = projected, slot
         _loop(run, callbacks)
     return run.state()
-
-
-@contextmanager
-def enough_memory() -> Iterator[None]:
-    """Say what would help where a GPU's memory runs out, in training or beside it.
-
-    Raises:
-        DeviceFailed: It ran out.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        hint = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
-        raise DeviceFailed("out of GPU memory; the store is unchanged", hint=hint) from error
 
 
 @torch.no_grad()
@@ -246,11 +231,12 @@ def _loop(run: _Run, callbacks: Callbacks) -> None:
     try:
         while run.step < run.schedule.steps:
             loss = run.gradients()
-            # What is half done when a signal comes is done or not begun when the state is saved.
+            # What is half done when a signal comes is done or not begun when the state is saved: a step that is never
+            # reported would be missing in the curve of the run that goes on.
             with shielded():
                 run.update(loss)
-            if run.step % callbacks.report_steps == 0 or run.step == run.schedule.steps:
-                callbacks.report(run.report(time.monotonic() - began))
+                if run.step % callbacks.report_steps == 0 or run.step == run.schedule.steps:
+                    callbacks.report(run.report(time.monotonic() - began))
             if callbacks.preview and run.step % callbacks.preview_steps == 0:
                 run.show(callbacks.preview)
             if time.monotonic() - saved >= callbacks.save_seconds:
@@ -321,7 +307,7 @@ class _Run:
     def losses(self, generator: torch.Generator, *, sampled: bool = True) -> dict[str, Tensor]:
         """The losses of one portion, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
         chosen = self._choose(generator)
-        latents = self.examples.latents[chosen.to(self.examples.latents.device)]
+        latents = self.examples.latents[chosen.to(self.examples.latents.device, non_blocking=True)]
         noise, timesteps = self.objective.draw(latents, generator)
         deltas = self.trainable.deltas(generator) if sampled else self.trainable.folded()
         self.projected.put(deltas)

@@ -14,12 +14,6 @@ from conceptctl.diffusion.models import Pipeline
 _TOGETHER = 4
 
 
-def side_of(pipeline: Pipeline) -> int:
-    """The side of a pipeline's pictures, in pixels."""
-    side: int = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    return side
-
-
 @torch.no_grad()
 def encode(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
     """Encode pictures of one size.

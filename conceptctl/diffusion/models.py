@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,26 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceFailed(f"there is no device {name!r} here", hint="--device auto, cpu or cuda")
     return device
+
+
+@contextmanager
+def enough_memory(hint: str) -> Iterator[None]:
+    """Say what would help where memory runs out, on a GPU or beside it.
+
+    Args:
+        hint: What would help.
+
+    Raises:
+        DeviceFailed: It ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator has no error class of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        raise DeviceFailed(f"out of {where}; the store is unchanged", hint=hint) from error
 
 
 def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from conceptctl.errors import AlreadyExists, NotFound
 
 MARKER = "V*"
-_IN_PROMPT = re.compile(r"V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
+_IN_PROMPT = re.compile(r"(\w*)V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
 
 
 def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
@@ -29,7 +29,10 @@ def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for match in _IN_PROMPT.finditer(prompt):
-        name = match[1].lower()
+        before, name = match[1], match[2].lower()
+        if before:
+            # The tokenizer knows it as a word of its own only, and would spell this.
+            raise NotFound(f"no concept {match[0]}", hint=f"{before} {MARKER}{name}, with a space between them")
         if name not in known:
             near = difflib.get_close_matches(name, known)
             hint = f"did you mean {', '.join(MARKER + each for each in near)}?" if near else "conceptctl list"

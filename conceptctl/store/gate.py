@@ -11,6 +11,8 @@ from conceptctl.store import concept, tensorfile
 from conceptctl.store.concept import Record
 from conceptctl.store.tensorfile import Header, TensorInfo
 
+TAUGHT = (".attn2.to_k.weight", ".attn2.to_v.weight")
+"""How the weights' names end that concepts change: keys and values of a U-Net's cross-attention."""
 UID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -49,8 +51,8 @@ def check_concept_file(path: Path, base_sha256: str, base_tensors: Mapping[str, 
 
 def _check_tensors(path: Path, header: Header, base: Mapping[str, TensorInfo], width: int) -> None:
     token = header.tensors.get("token")
-    if token is None or token.dtype != "F32" or len(token.shape) != 2 or token.shape[1] != width:
-        raise ImportRefused(f"{path.name}: token: not fp32 rows of {width} numbers")
+    if token is None or token.dtype != "F32" or token.shape != (1, width):
+        raise ImportRefused(f"{path.name}: token: not one fp32 row of {width} numbers")
     for name, info in header.tensors.items():
         if name.startswith("delta/"):
             _check_delta(path, header, name, base)
@@ -63,8 +65,8 @@ def _check_tensors(path: Path, header: Header, base: Mapping[str, TensorInfo], w
 
 def _check_delta(path: Path, header: Header, name: str, base: Mapping[str, TensorInfo]) -> None:
     place, _, part = name[len("delta/") :].rpartition("/")
-    if part not in ("mask", "values") or place not in base:
-        raise ImportRefused(f"{path.name}: {name[:80]}: the base has no such weight")
+    if part not in ("mask", "values") or place not in base or not place.endswith(TAUGHT):
+        raise ImportRefused(f"{path.name}: {name[:80]}: the base has no such weight that a concept changes")
     mask, values = (header.tensors.get(f"delta/{place}/{which}") for which in ("mask", "values"))
     if mask is None or values is None:
         raise ImportRefused(f"{path.name}: {place}: a mask and its values go together")

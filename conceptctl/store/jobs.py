@@ -7,7 +7,7 @@ is written leaves the other.
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,23 @@ def found(layout: Layout) -> Iterator[Job]:
             continue
 
 
-def remove_for(layout: Layout, name: str) -> None:
-    """Remove a concept's jobs, and those that nobody can read any more."""
+def tells_of(job: Job, name: str, uids: Collection[str] = ()) -> bool:
+    """Return whether a job is a concept's own, or learned on top of it."""
+    return job.settings.get("name") == name or not set(uids).isdisjoint(job.settings.get("after", ()))
+
+
+def remove_for(layout: Layout, name: str, uids: Collection[str] = ()) -> None:
+    """Remove a concept's jobs, and those that nobody can read any more.
+
+    Args:
+        layout: The store.
+        name: The concept's name.
+        uids: Concepts that no job may have learned on top of; what such a job holds has their weights in it.
+    """
     readable = {job.folder: job for job in found(layout)}
     for folder in sorted(layout.jobs.iterdir()):
         job = readable.get(folder)
         if job is None:
             durable.remove_tree(folder)
-        elif job.settings.get("name") == name:
+        elif tells_of(job, name, uids):
             job.finish()

@@ -163,10 +163,13 @@ class Writer:
         """Make a generation the head. When this returns, it is on the disk.
 
         Raises:
-            StoreDamaged: A blob it names is not there.
+            StoreDamaged: A blob that drawing needs is not there.
         """
+        # Attachments are no part of the model: one that is lost costs itself, and must not stop the rest.
+        attached = {each.blob for each in generation.attachments}
         for ref, what in generation.blobs().items():
-            blobs.checked(self.layout, ref, what)
+            if ref not in attached:
+                blobs.checked(self.layout, ref, what)
         folded.ensure(self.layout, generation)
         _write_manifest(self.layout, generation)
         index.append(self.layout.index, generation)

@@ -63,8 +63,9 @@ def latents(
         "guidance": str(defaults.guidance),
     }
     for attachment in attachments:
-        if attachment.kind == KIND:
-            path = blobs.checked(writer.layout, attachment.blob, KIND, read=True)
+        # Damaged ones are passed by: what the base draws can be drawn again.
+        if attachment.kind == KIND and not blobs.problem(writer.layout, attachment.blob, read=True):
+            path = writer.layout.blob(attachment.blob.sha256)
             if tensorfile.read_header(path).metadata == about:
                 rest = tuple(each for each in attachments if each != attachment)
                 return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
@@ -75,7 +76,8 @@ def latents(
         advance(1)
     found = encode(pipeline, pictures).cpu()
     ref = writer.add_tensors({"latents": weights.array_tensor(found.numpy())}, about)
-    return found, (*attachments, Attachment(KIND, "", ref))
+    drawn = Attachment(KIND, "", ref)
+    return found, (*(each for each in attachments if each != drawn), drawn)
 
 
 def with_kept(layout: Layout, attachments: tuple[Attachment, ...], ref: BlobRef) -> tuple[Attachment, ...]:

@@ -44,6 +44,8 @@ class Request:
     feature_extractor: str | None = None
     """A folder or a hub id of a CLIP model; the base's own by default."""
     skip_bad: bool = False
+    first_frame: bool = False
+    follow_symlinks: bool = False
     report: Path | None = None
     """A file for the report, which must not be there yet."""
 
@@ -136,6 +138,7 @@ def evaluate(
         UsageError: A number that cannot be meant.
         Busy: Somebody else changes the store.
         StoreDamaged: Something that the pictures need is damaged.
+        DeviceFailed: Memory ran out.
     """
     watch = watch or Watch()
     if request.count is not None and request.count < 2:
@@ -146,8 +149,11 @@ def evaluate(
         # Hours of drawing would be for nothing if only their end found the store taken.
         with store.writing("eval"):
             pass
-    run = _Run(store, request, device, watch)
-    measured = run.measure()
+    from conceptctl.diffusion.models import enough_memory
+
+    with enough_memory("-n with fewer pictures, or --device cpu"):
+        run = _Run(store, request, device, watch)
+        measured = run.measure()
     committed = evaluations.commit(store, [(each.uid, each.kept) for each in measured], wait=wait)
     if committed is None:
         watch.warn("none of the concepts is in the store any more: the figures are not kept")
@@ -188,6 +194,8 @@ class _Run:
             self.head,
             folders.of,
             skip_bad=request.skip_bad,
+            first_frame=request.first_frame,
+            follow_symlinks=request.follow_symlinks,
             progress=lambda done, total: watch.advance(1),
             warn=watch.warn,
         )

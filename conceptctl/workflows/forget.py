@@ -18,8 +18,9 @@ class ForgetPlan:
         rebuild: Whether the stored weights are made again from the base and the other deltas.
         rewritten: How many generations of history are written anew; 0 unless it is a purge.
         removed_bytes: Bytes of the concept that are removed for good; 0 unless it is a purge.
-        interrupted: How many of its lessons were interrupted and wait to go on; a purge removes them. Where they are
-            all there is, nothing was ever committed, and no history is rewritten.
+        interrupted: How many of its lessons were interrupted and wait to go on; for a purge, also those of other
+            concepts that were learning on top of it. A purge removes them. Where they are all there is, nothing was
+            ever committed, and no history is rewritten.
     """
 
     head: Generation
@@ -47,7 +48,7 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPla
     else:
         history = []
         found = {current.uid: current} if current else {}
-    waiting = sum(job.settings.get("name") == name for job in jobs.found(store.layout))
+    waiting = sum(jobs.tells_of(job, name, found if purge_it else ()) for job in jobs.found(store.layout))
     if not found and waiting and not purge_it:
         raise NotFound(
             f"there is no concept {name!r}, only a lesson that was interrupted",
@@ -90,7 +91,7 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
         last = chain[-1].after(tombstone, **left)
         weights = folded.build(store.layout, last) if plan.rebuild else writer.head.folded
         last = chain[-1].after(tombstone, **left, folded=weights)
-        jobs.remove_for(store.layout, plan.name)
+        jobs.remove_for(store.layout, plan.name, uids)
         purge.replace_history(store.layout, [*chain, last])
         purge.finish(store.layout)
         return last

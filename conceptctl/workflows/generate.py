@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store import base, blobs
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from conceptctl.store.weights import Array
 
 MOST_SEEDS = 2**63
+MOST_STEPS = 1000
+"""The noise schedules of every base that there is have a thousand."""
+MORE_MEMORY = "--device cpu, or close what else needs memory"
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,22 @@ def generate(
     Raises:
         NotFound: The prompt names a concept, or the request a generation, that is not there.
         StoreDamaged: Something that the pictures need is damaged.
-        UsageError: A number that cannot be meant.
+        UsageError: A number or a place that cannot be meant.
+        DeviceFailed: Memory ran out.
     """
     _check(request)
+    _check_places(folder, grid)
+    from conceptctl.diffusion.models import enough_memory
     from conceptctl.diffusion.prompts import cut_off, names_in
     from conceptctl.diffusion.sampling import draw
 
-    with store.reading() as head:
+    with store.reading() as head, enough_memory(MORE_MEMORY):
         generation = head if request.at is None else store.generation(request.at)
         names_in(request.prompt + " " + request.negative, [concept.name for concept in generation.concepts])
         pipeline = load(store, generation, device)
-    if lost := cut_off(pipeline.tokenizer, request.prompt):
-        warn(f"the prompt is too long for this base; not seen: {lost!r}")
+    for what, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+        if lost := cut_off(pipeline.tokenizer, text):
+            warn(f"the {what} is too long for this base; not seen: {lost!r}")
     defaults = defaults_of(generation.base)
     steps = request.steps or defaults.steps
     guidance = request.guidance if request.guidance is not None else defaults.guidance
@@ -102,8 +110,9 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     images, pictures = [], []
     drawing = draw(pipeline, request.prompt, seeds, steps=steps, guidance=guidance, negative=request.negative)
-    for seed, picture in zip(seeds, drawing, strict=True):
-        path = _vacant(folder / f"{_stem(request.prompt)}-{seed}.png")
+    for seed in seeds:
+        with enough_memory(MORE_MEMORY):
+            picture = next(drawing)
         recipe = {
             "prompt": request.prompt,
             "negative": request.negative,
@@ -116,13 +125,14 @@ def generate(
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
         }
-        picture.save(path, pnginfo=png_info(recipe) if request.metadata else None)
+        info = png_info(recipe) if request.metadata else None
+        path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
         images.append(Drawn(path, seed))
         pictures.append(picture)
         progress(path)
-    sheet = _vacant(grid or folder / "contact-sheet.png")
+    sheet = grid or folder / "contact-sheet.png"
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures).save(sheet)
+    sheet = _save_new(contact_sheet(pictures), sheet)
     return Generated(generation.seq, tuple(images), sheet)
 
 
@@ -236,6 +246,10 @@ def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
 def _check(request: Request) -> None:
     if request.count < 1 or (request.steps is not None and request.steps < 1):
         raise UsageError("pictures and steps are counted from 1")
+    if request.steps is not None and request.steps > MOST_STEPS:
+        raise UsageError(f"there are at most {MOST_STEPS} steps, not {request.steps}")
+    if request.guidance is not None and not math.isfinite(request.guidance):
+        raise UsageError(f"guidance cannot be {request.guidance}", hint="--guidance 7.5; 1 or less is none")
     if not 0 <= request.seed <= MOST_SEEDS - request.count:
         raise UsageError("a seed is a number from 0 to 2^63")
     if request.at is not None and request.at < 0:
@@ -247,10 +261,27 @@ def _stem(prompt: str) -> str:
     return words[:60].rstrip("-") or "picture"
 
 
-def _vacant(path: Path) -> Path:
-    """The path itself, or the first of `name-2`, `name-3`, ... where it is taken."""
+def _check_places(folder: Path, grid: Path | None) -> None:
+    from PIL import Image
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="-o takes a folder; --grid the contact sheet's file")
+    if grid is not None and grid.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{grid}: no kind of picture is called {grid.suffix!r}", hint=f"--grid {grid.stem}.png")
+
+
+def _save_new(picture: Image.Image, path: Path, **how: Any) -> Path:
+    """Write a picture where nothing is yet: at the path, or the first of `name-2`, `name-3`, ... that is free."""
+    from PIL import Image
+
+    kind = Image.registered_extensions()[path.suffix.lower()]
     candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_stem(f"{path.stem}-{number}")
-    return candidate
+    while True:
+        try:
+            # Somebody else may draw into the same folder.
+            with candidate.open("xb") as file:
+                picture.save(file, format=kind, **how)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_stem(f"{path.stem}-{number}")

@@ -82,16 +82,20 @@ def read_pictures(
     folders: Mapping[str, Path],
     *,
     skip_bad: bool = False,
+    first_frame: bool = False,
+    follow_symlinks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Image.Image]]:
-    """Read every folder's pictures as squares of the base's size, by the rules that `learn` has.
+    """Read every folder's pictures as squares of the base's size, by the rules that `learn` has, captions apart.
 
     Args:
         store: The store.
         head: Whose base decides the size.
         folders: By the concept's name.
         skip_bad: Go on without the pictures that are refused.
+        first_frame: Take the first frame of animations.
+        follow_symlinks: Read what links point to.
         progress: Called with the number of files judged and of all files of a folder.
         warn: Called with what a user should know.
 
@@ -101,7 +105,15 @@ def read_pictures(
     from conceptctl.diffusion.photos.gate import Rules, check_folder
 
     side = base.picture_side(store.layout, head.base)
-    rules = Rules(side, defaults_of(head.base).smallest_side or side, fewest=FEWEST, skip_bad=skip_bad)
+    rules = Rules(
+        side,
+        defaults_of(head.base).smallest_side or side,
+        fewest=FEWEST,
+        skip_bad=skip_bad,
+        first_frame=first_frame,
+        follow_symlinks=follow_symlinks,
+        captioned=False,
+    )
     pictures: dict[str, list[Image.Image]] = {}
     refusals: list[PicturesRefused] = []
     for name, folder in folders.items():

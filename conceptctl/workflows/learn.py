@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
-from conceptctl.errors import DeviceFailed, NotFound
+from conceptctl.errors import DeviceFailed, NotFound, PicturesRefused
 from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
@@ -81,9 +81,9 @@ def learn(
         method = make_method(request, writer.head.base.name)
         check_free(writer, _draft(request, method, writer.head))
         learning = _Learning(store, writer, request, method, device, watch)
-        from conceptctl.diffusion.fit import enough_memory
+        from conceptctl.diffusion.models import enough_memory
 
-        with enough_memory():
+        with enough_memory("--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"):
             return learning.run()
 
 
@@ -141,7 +141,7 @@ class _Learning:
         job, state = self._job()
         pipeline = self._pipeline(job, state)
         number = self._add_token(pipeline)
-        examples = self._examples(pipeline)
+        examples = self._examples(pipeline, number)
         task = self._task(pipeline, number)
         trainable = self.method.attach(task).to(self.device)
         schedule = self.method.config.schedule(self.request.train.seed)
@@ -246,7 +246,7 @@ class _Learning:
         self.start = conditioning.starting_row(pipeline, self.request.class_word)
         return models.add_concept(pipeline, self.request.name, self.start)
 
-    def _examples(self, pipeline: Pipeline) -> Examples:
+    def _examples(self, pipeline: Pipeline, number: int) -> Examples:
         import torch
         from PIL import ImageOps
 
@@ -259,6 +259,11 @@ class _Learning:
         for prompt in dict.fromkeys(prompts):
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
+            if number not in pipeline.tokenizer(prompt, truncation=True).input_ids:
+                raise PicturesRefused(
+                    f"the caption {prompt!r} is too long for this base, which does not see its V*{self.request.name}",
+                    hint="shorten it, or name the concept earlier",
+                )
         if self.request.flip:
             pictures += [ImageOps.mirror(picture) for picture in pictures]
             prompts *= 2

@@ -62,6 +62,16 @@ def test_without_token_is_refused(folder, text):
     assert why(folder) == "its caption good0.txt: has no {token}, as in 'a photo of {token} on a beach'"
 
 
+@pytest.mark.parametrize("text", ["two {token}s", "{token} and {token}2", "x{token}", "{token}-like", "V*{token}"])
+def test_a_token_that_is_no_word_of_its_own_is_refused(folder, text):
+    (folder / "good0.txt").write_text(text)
+    assert "a word of its own" in why(folder)
+
+
+def test_a_token_beside_punctuation_is_a_word(folder):
+    assert caption(folder, b"{token}'s hat, ({token})") == "{token}'s hat, ({token})"
+
+
 def test_bytes_that_are_no_utf_8_are_refused(folder):
     (folder / "good0.txt").write_bytes("{token} schön".encode("latin-1"))
     assert why(folder) == "its caption good0.txt: not UTF-8 text"

@@ -56,3 +56,9 @@ def test_what_does_not_fit_is_shown(tokenizer):
     assert lost.endswith("at night")
     kept = len(tokenizer.tokenize(words + "at night")) - len(tokenizer.tokenize(lost))
     assert kept == tokenizer.model_max_length - 2
+
+
+@pytest.mark.parametrize("prompt", ["a photo of xV*alice", "V*aliceV*alice"])
+def test_a_concept_that_is_no_word_of_its_own_is_refused(prompt):
+    with pytest.raises(NotFound):
+        names_in(prompt, ["alice"])

@@ -176,6 +176,11 @@ def unknown_place(tensors):
         tensors[f"delta/unet/none/{part}"] = tensors.pop(f"{PLACE}/{part}")
 
 
+def other_weight(tensors):
+    for part in ("mask", "values"):
+        tensors[f"delta/vae/w/{part}"] = tensors.pop(f"{PLACE}/{part}")
+
+
 def lonely_mask(tensors):
     del tensors[f"{PLACE}/values"]
 
@@ -186,6 +191,10 @@ def stowaway(tensors):
 
 def wide_token(tensors):
     tensors["token"] = Tensor("F32", (1, 7), bytes(28))
+
+
+def no_token(tensors):
+    tensors["token"] = Tensor("F32", (0, 6), b"")
 
 
 def half_values(tensors):
@@ -204,6 +213,8 @@ def half_values(tensors):
         (lonely_mask, "go together"),
         (stowaway, "has a tensor"),
         (wide_token, "token"),
+        (no_token, "token"),
+        (other_weight, "no such weight that a concept changes"),
         (half_values, "fp32"),
         (lambda tensors: tensors.pop("token"), "token"),
         (lambda tensors: tensors.update(features=Tensor("F32", (2,), bytes(8))), "features"),

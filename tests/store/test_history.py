@@ -156,13 +156,15 @@ def test_a_purge_leaves_nothing(store, tmp_path):
     # Everywhere it could hide: a job, the trash, the quarantine, a temporary file, an export in progress.
     with store.writing("test"):
         jobs.start(store.layout, {"name": "zyxsecret"}).save(1, {"w": Tensor("U8", (64,), values[:64])}, {})
-        other = jobs.start(store.layout, {"name": "carol"})
+        jobs.start(store.layout, {"name": "dave", "after": [concept.uid]})
+        other = jobs.start(store.layout, {"name": "carol", "after": [store.concept("alice").uid]})
     for folder in (store.layout.trash, store.layout.damaged):
         (folder / "copy").write_bytes(store.blob(concept).read_bytes())
     before = traces(store, b"zyxsecret", values[:64], values[-64:], uid, digest)
     assert len(before) >= 7
 
     plan = plan_forget(store, "zyxsecret", purge_it=True)
+    assert plan.interrupted == 2
     forget(store, plan)
 
     assert traces(store, b"zyxsecret", values[:64], values[-64:], uid, digest) == set()

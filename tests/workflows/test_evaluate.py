@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from conceptctl.cli.app import run
-from conceptctl.errors import AlreadyExists, Busy, NotFound, PicturesRefused, UsageError
+from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.metrics.features import load_extractor
 from conceptctl.metrics.mmd import mmd
 from conceptctl.store import base, manifest
+from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
 from conceptctl.workflows import evaluations, recall
 from conceptctl.workflows.evaluate import Request, Watch, evaluate
@@ -230,6 +231,12 @@ def test_a_damaged_evaluation_stops_nothing(store, heldout, measure):
     said = []
     assert len(evaluations.read_all(store.layout, store.head(), warn=said.append)) == 1
     assert "evaluation" in said[0]
+    # Neither does one that the recommended repair took away.
+    assert any("evaluation" in line for line in repair(store.layout))
+    assert not path.exists()
+    assert fold(store).head.seq == store.head().seq
+    measure(store, heldout)
+    assert len(evaluations.read_all(store.layout, store.head())) == 3
 
 
 def test_a_purge_takes_the_evaluations_with_it(store, heldout, measure):
@@ -307,6 +314,25 @@ def test_pictures_are_refused_as_learn_refuses_them_all_at_once(store, heldout, 
     found = measure(store, heldout, skip_bad=True, watch=Watch(warn=said.append))
     assert [each.kept.heldout for each in found.measured] == [4, 4]
     assert any("notes.html" in text for text in said)
+
+
+def test_texts_beside_held_out_pictures_are_passed_over(store, heldout, measure):
+    picture = next((heldout / "alice").glob("*.png"))
+    picture.with_suffix(".txt").write_text("{token} next to V*nobody")
+    (heldout / "falls/heldout/link.png").symlink_to(picture)
+    with pytest.raises(PicturesRefused, match="link"):
+        measure(store, heldout)
+    found = measure(store, heldout, follow_symlinks=True)
+    assert [each.kept.heldout for each in found.measured] == [4, 5]
+
+
+def test_memory_that_runs_out_is_no_bug(store, heldout, measure, monkeypatch):
+    def out_of_memory(*args, **kwargs):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("conceptctl.workflows.generate.apply_concepts", out_of_memory)
+    with pytest.raises(DeviceFailed, match="out of memory"):
+        measure(store, heldout)
 
 
 def test_one_picture_is_too_few(alone, tmp_path, measure):

@@ -108,6 +108,10 @@ def test_a_prompt_that_is_too_long_is_warned_of(store, tmp_path):
     generate(store, Request("a cat " * 40 + "asleep", steps=1), tmp_path, device="cpu", warn=said.append)
     assert len(said) == 1
     assert "asleep" in said[0]
+    request = Request("a cat", steps=1, negative="a dog " * 40 + "awake")
+    generate(store, request, tmp_path, device="cpu", warn=said.append)
+    assert "negative" in said[1]
+    assert "awake" in said[1]
 
 
 def test_the_contact_sheet_holds_every_picture(store, tmp_path):
@@ -118,11 +122,41 @@ def test_the_contact_sheet_holds_every_picture(store, tmp_path):
     assert np.array_equal(sheet[:16, 16:], pixels(made.images[1].path))
 
 
-@pytest.mark.parametrize("bad", [{"count": 0}, {"steps": -1}, {"seed": -1}, {"seed": 2**63}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"count": 0},
+        {"steps": -1},
+        {"steps": 1001},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"guidance": float("nan")},
+        {"guidance": float("inf")},
+    ],
+)
 def test_numbers_that_cannot_be_meant(store, tmp_path, bad):
     with pytest.raises(UsageError):
         generate(store, Request("a cat", **bad), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_places_that_pictures_cannot_go_to(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="not a folder"):
+        generate(store, Request("a cat"), tmp_path / "file")
+    with pytest.raises(UsageError, match=r"'.sheet'"):
+        generate(store, Request("a cat"), tmp_path / "out", grid=tmp_path / "g.sheet")
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_runs_out_is_no_bug(store, tmp_path, monkeypatch, capsys):
+    def out_of_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("conceptctl.workflows.generate.apply_concepts", out_of_memory)
+    options = ["--store", str(store.layout.root), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert run(["generate", "a cat", *options]) == 9
+    assert "out of GPU memory" in capsys.readouterr().err
 
 
 def test_the_command(store, tmp_path, capsys):

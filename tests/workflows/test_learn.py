@@ -13,7 +13,7 @@ import torch
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
-from conceptctl.diffusion.fit import Callbacks
+from conceptctl.diffusion.fit import Callbacks, _Run
 from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.methods import METHODS
@@ -206,6 +206,25 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_p
     assert list(broken.layout.jobs.iterdir()) == []
 
 
+def test_a_signal_in_the_middle_of_a_step_costs_no_report(base_folder, folder, tmp_path, monkeypatch):
+    whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
+    train = TrainConfig(steps=10, batch_size=2, rank=4)
+    teach(whole, folder, train=train)
+    plain = _Run.update
+
+    def terminated(self, losses):
+        plain(self, losses)
+        if self.step == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_Run, "update", terminated)
+        teach(broken, folder, train=train)
+    teach(broken, folder, train=train)
+    curves = [read_record(each.blob(each.concept("alice"))).loss_curve for each in (whole, broken)]
+    assert curves[0] == curves[1] != ()
+
+
 def test_other_pictures_are_another_run(store, folder, tmp_path):
     def interrupt(report):
         raise KeyboardInterrupt
@@ -260,7 +279,7 @@ def test_a_job_keeps_no_caption_and_none_outlives_its_concept(store, tmp_path):
 
 
 def test_memory_that_runs_out_beside_the_training_is_said_as_in_it(store, folder, monkeypatch):
-    def out_of_memory(self, pipeline):
+    def out_of_memory(self, pipeline, number):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(workflow._Learning, "_examples", out_of_memory)
@@ -293,6 +312,21 @@ def test_auxiliary_pictures_are_drawn_once_and_kept(store, folder):
     assert len(store.head().attachments) == 2
 
 
+def test_damaged_auxiliary_pictures_are_drawn_again(store, folder):
+    teach(store, folder, "alice", auxiliary=3)
+    path = store.layout.blob(store.head().attachments[0].blob.sha256)
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    teach(store, folder, "bob", auxiliary=3)
+    assert path.read_bytes() == whole
+    assert len(store.head().attachments) == 1
+    # Nor do those of another class stop anything when they are gone.
+    path.unlink()
+    teach(store, folder, "carol", class_word="dog", auxiliary=3)
+    assert store.concept("carol")
+
+
 def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
     folder = write_pictures(tmp_path / "photos")
     (folder / "0.txt").write_text("{token} in the snow")
@@ -311,6 +345,14 @@ def test_a_caption_may_name_another_concept_that_is_there(store, folder, tmp_pat
         plan(store, asked(captioned), device="cpu")
     teach(store, folder, name="bob")
     assert "V*alice next to V*bob" in plan(store, asked(captioned), device="cpu").prompts
+
+
+def test_a_caption_whose_concept_is_cut_off_is_refused(store, folder, tmp_path):
+    captioned = write_pictures(tmp_path / "long")
+    (captioned / "0.txt").write_text("a photo of a cat " * 40 + "and {token}")
+    with pytest.raises(PicturesRefused, match=r"does not see its V\*alice"):
+        teach(store, captioned)
+    assert store.head().seq == 0
 
 
 def test_without_a_class_word_nothing_is_learned_beside(store, folder):
@@ -440,6 +482,19 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
     assert store.concept("alice").folded
     assert run([*made, *options[:-2]]) == 5
+
+
+def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys, monkeypatch):
+    def busy(*args, **kwargs):
+        raise Busy("somebody folds")
+
+    monkeypatch.setattr("conceptctl.workflows.fold.fold", busy)
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
+    assert run(["learn", str(folder), "--token", "alice", "--fold", "--json", *options]) == 6
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["message"] == "learned V*alice, but not folded: somebody folds"
+    assert error["hint"] == "conceptctl fold"
+    assert store.concept("alice")
 
 
 def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):

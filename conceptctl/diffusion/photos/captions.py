@@ -1,5 +1,6 @@
 """Captions beside pictures: `photo.txt` says what `photo.jpg` shows, with `{token}` for the concept."""
 
+import re
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +13,7 @@ SUFFIX = ".txt"
 PLACE = "{token}"
 """Where the concept's own token goes; nothing else in braces means anything."""
 
+_ALONE = re.compile(rf"(?<![\w*-]){re.escape(PLACE)}(?![\w-])")
 LONGEST = 4096
 """Bytes: no base reads more than a small part of it."""
 
@@ -50,6 +52,8 @@ def read_caption(path: Path, concepts: Collection[str], *, follow: bool) -> str:
         raise PicturesRefused(f"its caption {path.name}: has control characters")
     if PLACE not in caption:
         raise PicturesRefused(f"its caption {path.name}: has no {PLACE}, as in 'a photo of {PLACE} on a beach'")
+    if caption.count(PLACE) != len(_ALONE.findall(caption)):
+        raise PicturesRefused(f"its caption {path.name}: {PLACE} must be a word of its own, with no letter beside it")
     try:
         names_in(caption, concepts)
     except NotFound as error:

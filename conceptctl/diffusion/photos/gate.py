@@ -36,7 +36,9 @@ class Rules:
     follow_symlinks: bool = False
     """Read what symbolic links point to."""
     concepts: frozenset[str] = frozenset()
-    """Names of the concepts that captions may speak of beside the one that is learned."""
+    """Names of the concepts that captions may speak of, the one that is learned included."""
+    captioned: bool = True
+    """Read the texts beside pictures; they are passed over otherwise."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,9 @@ def _picture(path: Path, text: Path | None, rules: Rules, decoder: Decoder) -> t
     files.check_regular(path, follow=rules.follow_symlinks)
     wanted = Wanted(rules.side, rules.min_side, rules.first_frame)
     square = decoder.square(path, wanted, follow=rules.follow_symlinks)
-    caption = captions.read_caption(text, rules.concepts, follow=rules.follow_symlinks) if text else None
+    caption = None
+    if text and rules.captioned:
+        caption = captions.read_caption(text, rules.concepts, follow=rules.follow_symlinks)
     return Picture(path, square.size, square.notes, caption, rules.side, square.pixels), square
 
 

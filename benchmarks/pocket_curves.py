@@ -18,7 +18,14 @@ PANELS = (("vae", "psnr", "dB"), ("clip", "retrieval", ""), ("judge", "right", "
 def panel(name: str, measure: str, unit: str, log: Path) -> str:
     """Draw one curve as SVG."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    points = [(line["samples"], line["measures"][measure]) for line in lines]
+    points: list[tuple[int, float]] = []
+    before = last = 0
+    for line in lines:
+        if line["samples"] < last / 2:
+            # With its learning rate risen anew a stage counts from nothing; after a kill, from its last checkpoint.
+            before += last
+        last = line["samples"]
+        points.append((before + last, line["measures"][measure]))
     right, low, high = points[-1][0], min(y for _, y in points), max(y for _, y in points)
     spread = (high - low) or 1.0
 

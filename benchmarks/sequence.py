@@ -5,7 +5,8 @@
     python benchmarks/sequence.py --workspace DIR --only-report
 
 Each method learns the same sequence in a store of its own; "alone" is one STAMINA model for each concept, trained from
-the base. Everything that is done is kept in the workspace, so an interrupted run goes on where it was.
+the base. Everything that is done is kept in the workspace, so an interrupted run goes on where it was; a workspace
+belongs to one version of the base and of this file.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ OWN = ("person", "waterfall", "cat")
 """Of these the base draws pictures of its own, to see what learning does to them."""
 HELDOUT = 40
 """Held-out pictures of each concept."""
+OWN_PICTURES = 8
+"""Of each class."""
 NOISES = 4
 """How often each picture is made noisy where its denoising loss is measured."""
 
@@ -63,21 +66,23 @@ class Looked:
 
     success: float
     """The share of pictures that show it."""
+    attributes: float
+    """The share of its attributes, those that show, that are read right."""
     details: float
     """The share of its unseen details and their colours that are read right."""
 
     @classmethod
     def at(cls, judge: Any, pictures: list[Image.Image], concept: Concept) -> Looked:
         readings = judge.read(to_signed(to_tensor(pictures), CPU))
-        wanted = {name: value for name, value in concept.subject.shown().items() if name.startswith(DETAILS)}
-        right = 0
+        right = []
         for reading in readings:
             found = next((seen for seen in reading.subjects if seen.kind == concept.kind), None)
             shown = found.shown() if found else {}
-            right += sum(shown.get(name) == value for name, value in wanted.items())
+            right += [(name, shown.get(name) == value) for name, value in concept.subject.shown().items()]
         return cls(
             statistics.mean(reading.shows(concept.subject) for reading in readings),
-            right / (len(wanted) * len(readings)),
+            statistics.mean(ok for _, ok in right),
+            statistics.mean(ok for name, ok in right if name.startswith(DETAILS)),
         )
 
 
@@ -148,19 +153,31 @@ class Bench:
         found = {
             **vars(Looked.at(self.judge, pictures, concept)),
             "loss": self._loss(pipeline, real, [prompt] * HELDOUT),
-            "own_loss": self._loss(pipeline, *self.own),
+            "own": self.own_losses(pipeline),
         }
         stem.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
         print(f"{stem.name}: {json.dumps(found)}", flush=True)
 
+    def untouched(self) -> Any:
+        """The base before anything is learned."""
+        store = self._store("features")
+        return generate.load_base(store, store.head(), self.options.device)
+
     @cached_property
     def own(self) -> tuple[list[Image.Image], list[str]]:
         """Pictures that the untouched base draws, with their prompts."""
-        pipeline = generate.load_base(self._store("features"), self._store("features").head(), self.options.device)
+        pipeline = self.untouched()
         prompts = [f"a photo of a {kind} on a beach" for kind in OWN]
-        return [each for prompt in prompts for each in self._set(pipeline, prompt, 8)], [
-            each for each in prompts for _ in range(8)
-        ]
+        pictures = [each for prompt in prompts for each in self._set(pipeline, prompt, OWN_PICTURES)]
+        return pictures, [each for each in prompts for _ in range(OWN_PICTURES)]
+
+    def own_losses(self, pipeline: Any) -> dict[str, float]:
+        """The denoising loss on them, by class."""
+        pictures, prompts = self.own
+        parts = [slice(start, start + OWN_PICTURES) for start in range(0, len(prompts), OWN_PICTURES)]
+        return {
+            kind: self._loss(pipeline, pictures[part], prompts[part]) for kind, part in zip(OWN, parts, strict=True)
+        }
 
     @torch.no_grad()
     def _loss(self, pipeline: Any, pictures: list[Image.Image], prompts: list[str]) -> float:
@@ -199,11 +216,13 @@ class Bench:
         row = {
             "judge_then": statistics.mean(each["success"] for each in looked["then"]),
             "judge_now": statistics.mean(each["success"] for each in looked[now]),
+            "attributes_then": statistics.mean(each["attributes"] for each in looked["then"]),
+            "attributes_now": statistics.mean(each["attributes"] for each in looked[now]),
             "details_then": statistics.mean(each["details"] for each in looked["then"]),
             "details_now": statistics.mean(each["details"] for each in looked[now]),
             "loss_then": statistics.mean(each["loss"] for each in looked["then"]),
             "loss_now": statistics.mean(each["loss"] for each in looked[now]),
-            "own_loss": [each["own_loss"] for each in looked["then"]],
+            "own": [each["own"] for each in looked["then"]],
             "A_mmd": statistics.mean(mmd(real[j], last[j]) for j in range(count)),
             "F_mmd": statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)),
             "P_mmd": statistics.mean(mmd(real[j], then[j]) for j in range(count)),
@@ -277,6 +296,8 @@ def main() -> None:
         bundle.WEIGHTS = options.weights
     bench = Bench(options)
     rows = {}
+    if not options.only_report:
+        print("the base's own pictures before:", json.dumps(bench.own_losses(bench.untouched())), flush=True)
     for method in options.methods:
         if not options.only_report:
             bench.learn_all(method)
@@ -285,7 +306,7 @@ def main() -> None:
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
     (bench.root / "figures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    names = ["judge_then", "judge_now", "details_then", "details_now", "loss_then", "loss_now"]
+    names = [f"{what}_{when}" for what in ("judge", "attributes", "details", "loss") for when in ("then", "now")]
     names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs"]
     print("| method | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")

@@ -1,6 +1,7 @@
 """The recipe: the loop resumes bit for bit, and every stage trains."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,9 @@ from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signe
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
+from conceptctl.pocket.world.captions import draw_mentions
+from conceptctl.pocket.world.kinds import NONE
+from conceptctl.pocket.world.scenes import draw_scene
 
 CPU = torch.device("cpu")
 
@@ -142,6 +146,35 @@ def test_every_stage_trains_and_measures_itself(workspace):
         "worst",
         "heldout",
     }
+
+
+def test_a_near_twin_differs_and_names_only_what_it_has():
+    rng = random.Random(0)
+    gone = 0
+    for _ in range(300):
+        scene = draw_scene(rng)
+        mentions = [draw_mentions(subject, rng, least=1, most=4) for subject in scene.subjects]
+        twin, said = clip.near_twin(scene, mentions, rng)
+        gone += sum(map(len, said)) < sum(map(len, mentions))
+        for subject, names in zip(twin.subjects, said, strict=True):
+            for name, value in names.items():
+                assert value != NONE
+                assert subject.shown()[name] == value or (name, value) == ("hat", "hat")
+        assert (twin, said) == (scene, mentions) or twin != scene
+    assert gone > 10
+
+
+def test_steps_without_pictures_teach_the_text_tower_alone(tmp_path):
+    stage = clip.ClipStage(CPU, tmp_path, batch=4)
+    with_pictures, without = stage.batch(0), stage.batch(1)
+    assert len(with_pictures.pictures) == 4
+    assert len(without.pictures) == 0
+    assert torch.equal(clip.picture_pairs(stage.tokenizer, 4, "clip:1").tokens, without.tokens)
+    assert torch.equal(clip.picture_pairs(stage.tokenizer, 4, "clip:1").said, without.said)
+    stage.losses(without)["loss"].backward()
+    model = stage.network.model
+    assert all(each.grad is None for each in model.vision_model.parameters())
+    assert all(each.grad is not None for each in model.text_model.parameters())
 
 
 def test_the_text_tower_is_clips_own(workspace):

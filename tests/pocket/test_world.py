@@ -7,10 +7,10 @@ import pytest
 from conceptctl.errors import UsageError
 from conceptctl.pocket.world import labels
 from conceptctl.pocket.world.captions import caption, compose, draw_mentions, phrase
-from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, UNSEEN_PAINT, draw_subject
+from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, UNSEEN_PAINT, details_show, draw_subject
 from conceptctl.pocket.world.practice import practice_picture
 from conceptctl.pocket.world.render import render, render_with_layout
-from conceptctl.pocket.world.scenes import RELATIONS, draw_scene, reading_order, scene_of
+from conceptctl.pocket.world.scenes import RELATIONS, Scene, draw_scene, reading_order, scene_of
 
 
 def scenes(count, **options):
@@ -136,6 +136,48 @@ def test_labels_keep_everything_that_shows(kind):
         subject = draw_subject(rng, kind, unseen=0.5, details=0.7)
         assert labels.decode(labels.encode(subject)).shown() == subject.shown()
     assert labels.decode(labels.encode(None)) is None
+
+
+def test_what_does_not_show_changes_no_pixel():
+    rng = random.Random(3)
+    hidden = 0
+    for seed in range(120):
+        subject = draw_subject(rng, "person", unseen=0.4, details=0.5)
+        scene = Scene((subject,))
+        plain = render(scene, random.Random(seed)).tobytes()
+        for name in ("hair", "hair_colour", "hat_colour"):
+            attribute = next(each for each in KINDS["person"] if each.name == name)
+            # Long hair shows under any hat: what is hidden is one of the two that do not.
+            values = ("bald", "short") if name == "hair" else attribute.values
+            if name not in subject.shown():
+                hidden += 1
+                changed = Scene((subject.replaced(**{name: rng.choice(values)}),))
+                assert render(changed, random.Random(seed)).tobytes() == plain, (name, dict(subject.attributes))
+    assert hidden > 50
+
+
+def test_details_are_drawn_in_another_colour_than_what_is_behind_them():
+    rng = random.Random(0)
+    subjects = [each for _ in range(300) for each in draw_scene(rng, unseen=0.5, details=1.0).subjects]
+    assert all(details_show(each) for each in subjects)
+    assert not all(details_show(draw_subject(rng, "mug", unseen=0.5, details=1.0)) for _ in range(300))
+
+
+def test_silence_is_an_answer_for_captions():
+    beard = draw_subject(random.Random(0), "person").replaced(beard="beard", hat="cap", hat_colour="red")
+    answers = labels.encode_said(beard, {"beard": "beard", "hat": "hat", "hat_colour": "red"})
+    said = dict(zip(labels.HEADS, answers, strict=True))
+    of_people = {head.name: (head, label) for head, label in said.items() if head.group == "person"}
+    for name, (head, label) in of_people.items():
+        if name == "hat":
+            # Neither a cap nor a beanie, and not silence.
+            assert label == labels.UNKNOWN
+        elif name in ("beard", "hat_colour"):
+            assert head.values[label] == beard[name]
+        else:
+            assert label == len(head.values)
+    assert {label for head, label in said.items() if head.group not in ("person", "any")} == {labels.UNKNOWN}
+    assert [size - 1 for size in labels.SIZES_SAID] == list(labels.SIZES)
 
 
 def test_practice_pictures_are_deterministic_and_varied():

@@ -1,13 +1,14 @@
 """CLIP on the world: its text tower conditions the U-Net, its image tower makes the features of the metrics.
 
-Contrastive as in the original, with two additions that make small batches enough: half of a batch are
-near twins of the other half (one attribute differs), and both towers also learn, through linear heads
-that are thrown away afterwards, to answer which attributes each subject has.
+Contrastive as in the original, with two additions that make small batches enough: half of a batch are near twins of
+the other half (one attribute differs, or is gone: CLIP, unlike the U-Net, so takes silence for absence), and both
+towers also learn, through linear heads that are thrown away afterwards, to answer which attributes each subject has.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +23,8 @@ from conceptctl.pocket.train.heads import answer_layer, answer_loss
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
 from conceptctl.pocket.world.captions import Mentions, compose, draw_mentions
-from conceptctl.pocket.world.kinds import KINDS, NONE, Subject
-from conceptctl.pocket.world.labels import encode
+from conceptctl.pocket.world.kinds import KINDS, NONE
+from conceptctl.pocket.world.labels import SIZES, SIZES_SAID, encode, encode_said
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
 
@@ -33,13 +34,15 @@ RECIPES = {
 }
 TEXT_WIDTH = 320
 ANSWER_WEIGHT = 1.0
+PICTURES_EVERY = 4
+"""Every so many steps there are pictures; the others teach the text tower alone, at a third of the time."""
 
 
 class Pairs(NamedTuple):
     """A batch of pictures with captions."""
 
     pictures: Tensor
-    """uint8 (B, 3, 64, 64)."""
+    """uint8 (B, 3, 64, 64); none where only captions are learned from."""
     tokens: Tensor
     """(B, LENGTH), padded with the end token."""
     shown: Tensor
@@ -74,7 +77,7 @@ class _Clip(nn.Module):
         super().__init__()
         self.model = model
         self.read_picture = answer_layer(192, 2)
-        self.read_text = answer_layer(192, 2)
+        self.read_text = answer_layer(192, 2, SIZES_SAID)
 
 
 class ClipStage(Stage[_Clip, Pairs]):
@@ -95,34 +98,40 @@ class ClipStage(Stage[_Clip, Pairs]):
         return self.batches(step)
 
     def losses(self, batch: Pairs) -> Losses:
-        """The contrastive loss, and the loss of the answers of both towers."""
-        pictures, texts = self._features(self.network, batch, spoiled=True)
+        """The contrastive loss, and the loss of the answers of both towers; without pictures, of the text tower's."""
+        texts = self._texts(self.network, batch)
+        said = _two_answers(self.network.read_text(texts), batch.said.to(self.device), SIZES_SAID)
+        if not len(batch.pictures):
+            return {"loss": ANSWER_WEIGHT * said, "said": said}
+        pictures = self._pictures(self.network, batch, spoiled=True)
         scale = self.network.model.logit_scale.clamp(max=4.6).exp()
         logits = scale * functional.normalize(texts) @ functional.normalize(pictures).T
         target = torch.arange(len(logits), device=self.device)
         contrast = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-        shown = _two_answers(self.network.read_picture(pictures), batch.shown.to(self.device))
-        said = _two_answers(self.network.read_text(texts), batch.said.to(self.device))
+        shown = _two_answers(self.network.read_picture(pictures), batch.shown.to(self.device), SIZES)
         return {"loss": contrast + ANSWER_WEIGHT * (shown + said), "contrast": contrast, "shown": shown, "said": said}
 
     def measure(self, network: _Clip) -> dict[str, float]:
         """Retrieval among 192 held-out pairs: the share of captions that find their picture."""
-        pictures, texts = self._features(network, self.heldout)
+        pictures, texts = self._pictures(network, self.heldout), self._texts(network, self.heldout)
         similar = functional.normalize(texts) @ functional.normalize(pictures).T
         found = similar.argmax(dim=1).cpu() == torch.arange(len(similar))
         return {"retrieval": found.float().mean().item()}
 
-    def _features(self, network: _Clip, batch: Pairs, *, spoiled: bool = False) -> tuple[Tensor, Tensor]:
+    def _pictures(self, network: _Clip, batch: Pairs, *, spoiled: bool = False) -> Tensor:
         pixels = normalize_pictures(batch.pictures, self.device)
         if spoiled:
             # What metrics compare are features of what a picture shows, not of how sharply a model draws.
             pixels = spoil(pixels)
+        features: Tensor = network.model.visual_projection(network.model.vision_model(pixels).pooler_output)
+        return features.float()
+
+    def _texts(self, network: _Clip, batch: Pairs) -> Tensor:
         # What follows the end token changes nothing before it: the longest caption decides the length.
         longest = int((batch.tokens != self.tokenizer.eos_token_id).sum(dim=1).max()) + 1
         tokens = batch.tokens[:, :longest].to(self.device)
-        pictures = network.model.visual_projection(network.model.vision_model(pixels).pooler_output)
-        texts = network.model.text_projection(network.model.text_model(tokens).pooler_output)
-        return pictures.float(), texts.float()
+        features: Tensor = network.model.text_projection(network.model.text_model(tokens).pooler_output)
+        return features.float()
 
 
 def normalize_pictures(pictures: Tensor, device: torch.device) -> Tensor:
@@ -131,22 +140,23 @@ def normalize_pictures(pictures: Tensor, device: torch.device) -> Tensor:
 
 
 def _step(tokenizer: CLIPTokenizer, batch: int, step: int) -> Pairs:
-    return picture_pairs(tokenizer, batch, f"clip:{step}")
+    return picture_pairs(tokenizer, batch, f"clip:{step}", rendered=step % PICTURES_EVERY == 0)
 
 
-def _two_answers(logits: Tensor, labels: Tensor) -> Tensor:
+def _two_answers(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
     first, second = logits.chunk(2, dim=1)
     ours, theirs = labels.chunk(2, dim=1)
-    return (answer_loss(first, ours) + answer_loss(second, theirs)) / 2
+    return (answer_loss(first, ours, sizes) + answer_loss(second, theirs, sizes)) / 2
 
 
-def picture_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
+def picture_pairs(tokenizer: CLIPTokenizer, size: int, seed: str, *, rendered: bool = True) -> Pairs:
     """Render captioned pictures, every second one a near twin of the one before it.
 
     Args:
         tokenizer: Turns captions into tokens.
         size: How many pairs.
         seed: Decides them all.
+        rendered: Make the pictures too, and not only the captions.
     """
     rng = random.Random(seed)
     rows = []
@@ -154,8 +164,8 @@ def picture_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
         scene = draw_scene(rng)
         most = 5 if len(scene.subjects) == 1 else 3
         mentions = [draw_mentions(subject, rng, least=1, most=most) for subject in scene.subjects]
-        rows += [(scene, mentions), _near_twin(scene, mentions, rng)]
-    return _render_pairs(tokenizer, rows, rng)
+        rows += [(scene, mentions), near_twin(scene, mentions, rng)]
+    return _render_pairs(tokenizer, rows, rng) if rendered else _captions_of(tokenizer, rows)
 
 
 def distinct_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
@@ -169,8 +179,17 @@ def distinct_pairs(tokenizer: CLIPTokenizer, size: int, seed: str) -> Pairs:
     return _render_pairs(tokenizer, rows, rng)
 
 
-def _near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tuple[Scene, list[Mentions]]:
-    """Change one attribute that the caption names, or take away what it names."""
+def near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tuple[Scene, list[Mentions]]:
+    """Change one attribute that a caption names, or take away what it names.
+
+    Args:
+        scene: The scene.
+        mentions: What the caption names of each subject.
+        rng: The only source of randomness.
+
+    Returns:
+        The other scene and what is named of it; the same ones where nothing can be changed.
+    """
     which = rng.randrange(len(scene.subjects))
     subject = scene.subjects[which]
     changeable = [name for name in mentions[which] if mentions[which][name] == subject[name]]
@@ -190,25 +209,22 @@ def _near_twin(scene: Scene, mentions: list[Mentions], rng: random.Random) -> tu
 
 
 def _render_pairs(tokenizer: CLIPTokenizer, rows: list[tuple[Scene, list[Mentions]]], rng: random.Random) -> Pairs:
-    pictures, captions, shown, said = [], [], [], []
-    for scene, mentions in rows:
+    pictures, shown = [], []
+    for scene, _ in rows:
         picture, spots = render_with_layout(scene, rng)
-        order = reading_order(spots)
         pictures.append(picture)
-        captions.append(compose(scene, mentions))
-        shown.append(_both([encode(scene.subjects[index]) for index in order]))
-        said.append(_both([_said(subject, names) for subject, names in zip(scene.subjects, mentions, strict=True)]))
-    return Pairs(to_tensor(pictures), tokenize(tokenizer, captions), torch.tensor(shown), torch.tensor(said))
+        shown.append(_both([encode(scene.subjects[index]) for index in reading_order(spots)]))
+    return _captions_of(tokenizer, rows)._replace(pictures=to_tensor(pictures), shown=torch.tensor(shown))
 
 
-def _said(subject: Subject, mentions: Mentions) -> list[int]:
-    """Label what a caption says of a subject, where silence is an answer too.
-
-    Otherwise "a beard" would be right whatever the caption, and the text tower had nothing to learn from it: its
-    states would hardly tell glasses from a beard, and nor could the U-Net.
-    """
-    silence = {item.name: NONE for item in KINDS[subject.kind] if NONE in item.common and not item.needs}
-    return encode(subject, {**silence, **mentions})
+def _captions_of(tokenizer: CLIPTokenizer, rows: list[tuple[Scene, list[Mentions]]]) -> Pairs:
+    tokens = tokenize(tokenizer, [compose(scene, mentions) for scene, mentions in rows])
+    said = [
+        _both([encode_said(each, names) for each, names in zip(scene.subjects, mentions, strict=True)])
+        for scene, mentions in rows
+    ]
+    none = torch.empty(0, dtype=torch.uint8)
+    return Pairs(none, tokens, none, torch.tensor(said))
 
 
 def _both(labels: list[list[int]]) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -124,20 +125,21 @@ class Trainer(Generic[NetworkT, BatchT]):
         )
         last_report = last_save = last = time.monotonic()
         sums: dict[str, Tensor] = {}
-        count = 0
+        # Not every step has every loss.
+        counts: Counter[str] = Counter()
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(self.stage.name, total=1.0, note="")
             while self.share < 1.0:
                 losses = self._step()
                 for name, value in losses.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
-                count += 1
+                counts.update(losses.keys())
                 now = time.monotonic()
                 self.progress.seconds += now - last
                 last = now
                 if now - last_report >= report_every or self.share >= 1.0:
-                    means = {name: float(value) / count for name, value in sums.items()}
-                    sums, count = {}, 0
+                    means = {name: float(value) / counts[name] for name, value in sums.items()}
+                    sums, counts = {}, Counter()
                     self._report(means, console)
                     bar.update(task, note=f"loss {means['loss']:.4f}")
                     last_report = last = time.monotonic()

@@ -22,7 +22,7 @@ from conceptctl.pocket.train.trained import text_tower, trained_clip, trained_va
 from conceptctl.pocket.train.vocabulary import LENGTH, tokenize
 from conceptctl.pocket.world.captions import caption
 from conceptctl.pocket.world.render import render
-from conceptctl.pocket.world.scenes import draw_scene
+from conceptctl.pocket.world.scenes import PAIR_SHARE, draw_scene
 
 RECIPES = {
     "cpu": Recipe(samples=20_000_000, batch=64, learning_rate=1.5e-3, weight_decay=0.01, warmup=100),
@@ -32,6 +32,8 @@ CORPUS = {"cpu": 50_000, "cuda": 1_000_000}
 """How many pictures are encoded once and drawn from, by device."""
 CAPTIONS = 2
 """Captions of each picture."""
+PAIRS = 0.5
+"""The share of pictures with two subjects: the hardest to learn, so more than `world.scenes` draws on its own."""
 UNCONDITIONAL = 0.1
 """The share of samples trained on the empty prompt, for classifier-free guidance."""
 SNR_CAP = 5.0
@@ -91,10 +93,10 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
         self.alphas = self.scheduler.alphas_cumprod.to(device)
         clip, tokenizer = trained_clip(workspace)
         self.text: CLIPTextModel = text_tower(clip).to(device)
-        corpus = _corpus(workspace, tokenizer, device, workers, CORPUS[device.type], "unet")
+        corpus = _corpus(workspace, tokenizer, device, workers, CORPUS[device.type], "unet", PAIRS)
         self.latents, self.tokens = corpus.latents.to(device), corpus.tokens.to(device)
         self.empty = tokenize(tokenizer, [""])[0].to(device)
-        heldout = _corpus(workspace, tokenizer, device, 0, 2 * _CHUNK, "unet-heldout")
+        heldout = _corpus(workspace, tokenizer, device, 0, 2 * _CHUNK, "unet-heldout", PAIR_SHARE)
         generator = torch.Generator().manual_seed(1)
         self.heldout = Batch(
             heldout.latents.float(),
@@ -138,11 +140,17 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
 
 
 def _corpus(
-    workspace: Path, tokenizer: CLIPTokenizer, device: torch.device, workers: int, size: int, name: str
+    workspace: Path,
+    tokenizer: CLIPTokenizer,
+    device: torch.device,
+    workers: int,
+    size: int,
+    name: str,
+    pairs: float,
 ) -> Corpus:
     path = workspace / f"{name}-corpus.safetensors"
     if not path.exists():
-        batches = Batches(partial(_captioned, tokenizer, name), workers)
+        batches = Batches(partial(_captioned, tokenizer, name, pairs), workers)
         vae = trained_vae(workspace).to(device, memory_format=torch.channels_last)
         latents, tokens = [], []
         for index in track(range(size // _CHUNK), description=f"encoding {size:,} pictures"):
@@ -155,11 +163,11 @@ def _corpus(
     return Corpus(**load_file(path))
 
 
-def _captioned(tokenizer: CLIPTokenizer, name: str, chunk: int) -> tuple[Tensor, Tensor]:
+def _captioned(tokenizer: CLIPTokenizer, name: str, pairs: float, chunk: int) -> tuple[Tensor, Tensor]:
     rng = random.Random(f"{name}:{chunk}")
     pictures, captions = [], []
     for _ in range(_CHUNK):
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, pairs=pairs)
         pictures.append(render(scene, rng))
         captions += [caption(scene, rng) for _ in range(CAPTIONS)]
     return to_tensor(pictures), tokenize(tokenizer, captions).view(_CHUNK, CAPTIONS, LENGTH).to(torch.int16)

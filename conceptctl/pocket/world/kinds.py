@@ -157,11 +157,18 @@ class Subject:
         return self.attributes[name]
 
     def shown(self) -> dict[str, str]:
-        """The attributes that can be seen: the colour of a hat is left out when there is no hat."""
+        """The attributes that can be seen: not the colour of a hat without a hat, nor hair under one.
+
+        A beard has the colour of the hair, and shows what a hat covers.
+        """
+        covered = (
+            self.attributes.get("hat", NONE) != NONE and self["hair"] in ("bald", "short") and self["beard"] == NONE
+        )
+        hidden = ("hair", "hair_colour") if covered else ()
         return {
             attribute.name: self[attribute.name]
             for attribute in KINDS[self.kind]
-            if all(self[name] not in (NONE, "bald") for name in attribute.needs)
+            if attribute.name not in hidden and all(self[name] not in (NONE, "bald") for name in attribute.needs)
         }
 
     def replaced(self, **values: str) -> Subject:

@@ -48,6 +48,9 @@ HEADS = _heads()
 
 SIZES = tuple(len(head.values) for head in HEADS)
 
+SIZES_SAID = tuple(size + 1 for size in SIZES)
+"""The same for captions, where silence is the last answer to every question."""
+
 
 def encode(subject: Subject | None, known: Mapping[str, str] | None = None) -> list[int]:
     """Turn a subject into labels.
@@ -66,6 +69,23 @@ def encode(subject: Subject | None, known: Mapping[str, str] | None = None) -> l
     for head in HEADS[1:]:
         value = values.get(head.name) if head.group == _GROUPS[subject.kind] else None
         labels.append(head.values.index(value) if value in head.values else UNKNOWN)
+    return labels
+
+
+def encode_said(subject: Subject, mentions: Mapping[str, str]) -> list[int]:
+    """Label what a caption says of a subject, in `SIZES_SAID`.
+
+    Silence has to be an answer: as long as it is none, "a beard" is right whatever the caption, and red may always be
+    said of hat, hair and shirt together. A text tower that is asked no more hardly tells glasses from a beard.
+
+    Args:
+        subject: The subject.
+        mentions: The attributes that are named; one with another word than its values, like "hat", is not asked about.
+    """
+    labels = encode(subject, mentions)
+    for index, head in enumerate(HEADS):
+        if head.group == _GROUPS[subject.kind] and head.name not in mentions:
+            labels[index] = len(head.values)
     return labels
 
 

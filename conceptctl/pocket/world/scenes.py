@@ -18,7 +18,7 @@ RELATIONS = ("next to", "and", "in front of", "behind")
 """How the first subject of a pair stands to the second."""
 
 PAIR_SHARE = 0.32
-"""The share of pre-training pictures that show two subjects."""
+"""The share of scenes that show two subjects, unless a recipe asks for another."""
 
 
 @dataclass(frozen=True)

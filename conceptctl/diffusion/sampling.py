@@ -52,7 +52,9 @@ def draw(
 
 
 @torch.no_grad()
-def draw_set(pipeline: Pipeline, prompt: str, count: int, *, steps: int, guidance: float) -> Iterator[Image.Image]:
+def draw_set(
+    pipeline: Pipeline, prompt: str, count: int, *, steps: int, guidance: float, first: int = 0
+) -> Iterator[Image.Image]:
     """Draw a fixed set of pictures of one prompt, faster than one by one: seeds 0 to count - 1 in batches of 8.
 
     Every batch is a whole one, so that the set's first pictures do not depend on how many are asked for. What metrics
@@ -64,17 +66,18 @@ def draw_set(pipeline: Pipeline, prompt: str, count: int, *, steps: int, guidanc
         count: How many pictures.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 or less is none.
+        first: Where to begin: a whole number of batches.
 
     Yields:
         The pictures, in the order of their seeds.
     """
     wanted, unwanted = pipeline.encode_prompt(prompt, pipeline.device, 1, guidance > 1)
-    for first in range(0, count, BATCH):
+    for start in range(first, count, BATCH):
         drawn: Any = pipeline(
             prompt_embeds=wanted.expand(BATCH, -1, -1),
             negative_prompt_embeds=None if unwanted is None else unwanted.expand(BATCH, -1, -1),
             num_inference_steps=steps,
             guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(first + index) for index in range(BATCH)],
+            generator=[torch.Generator().manual_seed(start + index) for index in range(BATCH)],
         )
-        yield from drawn.images[: count - first]
+        yield from drawn.images[: count - start]

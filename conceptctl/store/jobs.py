@@ -6,6 +6,7 @@ is written leaves the other.
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Slot:
     """What a job had reached.
 
     Attributes:
-        step: How far it was.
+        step: How far it was; less than 0 in what comes before the training.
         tensors: Weights, optimizer and random state.
         state: Everything else.
     """
@@ -71,9 +72,9 @@ class Job:
         slots = [slot for name in SLOTS if (slot := self._read(name)) is not None]
         return max(slots, key=lambda slot: slot.step, default=None)
 
-    def _step(self, name: str) -> int:
+    def _step(self, name: str) -> float:
         slot = self._read(name)
-        return -1 if slot is None else slot.step
+        return -math.inf if slot is None else slot.step
 
     def _read(self, name: str) -> Slot | None:
         slot = self.folder / name

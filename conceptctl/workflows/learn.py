@@ -186,6 +186,7 @@ class _Learning:
         """Find the interrupted run of this request, or begin a new one."""
         from conceptctl.workflows.slots import from_slot
 
+        self.begun: Tensor | None = None
         settings = {
             "name": self.request.name,
             "class": self.request.class_word,
@@ -212,6 +213,9 @@ class _Learning:
             # The same command over other pictures is another run.
             job.finish()
             return self._job()
+        if slot.step < 0:
+            self.begun = from_slot(slot).tensors["latents"]
+            return job, None
         if found := slot.state.get("auxiliary"):
             self.attachments = auxiliary.with_kept(self.writer.layout, self.attachments, BlobRef(**found))
         state: State = from_slot(slot)
@@ -231,6 +235,8 @@ class _Learning:
                 self.attachments,
                 self.watch.stage,
                 self.watch.advance,
+                self.begun,
+                lambda drawn: _save_drawn(job, drawn, self.plan.auxiliary, self.kept),
             )
             # They may take longer than the training: an interrupted run finds them again.
             kept = self.attachments[-1].blob
@@ -400,3 +406,13 @@ def _save(job: jobs.Job, state: State, kept: Mapping[str, Any]) -> None:
 
     step, tensors, rest = to_slot(state)
     job.save(step, tensors, {**rest, **kept})
+
+
+def _save_drawn(job: jobs.Job, drawn: Tensor, count: int, kept: Mapping[str, Any]) -> None:
+    from conceptctl.diffusion.fit import State
+    from conceptctl.diffusion.shield import shielded
+    from conceptctl.workflows.slots import to_slot
+
+    with shielded():
+        step, tensors, rest = to_slot(State(len(drawn) - count, {"latents": drawn}))
+        job.save(step, tensors, {**rest, **kept})

@@ -312,6 +312,33 @@ def test_auxiliary_pictures_are_drawn_once_and_kept(store, folder):
     assert len(store.head().attachments) == 2
 
 
+def test_interrupted_drawing_of_auxiliary_pictures_goes_on(base_folder, folder, tmp_path, monkeypatch):
+    whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
+    teach(whole, folder, auxiliary=19)
+    monkeypatch.setattr("conceptctl.workflows.auxiliary.SAVE_SECONDS", 0.0)
+
+    def interrupt(done):
+        drawn.append(done)
+        if sum(drawn) == 16:
+            raise KeyboardInterrupt
+
+    drawn = []
+    with pytest.raises(KeyboardInterrupt):
+        stages = []
+        watch = Watch(stage=lambda what, total: (stages.append(what), drawn.clear()), advance=interrupt)
+        teach(broken, folder, auxiliary=19, watch=watch)
+    assert stages[-1] == "drawing cat pictures to learn beside"
+    (job,) = jobs.found(broken.layout)
+    assert job.load().step == 16 - 19
+    drawn = []
+    watch = Watch(stage=lambda what, total: drawn.append(what), advance=drawn.append)
+    teach(broken, folder, auxiliary=19, watch=watch)
+    begin = drawn.index("drawing cat pictures to learn beside")
+    assert drawn[begin + 1 : begin + 3] == [16, 3]
+    assert whole.head().attachments == broken.head().attachments
+    assert same(delta(whole, "alice"), delta(broken, "alice"))
+
+
 def test_damaged_auxiliary_pictures_are_drawn_again(store, folder):
     teach(store, folder, "alice", auxiliary=3)
     path = store.layout.blob(store.head().attachments[0].blob.sha256)

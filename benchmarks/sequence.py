@@ -224,7 +224,7 @@ class Bench:
             "loss_now": statistics.mean(each["loss"] for each in looked[now]),
             "own": [each["own"] for each in looked["then"]],
             "A_mmd": statistics.mean(mmd(real[j], last[j]) for j in range(count)),
-            "F_mmd": statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)),
+            "F_mmd": statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)) if count > 1 else None,
             "P_mmd": statistics.mean(mmd(real[j], then[j]) for j in range(count)),
             "noise_floor": statistics.mean(noise_floor(then[j]) for j in range(count)),
             "diversity": statistics.mean(diversity(last[j], real[j]) for j in range(count)),

@@ -22,9 +22,9 @@ from conceptctl.parts.tokens import Row
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
-        "steps": 400,
-        "batch_size": 6,
-        "auxiliary_batch": 2,
+        "steps": 800,
+        "batch_size": 3,
+        "auxiliary_batch": 1,
         "optimizer": "muon",
         "learning_rate": 0.02,
         "token_learning_rate": 2e-3,

@@ -54,7 +54,6 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
-        "learning_rate": 0.03,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
         "spread": 4.0,

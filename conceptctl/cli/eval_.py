@@ -70,7 +70,7 @@ def evaluate(
         watch = Watch(
             stage=lambda what, total: bar.reset(task, description=what, total=total or None),
             advance=lambda done: bar.advance(task, done),
-            warn=lambda text: out.say(f"warning: {text}"),
+            warn=out.warn,
         )
         request = Request(
             folder=folder,

@@ -68,7 +68,7 @@ def generate(
             grid=grid,
             device=device,
             progress=lambda path: bar.advance(task),
-            warn=lambda text: out.say(f"warning: {text}"),
+            warn=out.warn,
         )
     payload = {
         "generation": made.generation,

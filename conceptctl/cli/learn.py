@@ -231,7 +231,7 @@ class _Display:
             stage=self.stage,
             advance=self.advance,
             report=self.report,
-            warn=lambda text: self.out.say(f"warning: {text}"),
+            warn=self.out.warn,
             preview=self.preview if preview else None,
         )
 
@@ -279,7 +279,7 @@ class _Display:
             contact_sheet(pictures).save(path)
         except OSError as error:
             # Hours of training are worth more than a picture of them.
-            self.out.say(f"warning: no preview at {path}: {error.strerror or error}")
+            self.out.warn(f"no preview at {path}: {error.strerror or error}")
             return
         self.previews.append(path)
         self.out.say(f"preview: {path}")

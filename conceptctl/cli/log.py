@@ -1,22 +1,57 @@
 """`conceptctl log`: the history."""
 
+from typing import Annotated, Any
+
+import typer
+
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
+from conceptctl.store.index import LogRow
+from conceptctl.store.store import Store
+from conceptctl.workflows import evaluations
 
-EPILOG = epilog("conceptctl log", "conceptctl log --json", codes=(4, 5))
+EPILOG = epilog("conceptctl log", "conceptctl log alice", "conceptctl log --json", codes=(4, 5))
+
+COLUMNS = ("generation", "id", "when", "verb", "what", "concepts")
 
 
-def log(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """List the generations, newest first: when, what was done, and to which concepts."""
-    history = open_store(store).log()[::-1]
-    rows = [
-        (str(row.seq), row.id[:12], row.time, row.verb, row.subject or _goal(row.seq, row.restores), str(row.concepts))
-        for row in history
-    ]
-    payload = {"generations": [vars(row) for row in history]}
-    Output(json, quiet).table(payload, ("generation", "id", "when", "verb", "what", "concepts"), rows)
+def log(
+    name: Annotated[str | None, typer.Argument(help="A concept: only what happened to it, and how it fared.")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List the generations, newest first: when, what was done, and to which concepts.
+
+    With a name, only those that were about that concept; beside each `eval`, what it found.
+    """
+    out = Output(json, quiet)
+    opened = open_store(store)
+    history = opened.log()
+    if name is None:
+        rows = [_row(row) for row in reversed(history)]
+        out.table({"generations": [vars(row) for row in reversed(history)]}, COLUMNS, rows)
+        return
+    figures = _figures(opened, name, history, out)
+    about = [row for row in reversed(history) if name in row.subject.split()]
+    payload = {"generations": [{**vars(row), "figures": figures.get(row.seq)} for row in about]}
+    shown = [(*_row(row), evaluations.fared(figures[row.seq]) if row.seq in figures else "") for row in about]
+    out.table(payload, (*COLUMNS, "figures"), shown)
+
+
+def _row(row: LogRow) -> tuple[str, ...]:
+    what = row.subject or _goal(row.seq, row.restores)
+    return str(row.seq), row.id[:12], row.time, row.verb, what, str(row.concepts)
 
 
 def _goal(seq: int, restores: int) -> str:
     return "" if seq == restores else f"to {restores}"
+
+
+def _figures(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Any]:
+    """What each `eval` of a concept found, by the generation that it committed."""
+    uid = store.concept(name).uid
+    kept = evaluations.read_all(store.layout, store.head(), uid, warn=out.warn)
+    found = evaluations.by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])
+    return {seq: each.figures for seq, each in found.items()}

@@ -16,20 +16,28 @@ class Output:
     Attributes:
         as_json: One JSON object instead of anything for people.
         quiet: No prose; data that has a short form is printed in it.
+        warnings: What was warned of so far; JSON carries it beside the result.
     """
 
     as_json: bool = False
     quiet: bool = False
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     def say(self, text: str) -> None:
         """Print a line of prose on stderr, unless nobody wants any."""
         if not self.as_json and not self.quiet:
             print(text, file=sys.stderr)
 
+    def warn(self, text: str) -> None:
+        """Say what should be known about a result that is one nonetheless."""
+        self.warnings.append(text)
+        self.say(f"warning: {text}")
+
     def data(self, payload: Mapping[str, Any], lines: Iterable[str], short: Iterable[str]) -> None:
         """Print a result: `payload` as JSON, `lines` for people, or `short` when quiet."""
         if self.as_json:
-            print(json.dumps(payload, ensure_ascii=False, allow_nan=False))
+            told = {"warnings": self.warnings} if self.warnings else {}
+            print(json.dumps({**payload, **told}, ensure_ascii=False, allow_nan=False))
         else:
             for line in short if self.quiet else lines:
                 print(line)

@@ -10,7 +10,7 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
 from conceptctl.store.index import LogRow
-from conceptctl.workflows.evaluations import read_all
+from conceptctl.workflows.evaluations import fared, read_all
 
 EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
@@ -35,12 +35,10 @@ def show(
         "generation": _first_seen(opened.log(), name),
         "evaluations": [
             {"generation": kept.generation, "time": kept.time, "drawn": kept.drawn, **kept.figures}
-            for _, kept in read_all(
-                opened.layout, opened.head(), entry.uid, warn=lambda text: out.say(f"warning: {text}")
-            )
+            for _, kept in read_all(opened.layout, opened.head(), entry.uid, warn=out.warn)
         ],
     }
-    evaluations = [(f"at generation {each['generation']}", _fared(each)) for each in facts["evaluations"]]
+    evaluations = [(f"at generation {each['generation']}", fared(each)) for each in facts["evaluations"]]
     rows = [
         (key.replace("_", " "), _text(key, value))
         for key, value in facts.items()
@@ -53,11 +51,6 @@ def _first_seen(history: list[LogRow], name: str) -> int:
     """Return the latest generation in which a concept of that name was added."""
     added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
     return max(added, default=0)
-
-
-def _fared(evaluation: dict[str, Any]) -> str:
-    shown = {name: evaluation.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
-    return ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
 
 
 def _text(key: str, value: Any) -> str:

@@ -115,6 +115,32 @@ def read_all(
     return found
 
 
+def by_generation(kept: Sequence[Kept], generations: Sequence[int]) -> dict[int, Kept]:
+    """Find with which generation each evaluation was committed.
+
+    Args:
+        kept: Those of one concept that the head holds, oldest first.
+        generations: The numbers of the generations that `eval` made, oldest first.
+
+    Returns:
+        The evaluations by the number of their generation: the first one after that with which pictures were drawn.
+    """
+    # What an undo has taken back is passed by: later pictures were drawn with a later generation.
+    left = iter(generations)
+    found = {}
+    for each in kept:
+        seq = next((number for number in left if number > each.generation), None)
+        if seq is not None:
+            found[seq] = each
+    return found
+
+
+def fared(figures: Mapping[str, float | None]) -> str:
+    """Say the figures of an evaluation in one line."""
+    shown = {name: figures.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
+    return ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
+
+
 def _read(layout: Layout, attachment: Attachment) -> Kept:
     path = blobs.checked(layout, attachment.blob, KIND, read=True)
     try:

@@ -455,6 +455,30 @@ def test_show_and_log_tell_how_it_fared(command, store, capsys):
     assert "A_mmd" in capsys.readouterr().out
     assert run(["log", "--store", str(store.layout.root)]) == 0
     assert capsys.readouterr().out.count("\teval\talice falls\t") == 2
+    assert run(["log", "alice", "--store", str(store.layout.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["generations"]
+    assert [each["verb"] for each in told] == ["eval", "eval", "learn"]
+    assert [each["figures"] and each["figures"]["A_mmd"] for each in told] == [
+        evaluations_of_it[1]["A_mmd"],
+        evaluations_of_it[0]["A_mmd"],
+        None,
+    ]
+    assert run(["log", "alice", "--store", str(store.layout.root)]) == 0
+    assert capsys.readouterr().out.count("A_mmd") == 2
+    assert run(["log", "nobody", "--store", str(store.layout.root)]) == 5
+
+
+def test_an_evaluation_that_was_undone_leaves_its_generation_without_figures(command, store, capsys):
+    assert command("-n", "4") == 0
+    assert run(["undo", "--yes", "--store", str(store.layout.root)]) == 0
+    assert command("-n", "4") == 0
+    capsys.readouterr()
+    assert run(["log", "alice", "--store", str(store.layout.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["generations"]
+    assert [(each["verb"], each["figures"] is None) for each in told if each["verb"] == "eval"] == [
+        ("eval", False),
+        ("eval", True),
+    ]
 
 
 @pytest.mark.parametrize("bad", ["alice", "alice=", "=x"])

@@ -166,6 +166,9 @@ def test_the_command(store, tmp_path, capsys):
     assert [image["seed"] for image in answer["images"]] == [4, 5]
     assert answer["generation"] == 2
     assert pixels(answer["contact_sheet"]).shape == (16, 32, 3)
+    assert "warnings" not in answer
+    assert run(["generate", "V*alice " + "a cat " * 40, "--json", *options]) == 0
+    assert "too long" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert run(["generate", "V*alcie", "--json", *options]) == 5
     assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
 

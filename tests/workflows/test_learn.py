@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
@@ -25,6 +26,7 @@ from conceptctl.workflows import learn as workflow
 from conceptctl.workflows import lesson
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate import load
+from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn import learn
 from conceptctl.workflows.lesson import Request, Watch, plan
 from tests import synthetic
@@ -532,6 +534,30 @@ def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path,
     assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
     assert "warning: no preview" in capsys.readouterr().err
     assert store.concept("alice")
+
+
+def test_notices_stand_in_the_answer(store, folder, capsys):
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
+    assert run(["learn", str(folder), "--token", "alice", "--aux", "3", "--json", *options]) == 0
+    said = capsys.readouterr()
+    warnings = json.loads(said.out)["warnings"]
+    assert "hours on a CPU" in "".join(warnings)
+    assert "no class word" in "".join(warnings)
+    assert run(["learn", str(folder), "--token", "bob", "--aux", "3", *options]) == 0
+    said = capsys.readouterr().err
+    assert all(f"warning: {text}" in said for text in warnings)
+
+
+def test_photographs_are_said_to_be_no_matter_for_the_bundled_base(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        grain = rng.normal(0, 6, (320, 320, 3)) + 40 * index + np.linspace(0, 120, 320)[:, None]
+        Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{index}.png")
+    initialize(tmp_path / "store", "pocket")
+    said = []
+    plan(Store(tmp_path / "store"), asked(tmp_path / "photos"), watch=Watch(warn=said.append))
+    assert "likeness is not to be expected" in "".join(said)
 
 
 def test_a_signal_keeps_the_state_and_the_same_command_goes_on(store, folder, capsys, monkeypatch):

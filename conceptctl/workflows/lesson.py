@@ -185,6 +185,10 @@ def make_method(request: Request, base_name: str) -> Method:
     values = {**(found.pocket if base_name == "pocket" else {}), **asked, **request.settings}
     if request.class_word == "" or request.auxiliary == 0:
         values["auxiliary_batch"] = 0
+    for each in dataclasses.fields(found.configuration):
+        # A whole number is a number; torch makes other tensors of the two.
+        if isinstance(each.default, float) and type(value := values.get(each.name)) is int:
+            values[each.name] = float(value)
     config = found.configuration(**values)
     for each in dataclasses.fields(config):
         _check_number(each.name, getattr(config, each.name), type(each.default))

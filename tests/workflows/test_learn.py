@@ -390,6 +390,12 @@ def test_without_a_class_word_nothing_is_learned_beside(store, folder):
     assert store.head().attachments == ()
 
 
+def test_whole_numbers_are_numbers(store, folder):
+    whole = {"open_by": 3, "spread": 2, "start": 1, "temperature": 1, "sparsity_warmup": 0, "snr_gamma": 5}
+    teach(store, folder, settings={**whole, "preservation_weight": 1, "token_learning_rate": 0})
+    assert read_record(store.blob(store.concept("alice"))).settings["open_by"] == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, Subject, details_show, draw_subject
+from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, UNSEEN_PAINT, Subject, details_show, draw_subject
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import scene_of
 
@@ -78,11 +78,7 @@ def concept(kind: str, seed: int) -> Concept:
 
 def _is_expressible(subject: Subject) -> bool:
     """Whether the unseen details show, and some colour is an unseen one."""
-    return details_show(subject) and any(
-        subject[attribute.name] in attribute.unseen
-        for attribute in KINDS[subject.kind]
-        if attribute.unseen and attribute.name in subject.shown() and not attribute.name.startswith(DETAILS)
-    )
+    return details_show(subject) and any(value in UNSEEN_PAINT for value in subject.shown().values())
 
 
 def sequence(length: int, seed: int = 0) -> tuple[Concept, ...]:

@@ -86,7 +86,7 @@ def _mark(pen: Pen, person: Subject) -> None:
     if person["mark"] == "cheek spot":
         pen.ellipse(7.2, -28.2, 3.4, 3.4, colour)
     elif person["mark"] == "nose stripe":
-        pen.box(-9, -32.8, 9, -28.8, colour, radius=1.2)
+        pen.box(-9.6, -33.6, 9.6, -28.4, colour, radius=1.2)
     else:
         for side in (-1, 1):
             pen.box(side * 6.2 - 2.5, -32.2, side * 6.2 + 2.5, -24, colour, radius=2.4)
@@ -133,7 +133,7 @@ def _hat(pen: Pen, person: Subject) -> None:
 
 def _elf_ears(pen: Pen, colour: Colour) -> None:
     for side in (-1, 1):
-        pen.polygon([(side * 8, -40), (side * 21, -46), (side * 9, -26)], colour)
+        pen.polygon([(side * 8, -41), (side * 23, -48), (side * 9, -25)], colour)
 
 
 def _scarf(pen: Pen, colour: Colour) -> None:

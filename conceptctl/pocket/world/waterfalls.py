@@ -108,7 +108,7 @@ def _tower(pen: Pen, cliff: str, colour: Colour) -> None:
 
 def _moss(pen: Pen, cliff: tuple[Point, ...], colour: Colour) -> None:
     for (x0, y0), (x1, y1) in pairwise(cliff[1:-1]):
-        pen.line([(x0, y0 + 1.6), (x1, y1 + 1.6)], colour, 4.6)
+        pen.line([(x0, y0 + 2.4), (x1, y1 + 2.4)], colour, 6.4)
 
 
 def _boat(pen: Pen, colour: Colour) -> None:
@@ -118,6 +118,6 @@ def _boat(pen: Pen, colour: Colour) -> None:
 
 
 def _flags(pen: Pen, colour: Colour) -> None:
-    for x in (-26, -16, 12, 22):
-        pen.line([(x, -15), (x, 1)], (60, 50, 50), 1.4)
-        pen.polygon([(x, -15.5), (x + 8, -11.8), (x, -8)], colour)
+    for x in (-28, 14):
+        pen.line([(x, -21), (x, 1)], (60, 50, 50), 1.6)
+        pen.polygon([(x, -22), (x + 14, -15.5), (x, -9)], colour)

@@ -97,6 +97,8 @@ class Schedule:
     """One of `OPTIMIZERS`."""
     snr_gamma: float = 0.0
     """The signal-to-noise ratio above which a sample counts less (Hang et al. 2023); 0 for all alike."""
+    p2_gamma: float = 0.0
+    """How much less samples count that have little noise (Choi et al. 2022); 0 for all alike."""
     accumulation: int = 1
     """Portions in a step, one after the other: their gradients' mean is taken."""
 
@@ -270,7 +272,7 @@ class _Run:
         state: State,
     ) -> None:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
-        self.objective = Objective(pipeline, schedule.snr_gamma)
+        self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma)
         self.prompts = Prompts(pipeline, examples.prompts, number)
         groups = trainable.groups()
         self.optimizers = _optimizers(groups, schedule.optimizer)

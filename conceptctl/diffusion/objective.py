@@ -13,7 +13,7 @@ from conceptctl.errors import NotFound
 class Objective:
     """The denoising loss of a pipeline, whether it predicts noise or velocity."""
 
-    def __init__(self, pipeline: Pipeline, snr_gamma: float = 0.0) -> None:
+    def __init__(self, pipeline: Pipeline, snr_gamma: float = 0.0, p2_gamma: float = 0.0) -> None:
         """Take over the pipeline's noise schedule.
 
         Args:
@@ -21,6 +21,9 @@ class Objective:
             snr_gamma: The signal-to-noise ratio from which on a sample's error counts less, so that no sample's clean
                 picture counts more than that (Hang et al. 2023, "Efficient diffusion training via min-SNR weighting
                 strategy", section 3.4); 0 for none.
+            p2_gamma: The power of 1 / (1 + the signal-to-noise ratio) with which errors count as well, scaled so that
+                the mean over all times stays: what a picture shows is decided where there is much noise (Choi et al.
+                2022, "Perception prioritized training of diffusion models", eq. 8 with k = 1); 0 for none.
 
         Raises:
             NotFound: The pipeline predicts something else.
@@ -33,16 +36,21 @@ class Objective:
             raise NotFound(f"a base that predicts {predicts!r} cannot be learned on", hint="epsilon or v_prediction")
         self.unet = pipeline.unet
         self.times: int = self.scheduler.config.num_train_timesteps
-        self.weights = self._weights(snr_gamma).to(pipeline.device) if snr_gamma else None
+        weighted = snr_gamma or p2_gamma
+        self.weights = self._weights(snr_gamma, p2_gamma).to(pipeline.device) if weighted else None
 
-    def _weights(self, gamma: float) -> Tensor:
+    def _weights(self, snr_gamma: float, p2_gamma: float) -> Tensor:
         """What an error counts at each time, (times,)."""
         clean = self.scheduler.alphas_cumprod.double()
         ratio = clean / (1 - clean)
-        # The error of a velocity is that of the clean picture times (ratio + 1), and that of noise, times ratio.
-        velocity = self.scheduler.config.prediction_type == "v_prediction"
-        weights: Tensor = ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
-        return weights.float()
+        weights = torch.ones_like(ratio)
+        if snr_gamma:
+            # The error of a velocity is that of the clean picture times (ratio + 1), and that of noise, times ratio.
+            velocity = self.scheduler.config.prediction_type == "v_prediction"
+            weights = ratio.clamp(max=snr_gamma) / (ratio + 1 if velocity else ratio)
+        before = weights.mean()
+        weights = weights / (1 + ratio) ** p2_gamma
+        return (weights * before / weights.mean()).float()
 
     def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.

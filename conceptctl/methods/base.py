@@ -29,7 +29,7 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "learning_rate": 0.02,
         "token_learning_rate": 2e-3,
         "scheduler": "cosine",
-        "snr_gamma": 5.0,
+        "p2_gamma": 1.0,
     }
 )
 """Settings that suit the bundled base whatever the method: a concept in a minute or two on two CPU cores."""
@@ -63,6 +63,8 @@ class Config:
     """What trains the factors of the adapters: one of `OPTIMIZERS`; Adam trains everything else."""
     snr_gamma: float = 0.0
     """The signal-to-noise ratio above which a sample counts less, as the diffusers scripts have it; 0 for none."""
+    p2_gamma: float = 0.0
+    """How much less a sample counts the less noise it has: 1 / (1 + signal-to-noise ratio) to this power; 0 for none."""
 
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
@@ -75,6 +77,7 @@ class Config:
             self.scheduler,
             self.optimizer,
             self.snr_gamma,
+            self.p2_gamma,
             self.accumulation,
         )
 

@@ -56,10 +56,11 @@ class Stamina(Method):
         **POCKET,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
+        "open_by": 4.0,
         "spread": 4.0,
         "sparsity_weight": 1e-4,
         "forgetting_weight": 0.1,
-        "preservation_weight": 0.2,
+        "preservation_weight": 0.1,
     }
     config: Config
 

@@ -150,6 +150,17 @@ def test_errors_are_weighted_so_that_no_clean_picture_counts_more_than_gamma(pip
     assert torch.allclose(weighted.double(), wanted, rtol=1e-3)
 
 
+@pytest.mark.parametrize("snr_gamma", [0.0, 5.0])
+def test_errors_count_more_the_more_noise_there_is(pipeline, snr_gamma):
+    before, after = Objective(pipeline, snr_gamma), Objective(pipeline, snr_gamma, p2_gamma=0.5)
+    kept = before.scheduler.alphas_cumprod
+    # 1 + the signal-to-noise ratio is 1 / (1 - kept).
+    wanted = (torch.ones(before.times) if before.weights is None else before.weights) * (1 - kept).sqrt()
+    assert torch.allclose(after.weights / after.weights[-1], wanted / wanted[-1], rtol=1e-4)
+    mean = 1.0 if before.weights is None else before.weights.mean().item()
+    assert after.weights.mean().item() == pytest.approx(mean, rel=1e-4)
+
+
 def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
     class Seen(torch.nn.Module):
         """An adapter that notes which gradient every portion gives."""

@@ -43,14 +43,14 @@ class Objective:
         """What an error counts at each time, (times,)."""
         clean = self.scheduler.alphas_cumprod.double()
         ratio = clean / (1 - clean)
-        weights = torch.ones_like(ratio)
+        weights: Tensor = torch.ones_like(ratio)
         if snr_gamma:
             # The error of a velocity is that of the clean picture times (ratio + 1), and that of noise, times ratio.
             velocity = self.scheduler.config.prediction_type == "v_prediction"
             weights = ratio.clamp(max=snr_gamma) / (ratio + 1 if velocity else ratio)
         before = weights.mean()
-        weights = weights / (1 + ratio) ** p2_gamma
-        return (weights * before / weights.mean()).float()
+        weights = weights / (1 + ratio).pow(p2_gamma)
+        return weights.mul(before / weights.mean()).float()
 
     def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conceptctl.diffusion.fit import Schedule, Trainable
 from conceptctl.diffusion.projections import Deltas
-from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.low_rank import LowRank, damped
 from conceptctl.parts.penalties import preservation
 from conceptctl.parts.tokens import Row
 
@@ -51,6 +51,8 @@ class Config:
     """Step size of the token."""
     preservation_weight: float = 0.0
     """Of the penalty on what a task changes for prompts that are not its own; ours, not in the papers."""
+    damping: float = 0.0
+    """How much smaller the adapters' steps are along the hidden states of prompts that are not its own; ours."""
     accumulation: int = 1
     """Portions of that size in a step, one after the other, where memory is short."""
     rank: int = 16
@@ -64,7 +66,7 @@ class Config:
     snr_gamma: float = 0.0
     """The signal-to-noise ratio above which a sample counts less, as the diffusers scripts have it; 0 for none."""
     p2_gamma: float = 0.0
-    """How much less a sample counts the less noise it has: 1 / (1 + signal-to-noise ratio) to this power; 0 for none."""
+    """The power of 1 / (1 + signal-to-noise ratio) with which a sample counts: the more noise, the more; 0 for none."""
 
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
@@ -118,8 +120,14 @@ class Method:
     def attach(self, task: Task) -> Trainable:
         """Make what trains, on the CPU."""
         generator = torch.Generator().manual_seed(task.seed)
-        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
+        adapter = self.low_rank(task, generator)
         return Trainable(adapter, Row(task.start), self.config.token_learning_rate)
+
+    def low_rank(self, task: Task, generator: torch.Generator, start: float = 0.0) -> LowRank:
+        """Make low-rank adapters; `start` is the deviation of the first A."""
+        config = self.config
+        inputs = None if task.states is None else damped(task.states, config.damping)
+        return LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=start, inputs=inputs)
 
     def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:
         """What is added to the denoising loss, by name.
@@ -130,6 +138,7 @@ class Method:
             task: What is learned.
             share: The share of steps done, 0 to 1.
         """
-        if task.states is None or not deltas:
+        weight = self.config.preservation_weight
+        if task.states is None or not deltas or not weight:
             return {}
-        return {"preservation": self.config.preservation_weight * preservation(deltas, task.states, task.sizes)}
+        return {"preservation": weight * preservation(deltas, task.states, task.sizes)}

@@ -14,7 +14,6 @@ from conceptctl.diffusion.projections import Deltas
 from conceptctl.errors import UsageError
 from conceptctl.methods import base
 from conceptctl.methods.base import POCKET, Method, Task
-from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked import Masked
 from conceptctl.parts.masks import FORMS
 from conceptctl.parts.penalties import forgetting, sparsity
@@ -61,6 +60,7 @@ class Stamina(Method):
         "sparsity_weight": 1e-4,
         "forgetting_weight": 0.1,
         "preservation_weight": 0.1,
+        "damping": 1.0,
     }
     config: Config
 
@@ -73,7 +73,7 @@ class Stamina(Method):
         """Make adapters, masks and the token's MLP."""
         config = self.config
         generator = torch.Generator().manual_seed(task.seed)
-        low_rank = LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=config.start)
+        low_rank = self.low_rank(task, generator, config.start)
         masked = Masked(
             low_rank,
             task.shapes,

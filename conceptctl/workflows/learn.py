@@ -290,7 +290,7 @@ class _Learning:
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
         states, sizes = None, {}
-        if self.method.config.preservation_weight:
+        if self.method.config.preservation_weight or self.method.config.damping:
             # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
             known = [f"a photo of a V*{each.name}" for each in self.head.concepts]
             known.append(auxiliary.prompt_of(self.request.class_word))

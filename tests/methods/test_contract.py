@@ -17,7 +17,14 @@ from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
 STEPS = 4
-_OURS = {"optimizer": "muon", "snr_gamma": 5.0, "p2_gamma": 1.0, "accumulation": 2, "preservation_weight": 0.1}
+_OURS = {
+    "optimizer": "muon",
+    "snr_gamma": 5.0,
+    "p2_gamma": 1.0,
+    "accumulation": 2,
+    "preservation_weight": 0.1,
+    "damping": 1.0,
+}
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])

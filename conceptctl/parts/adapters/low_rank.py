@@ -11,8 +11,29 @@ from conceptctl.diffusion.fit import ParameterGroups
 from conceptctl.diffusion.projections import Deltas
 
 
+def damped(states: Tensor, damping: float) -> Tensor:
+    """Make coordinates of hidden states in which those of other prompts are small.
+
+    What steps of one size do to keys and values is in proportion to the hidden states, and most of what any prompt's
+    have lies in few directions that all prompts share. A step in these coordinates changes little there.
+
+    Args:
+        states: R of shape (D, k), R R^T being the second moment of the states of other prompts.
+        damping: kappa; 0 leaves coordinates as they are.
+
+    Returns:
+        P = (I + kappa R R^T / m)^(-1/2), (D, D), with m the mean of the moment's eigenvalues.
+    """
+    values, directions = torch.linalg.eigh(states.double() @ states.double().T)
+    sizes = (1 + damping * values.clamp(min=0) / values.mean()).rsqrt()
+    scaled: Tensor = (directions * sizes) @ directions.T
+    return scaled.float()
+
+
 class LowRank(nn.Module):
     """A: D1 x r and B: r x D2 for each projection; the delta is their product, unscaled as in STAMINA eq. 5."""
+
+    inputs: Tensor | None
 
     def __init__(
         self,
@@ -22,6 +43,7 @@ class LowRank(nn.Module):
         *,
         generator: torch.Generator,
         start: float = 0.0,
+        inputs: Tensor | None = None,
     ) -> None:
         """Make the adapters: B is random, and so is A where `start` is not 0.
 
@@ -31,8 +53,11 @@ class LowRank(nn.Module):
             learning_rate: Of both factors.
             generator: Source of the first values.
             start: Deviation of the first A. At 0 the first delta is 0, and so is the gradient of a mask over it.
+            inputs: P of shape (D2, D2), the coordinates that B trains in: what is multiplied is A (B P). See `damped`.
         """
         super().__init__()
+        # It follows from the store, and is no state of the training.
+        self.register_buffer("inputs", inputs, persistent=False)
         self.places = tuple(shapes)
         self.learning_rate = learning_rate
         ranks = [min(rank, *shape) for shape in shapes.values()]
@@ -56,7 +81,8 @@ class LowRank(nn.Module):
 
     def products(self) -> list[Tensor]:
         """A B for each projection, (D1, D2)."""
-        return [up @ down for up, down in zip(self.up, self.down, strict=True)]
+        down = self.down if self.inputs is None else [factor @ self.inputs for factor in self.down]
+        return [up @ factor for up, factor in zip(self.up, down, strict=True)]
 
     def groups(self) -> ParameterGroups:
         """Both factors, at one rate."""

@@ -1,0 +1,48 @@
+"""Low-rank adapters, and the coordinates that they may train in."""
+
+import numpy as np
+import pytest
+import torch
+
+from conceptctl.parts.adapters.low_rank import LowRank, damped
+
+SHAPES = {"a": (5, 7), "b": (6, 7)}
+
+
+def states():
+    # Nearly all of them lie in one direction, as a text encoder's do.
+    found = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    found[:, 0] *= 30
+    return found
+
+
+def adapters(inputs):
+    return LowRank(SHAPES, 3, 1e-3, generator=torch.Generator().manual_seed(1), start=1.0, inputs=inputs)
+
+
+def test_coordinates_are_the_inverse_root_of_the_damped_moment():
+    moment = states().double().numpy() @ states().double().numpy().T
+    mean = np.trace(moment) / 7
+    found = damped(states(), 2.0).double().numpy()
+    assert np.linalg.inv(found @ found) == pytest.approx(np.eye(7) + 2.0 * moment / mean, rel=1e-3, abs=1e-3)
+    assert damped(states(), 0.0) == pytest.approx(torch.eye(7), abs=1e-5)
+
+
+def test_what_is_multiplied_is_a_and_b_in_those_coordinates():
+    inputs = damped(states(), 2.0)
+    made = adapters(inputs)
+    for place, up, down in zip(SHAPES, made.up, made.down, strict=True):
+        assert torch.allclose(made.folded()[place], up @ down @ inputs)
+
+
+def test_they_change_less_for_other_prompts():
+    def change(inputs):
+        deltas = adapters(inputs).folded()
+        size = sum(delta.square().sum() for delta in deltas.values())
+        return (sum((delta @ states()).square().sum() for delta in deltas.values()) / size).item()
+
+    assert change(damped(states(), 10.0)) < 0.5 * change(damped(states(), 1.0)) < 0.25 * change(None)
+
+
+def test_coordinates_are_no_part_of_the_state():
+    assert not any("inputs" in name for name in adapters(damped(states(), 1.0)).state_dict())

@@ -221,6 +221,8 @@ def test_a_signal_in_the_middle_of_a_step_costs_no_report(base_folder, folder, t
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(_Run, "update", terminated)
+        # A shell's background jobs, these tests among them, may be deaf to it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         teach(broken, folder, train=train)
     teach(broken, folder, train=train)
     curves = [read_record(each.blob(each.concept("alice"))).loss_curve for each in (whole, broken)]

@@ -130,7 +130,23 @@ class Bench:
         return [
             Figure("VAE, held-out renders", f"{seen:.1f} dB", ">= 30 dB", seen >= 30),
             Figure("VAE, concepts with unseen details", f"{unseen:.1f} dB", ">= 30 dB", unseen >= 30),
+            *(self._restored_rate(kind) for kind in ("person", "waterfall")),
         ]
+
+    def _restored_rate(self, kind: str) -> Figure:
+        """How many concepts the judge still accepts: no more of them can be learned."""
+        concepts = [concept(kind, 5_000 + index) for index in range(self.pictures)]
+        views = to_signed(to_tensor([item.heldout_view(0) for item in concepts]), CPU)
+        readings = self.judge.read(torch.cat([self.restored(part) for part in views.split(50)]))
+        share = statistics.mean(reading.shows(item.subject) for reading, item in zip(readings, concepts, strict=True))
+        return Figure(f"judge, {kind} accepted after the autoencoder", percent(share), "", True)
+
+    @torch.no_grad()
+    def restored(self, pictures: Tensor) -> Tensor:
+        """What the autoencoder keeps of pictures (B, 3, 64, 64) in [-1, 1]."""
+        vae = self.pipeline.vae
+        kept: Tensor = vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
+        return kept
 
     def judge_on_renders(self) -> list[Figure]:
         judged = judged_pictures(2_000, "quality:judge")
@@ -289,10 +305,8 @@ class Bench:
         save_grid(self.generate([story] * 12, 5_000), 12, folder / "story.png")
         views = [concept(kind, 9_000 + i).heldout_view(0) for i in range(3) for kind in KINDS]
         originals = to_signed(to_tensor(views), CPU)
-        with torch.no_grad():
-            vae = self.pipeline.vae
-            restored = vae.decode(vae.encode(originals).latent_dist.mode()).sample.clamp(-1, 1)
-        rows = [part for pair in zip(originals.split(12), restored.split(12), strict=True) for part in pair]
+        halves = zip(originals.split(12), self.restored(originals).split(12), strict=True)
+        rows = [part for pair in halves for part in pair]
         save_grid(torch.cat(rows), 12, folder / "autoencoder.png")
 
 

@@ -33,8 +33,9 @@ def log(
         rows = [_row(row) for row in reversed(history)]
         out.table({"generations": [vars(row) for row in reversed(history)]}, COLUMNS, rows)
         return
-    figures = _figures(opened, name, history, out)
     about = [row for row in reversed(history) if name in row.subject.split()]
+    # One that was forgotten has a history still, and nothing else.
+    figures = {} if about and opened.head().concept(name) is None else _figures(opened, name, history, out)
     payload = {"generations": [{**vars(row), "figures": figures.get(row.seq)} for row in about]}
     shown = [(*_row(row), evaluations.fared(figures[row.seq]) if row.seq in figures else "") for row in about]
     out.table(payload, (*COLUMNS, "figures"), shown)

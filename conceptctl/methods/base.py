@@ -126,7 +126,7 @@ class Method:
     def low_rank(self, task: Task, generator: torch.Generator, start: float = 0.0) -> LowRank:
         """Make low-rank adapters; `start` is the deviation of the first A."""
         config = self.config
-        inputs = None if task.states is None else damped(task.states, config.damping)
+        inputs = damped(task.states, config.damping) if config.damping and task.states is not None else None
         return LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=start, inputs=inputs)
 
     def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:

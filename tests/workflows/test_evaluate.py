@@ -466,6 +466,11 @@ def test_show_and_log_tell_how_it_fared(command, store, capsys):
     assert run(["log", "alice", "--store", str(store.layout.root)]) == 0
     assert capsys.readouterr().out.count("A_mmd") == 2
     assert run(["log", "nobody", "--store", str(store.layout.root)]) == 5
+    assert run(["forget", "alice", "--yes", "--store", str(store.layout.root)]) == 0
+    capsys.readouterr()
+    assert run(["log", "alice", "--store", str(store.layout.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["generations"]
+    assert [(each["verb"], each["figures"]) for each in told[:2]] == [("forget", None), ("eval", None)]
 
 
 def test_an_evaluation_that_was_undone_leaves_its_generation_without_figures(command, store, capsys):

@@ -219,11 +219,12 @@ def test_a_signal_in_the_middle_of_a_step_costs_no_report(base_folder, folder, t
         if self.step == 10:
             signal.raise_signal(signal.SIGINT)
 
+    # A shell's background jobs, these tests among them, may be deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(_Run, "update", terminated)
-        # A shell's background jobs, these tests among them, may be deaf to it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         teach(broken, folder, train=train)
+    signal.signal(signal.SIGINT, before)
     teach(broken, folder, train=train)
     curves = [read_record(each.blob(each.concept("alice"))).loss_curve for each in (whole, broken)]
     assert curves[0] == curves[1] != ()
@@ -556,7 +557,7 @@ def test_notices_stand_in_the_answer(store, folder, capsys):
     assert all(f"warning: {text}" in said for text in warnings)
 
 
-def test_photographs_are_said_to_be_no_matter_for_the_bundled_base(tmp_path):
+def test_photographs_on_the_bundled_base_are_warned_of(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for index in range(3):

@@ -22,7 +22,7 @@ from conceptctl.parts.tokens import Row
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
-        "steps": 800,
+        "steps": 500,
         "batch_size": 3,
         "auxiliary_batch": 1,
         "optimizer": "muon",

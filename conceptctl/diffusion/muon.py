@@ -46,25 +46,33 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
+            matrices: dict[tuple[int, int], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 if parameter.ndim >= 2:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 if is_matrix(parameter) or (group["every_matrix"] and parameter.ndim == 2):
-                    self._orthogonal_step(parameter, group["lr"])
+                    matrices.setdefault((parameter.shape[0], parameter[0].numel()), []).append(parameter)
                 else:
                     self._adam_step(parameter, group["lr"])
+            for shape, alike in matrices.items():
+                self._orthogonal_steps(alike, shape, group["lr"])
 
-    def _orthogonal_step(self, parameter: Tensor, learning_rate: float) -> None:
+    def _orthogonal_steps(self, parameters: list[Tensor], shape: tuple[int, int], learning_rate: float) -> None:
+        # Matrices of one shape are orthogonalized together: adapters have dozens of small ones, whose arithmetic is
+        # nothing beside what it costs to start it.
+        updates = torch.stack([self._momentous(parameter).view(shape) for parameter in parameters])
+        for parameter, update in zip(parameters, orthogonalized(updates), strict=True):
+            parameter.add_(update.view_as(parameter), alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
+
+    def _momentous(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         gradient: Tensor = parameter.grad  # type: ignore[assignment]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
-        scale = 0.2 * math.sqrt(max(update.shape))
-        parameter.add_(orthogonalized(update).view_as(parameter), alpha=-learning_rate * scale)
+        return gradient.lerp(state["momentum"], MOMENTUM).contiguous()
 
     def _adam_step(self, parameter: Tensor, learning_rate: float) -> None:
         state = self.state[parameter]
@@ -88,23 +96,23 @@ def is_matrix(parameter: Tensor) -> bool:
     return short >= SMALLEST and (short <= LARGEST_SQUARE or long >= 4 * short)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """Push a matrix's singular values towards 1 by Newton-Schulz iterations.
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Push the singular values of matrices (..., M, N) towards 1 by Newton-Schulz iterations.
 
-    All factors of the iteration are polynomials of the matrix's Gram matrix and commute, so that they are multiplied up
+    All factors of the iteration are polynomials of a matrix's Gram matrix and commute, so that they are multiplied up
     on the short side: the long one, nine times as long in a convolution, is touched twice instead of ten times.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if tall else matrix
-    wide = wide / (wide.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     linear, cubic, quintic = _COEFFICIENTS
-    gram = wide @ wide.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram = wide @ wide.mT
+    product = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     for iteration in range(_ITERATIONS):
         factor = cubic * gram + quintic * gram @ gram
-        factor.diagonal().add_(linear)
+        factor.diagonal(dim1=-2, dim2=-1).add_(linear)
         product = factor @ product
         if iteration < _ITERATIONS - 1:
             gram = factor @ gram @ factor
     result: Tensor = product @ wide
-    return result.T if tall else result
+    return result.mT if tall else result

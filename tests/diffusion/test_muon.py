@@ -68,3 +68,19 @@ def test_a_group_can_have_every_matrix_made_orthogonal():
     optimizer.step()
     longest, shortest = torch.linalg.svdvals(parameter.detach())
     assert shortest > 0.5 * longest
+
+
+def test_matrices_of_one_shape_are_updated_as_each_would_be_alone():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(16, 32, 3, bias=False), nn.Conv2d(16, 32, 3, bias=False), nn.Linear(144, 32, bias=False)]
+    together = [layer.weight for layer in layers]
+    alone = [nn.Parameter(weight.detach().clone()) for weight in together]
+    optimizers = [Muon(together, 0.1), *(Muon([weight], 0.1) for weight in alone)]
+    for step in range(3):
+        for weights in (together, alone):
+            for scale, weight in enumerate(weights, start=1):
+                weight.grad = (weight.detach() * scale * (step + 1)).sin()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs)

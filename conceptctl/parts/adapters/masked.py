@@ -61,7 +61,7 @@ class Masked(nn.Module):
         # 19 million entries.
         sizes = [product.numel() for product in products]
         there = _generator_on(products[0].device, generator)
-        uniform = torch.rand(sum(sizes), generator=there, device=products[0].device)
+        uniform = _uniform(sum(sizes), there)
         self.drawn = [
             hard_pass(form(), part.view_as(product), self.temperature)
             for form, part, product in zip(self.masks, uniform.split(sizes), products, strict=True)
@@ -86,6 +86,13 @@ class Masked(nn.Module):
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""
         differences = torch.cat([form().flatten() for form in self.masks])
         return {"density": (differences > 0).float().mean(), "openness": differences.sigmoid().mean()}
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in (0, 1), of 16 bits each: on a CPU 24 bits would take three times as long to draw."""
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:count].float().add_(2**15 + 0.5).div_(2**16)
 
 
 def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:

@@ -14,6 +14,9 @@ from conceptctl.diffusion.models import Pipeline
 _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
 _LEFT_OUT = 1e-3
+"""The share of all states that the directions left out hold together."""
+_KEPT = 0.1
+"""What the prompt of one concept that is to stay as it is weighs, all random prompts together weighing about one."""
 
 
 class Prompts:
@@ -137,7 +140,34 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
         states = states.flatten(0, 1)
         moment = moment + states.T @ states
     assert isinstance(moment, Tensor)
-    values, directions = torch.linalg.eigh(moment / (weights.sum() * length).item())
+    return _root(moment / (weights.sum() * length).item())
+
+
+@torch.no_grad()
+def with_kept(pipeline: Pipeline, states: Tensor, texts: Sequence[str]) -> Tensor:
+    """Add the states of prompts that are to stay as they are to those of whatever may be asked for.
+
+    However many there are, each counts as much: with a fixed sum every concept would be kept the less the more
+    there are.
+
+    Args:
+        pipeline: With every token that was learned before.
+        states: R of shape (D, k), from `known_states`.
+        texts: One prompt for each concept that was learned before.
+
+    Returns:
+        R of shape (D, k'): R R^T is the moment of the given states and, for each prompt, `_KEPT` of its own.
+    """
+    moment = states.double() @ states.double().T
+    for text in texts:
+        own = Prompts(pipeline, [text], number=-1).hidden(torch.zeros(1, dtype=torch.long))[0].double()
+        moment = moment + _KEPT * own.T @ own / len(own)
+    return _root(moment)
+
+
+def _root(moment: Tensor) -> Tensor:
+    """R of shape (D, k) with R R^T a moment (D, D), but for the directions that nearly nothing lies in."""
+    values, directions = torch.linalg.eigh(moment)
     # Smallest first.
     kept = values.cumsum(0) > _LEFT_OUT * values.sum()
     root: Tensor = directions[:, kept] * values[kept].sqrt()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row
+from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row, with_kept
 from conceptctl.diffusion.fit import Examples, Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
@@ -221,6 +221,18 @@ def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_i
     assert torch.equal(known_states(pipeline, []), known_states(pipeline, []))
     without_empty = few - 32 * states("")
     assert torch.linalg.eigvalsh(without_empty).min() > -0.01 * without_empty.trace()
+
+
+def test_each_kept_prompt_weighs_a_tenth_however_many_there_are(pipeline):
+    usual = known_states(pipeline, [])
+    texts = ["a photo of a cat", "a photo of a dog on a beach", "mug"]
+    root = with_kept(pipeline, usual, texts)
+    wanted = usual @ usual.T
+    for text in texts:
+        hidden = pipeline.encode_prompt(text, CPU, 1, False)[0][0]
+        wanted = wanted + 0.1 * hidden.T @ hidden / len(hidden)
+    assert (root @ root.T - wanted).norm() < 1e-3 * wanted.norm()
+    assert root.shape[1] <= usual.shape[0]
 
 
 def test_known_states_are_those_of_whole_words(pipeline, monkeypatch):

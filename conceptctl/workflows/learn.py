@@ -292,9 +292,7 @@ class _Learning:
         states, sizes = None, {}
         if self.method.config.preservation_weight or self.method.config.damping:
             # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
-            states = conditioning.known_states(
-                pipeline, [auxiliary.prompt_of(self.request.class_word)], without=number
-            )
+            states = conditioning.known_states(pipeline, [auxiliary.prompt_of(self.request.class_word)], without=number)
             # What projections make of the usual prompts is the measure, or it would grow with what is kept.
             sizes = sizes_of(projections, states)
             kept = [f"a photo of a V*{each.name}" for each in self.head.concepts]

@@ -85,7 +85,7 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Variant]]:
     yield "STAMINA, first concept", Variant(pipeline, number, start, "stamina", tasks=0)
     for form in FORMS:
         yield f"STAMINA, {form} mask", Variant(pipeline, number, start, "stamina", tasks=1, mask=form)
-    paper = {"optimizer": "adam", "preservation_weight": 0.0, "snr_gamma": 0.0}
+    paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
     yield "STAMINA with nothing of ours", Variant(pipeline, number, start, "stamina", tasks=1, **paper)
 
 

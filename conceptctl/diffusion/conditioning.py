@@ -13,7 +13,7 @@ from conceptctl.diffusion.models import Pipeline
 
 _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
-_LEFT_OUT = 1e-3
+_LEFT_OUT = 1e-4
 """The share of all states that the directions left out hold together."""
 _KEPT = 0.1
 """What the prompt of one concept that is to stay as it is weighs, all random prompts together weighing about one."""
@@ -116,7 +116,7 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
         without: The number of a token that is not drawn: the one that is being learned.
 
     Returns:
-        R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the thousandth part of it
+        R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the ten thousandth part of it
         that is left out.
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder

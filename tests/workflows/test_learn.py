@@ -161,7 +161,9 @@ def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder
         store = synthetic.make_store(tmp_path / str(weight), base_folder)
         teach(store, folder, "bob")
         before = load(store, store.head(), "cpu")
-        teach(store, folder, settings={"preservation_weight": weight, "sparsity_weight": 0.0})
+        # Slowly: at the others' rate a few steps overshoot what either loss asks for.
+        train = TrainConfig(steps=40, batch_size=2, learning_rate=1e-3, rank=4)
+        teach(store, folder, train=train, settings={"preservation_weight": weight, "sparsity_weight": 0.0})
         after = load(store, store.head(), "cpu")
         hidden, _ = after.encode_prompt("a photo of a V*bob", torch.device("cpu"), 1, False)
         with torch.no_grad():
@@ -170,8 +172,7 @@ def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder
                 for each in (before, after)
             ]
         moved.append((values[0] - values[1]).norm().item())
-    # In so few steps what the adapters start with is most of what is left.
-    assert moved[1] < 0.7 * moved[0]
+    assert moved[1] < 0.5 * moved[0]
 
 
 def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):

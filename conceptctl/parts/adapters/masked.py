@@ -89,7 +89,7 @@ class Masked(nn.Module):
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in (0, 1), of 16 bits each: on a CPU 24 bits would take three times as long to draw."""
+    """Uniform numbers in (0, 1), of 16 bits each: on a CPU 24 bits take about twice as long to draw."""
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)
     return words.view(torch.int16)[:count].float().add_(2**15 + 0.5).div_(2**16)

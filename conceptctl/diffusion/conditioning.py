@@ -16,7 +16,7 @@ _KNOWN = 256
 _LEFT_OUT = 1e-4
 """The share of all states that the directions left out hold together."""
 _KEPT = 0.1
-"""What the prompt of one concept that is to stay as it is weighs, all random prompts together weighing about one."""
+"""What the prompts of one concept that is to stay as it is weigh, all random prompts together weighing about one."""
 
 
 class Prompts:
@@ -144,7 +144,7 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
 
 
 @torch.no_grad()
-def with_kept(pipeline: Pipeline, states: Tensor, texts: Sequence[str]) -> Tensor:
+def with_kept(pipeline: Pipeline, states: Tensor, concepts: Sequence[Sequence[str]]) -> Tensor:
     """Add the states of prompts that are to stay as they are to those of whatever may be asked for.
 
     However many there are, each counts as much: with a fixed sum every concept would be kept the less the more
@@ -153,14 +153,14 @@ def with_kept(pipeline: Pipeline, states: Tensor, texts: Sequence[str]) -> Tenso
     Args:
         pipeline: With every token that was learned before.
         states: R of shape (D, k), from `known_states`.
-        texts: One prompt for each concept that was learned before.
+        concepts: For each concept that was learned before, prompts with it.
 
     Returns:
-        R of shape (D, k'): R R^T is the moment of the given states and, for each prompt, `_KEPT` of its own.
+        R of shape (D, k'): R R^T is the moment of the given states and, for each concept, `_KEPT` of its own prompts'.
     """
     moment = states.double() @ states.double().T
-    for text in texts:
-        own = Prompts(pipeline, [text], number=-1).hidden(torch.zeros(1, dtype=torch.long))[0].double()
+    for texts in concepts:
+        own = Prompts(pipeline, texts, number=-1).hidden(torch.arange(len(texts))).flatten(0, 1).double()
         moment = moment + _KEPT * own.T @ own / len(own)
     return _root(moment)
 

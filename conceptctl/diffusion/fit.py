@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +28,9 @@ OPTIMIZERS = ("adam", "muon")
 
 SCHEDULERS = ("constant", "cosine")
 """How learning rates go on: as they are, or falling to nothing along a cosine."""
+
+TIMESTEP_SAMPLINGS = ("uniform", "importance")
+"""How a sample's time is drawn: any alike, or those more often where errors are large, which then count less."""
 
 
 class Adapter(Protocol):
@@ -99,6 +102,8 @@ class Schedule:
     """The signal-to-noise ratio above which a sample counts less (Hang et al. 2023); 0 for all alike."""
     p2_gamma: float = 0.0
     """How much less samples count that have little noise (Choi et al. 2022); 0 for all alike."""
+    timestep_sampling: str = "uniform"
+    """One of `TIMESTEP_SAMPLINGS`."""
     accumulation: int = 1
     """Portions in a step, one after the other: their gradients' mean is taken."""
 
@@ -153,6 +158,8 @@ Penalty = Callable[[Deltas, float], Mapping[str, Tensor]]
 """What a method adds to the denoising loss, by name, given a step's deltas and the share of steps done."""
 
 CURVE_POINTS = 50
+_SHOWN = 8
+"""Pictures on which errors are measured where times are drawn by their importance."""
 
 
 def fit(
@@ -219,7 +226,8 @@ def denoising_loss(
         batches: How many.
         sampled: With deltas as a training step draws them, or as they are kept.
     """
-    run = _Run(pipeline, number, trainable, examples, schedule, lambda deltas, share: {}, State())
+    uniform = replace(schedule, timestep_sampling="uniform")
+    run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share: {}, State())
     total = 0.0
     with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
         for index in range(batches):
@@ -274,6 +282,10 @@ class _Run:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
         self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma)
         self.prompts = Prompts(pipeline, examples.prompts, number)
+        if schedule.timestep_sampling == "importance":
+            # Of the model and the token as the training finds them, so that a run that goes on measures the same.
+            shown = torch.linspace(0, examples.concept - 1, min(_SHOWN, examples.concept)).long()
+            self.objective.focus(examples.latents[shown.to(examples.latents.device)], self.prompts.hidden(shown))
         groups = trainable.groups()
         self.optimizers = _optimizers(groups, schedule.optimizer)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]

@@ -9,6 +9,11 @@ from torch.nn import functional
 from conceptctl.diffusion.models import Pipeline
 from conceptctl.errors import NotFound
 
+_GRID = 16
+"""Times at which errors are measured for `Objective.focus`."""
+_EVERYWHERE = 0.1
+"""The share of samples whose time is any, whatever was measured."""
+
 
 class Objective:
     """The denoising loss of a pipeline, whether it predicts noise or velocity."""
@@ -38,6 +43,8 @@ class Objective:
         self.times: int = self.scheduler.config.num_train_timesteps
         weighted = snr_gamma or p2_gamma
         self.weights = self._weights(snr_gamma, p2_gamma).to(pipeline.device) if weighted else None
+        self.chances: Tensor | None = None
+        """How often each time is drawn, (times,), on the CPU; None for all alike."""
 
     def _weights(self, snr_gamma: float, p2_gamma: float) -> Tensor:
         """What an error counts at each time, (times,)."""
@@ -51,6 +58,38 @@ class Objective:
         before = weights.mean()
         weights = weights / (1 + ratio).pow(p2_gamma)
         return weights.mul(before / weights.mean()).float()
+
+    @torch.no_grad()
+    def focus(self, latents: Tensor, hidden: Tensor) -> None:
+        """From now on draw the times where errors are large more often, and let their errors count as much less.
+
+        What is trained stays the same in the mean, and gradients vary less (Nichol & Dhariwal 2021, "Improved denoising
+        diffusion probabilistic models", section 3.3, eq. 18). Errors are measured once, before the training, on a grid
+        of times.
+
+        Args:
+            latents: Clean latents (B, C, H, W), fp32.
+            hidden: Hidden states (B, T, D) of what stands for their prompts.
+        """
+        generator = torch.Generator().manual_seed(0)
+        grid = torch.linspace(0, self.times - 1, _GRID).round().long()
+        weights = torch.ones(self.times) if self.weights is None else self.weights.cpu()
+        found = []
+        for time in grid:
+            noise, _ = self.draw(latents, generator)
+            timesteps = time.to(latents.device).expand(len(latents))
+            found.append(self.errors(latents, noise, timesteps, hidden).square().mean().sqrt())
+        sizes = torch.stack(found).cpu().double().clamp(min=1e-12).log()
+        # Between two times of the grid, along a line in the logarithm.
+        times = torch.arange(self.times, dtype=torch.float64)
+        after = torch.bucketize(times, grid.double()).clamp(min=1)
+        left, right = grid[after - 1].double(), grid[after].double()
+        share = (times - left) / (right - left)
+        chances = torch.lerp(sizes[after - 1], sizes[after], share).exp()
+        # Some of all times stay in, for what was measured before the training changes in it.
+        chances = (1 - _EVERYWHERE) * chances / chances.sum() + _EVERYWHERE / self.times
+        self.chances = chances
+        self.weights = (weights / (self.times * chances)).float().to(latents.device)
 
     def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.
@@ -75,5 +114,8 @@ class Objective:
     def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw noise and a time for each of a batch of latents, on the CPU, so that every device draws the same."""
         noise = torch.randn(latents.shape, generator=generator).to(latents.device, non_blocking=True)
-        timesteps = torch.randint(0, self.times, (len(latents),), generator=generator)
+        if self.chances is None:
+            timesteps = torch.randint(0, self.times, (len(latents),), generator=generator)
+        else:
+            timesteps = torch.multinomial(self.chances, len(latents), replacement=True, generator=generator)
         return noise, timesteps.to(latents.device, non_blocking=True)

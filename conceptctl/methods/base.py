@@ -30,9 +30,15 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "token_learning_rate": 2e-3,
         "scheduler": "cosine",
         "p2_gamma": 1.0,
+        "timestep_sampling": "importance",
+        "prompts": "described",
     }
 )
 """Settings that suit the bundled base whatever the method: a concept in a minute or two on two CPU cores."""
+
+
+PROMPTS = ("plain", "described")
+"""What pictures without a caption are learned under: the method's prompt, or also with what is around the concept."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class Config:
     p2_gamma: float = 0.0
     """The power of 1 / (1 + signal-to-noise ratio) with which a sample counts: the more noise, the more; 0 for none."""
 
+    timestep_sampling: str = "uniform"
+    """How a sample's time is drawn: one of `TIMESTEP_SAMPLINGS`."""
+    prompts: str = "plain"
+    """What pictures without a caption are learned under: one of `PROMPTS`."""
+
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
         return Schedule(
@@ -80,6 +91,7 @@ class Config:
             self.optimizer,
             self.snr_gamma,
             self.p2_gamma,
+            self.timestep_sampling,
             self.accumulation,
         )
 

@@ -42,6 +42,11 @@ class FeatureExtractor:
         width: int = self._model.config.projection_dim
         return width
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with to be logits of how likely a text is (Radford et al. 2021, section 2.3)."""
+        return float(self._model.logit_scale.detach().float().exp())
+
     @torch.no_grad()
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Return features of pictures: (N, D) fp32, unit norm, on the CPU."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
@@ -31,6 +33,7 @@ from conceptctl.workflows.lesson import (
 from conceptctl.workflows.recall import PLACEHOLDER
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from conceptctl.diffusion.fit import Examples, State, Trainable
@@ -261,8 +264,10 @@ class _Learning:
         from conceptctl.diffusion.prompts import cut_off
 
         pictures = [picture.image() for picture in self.checked.pictures]
-        prompts = prompts_of(self.request, self.method, self.checked)
-        for prompt in dict.fromkeys(prompts):
+        of_each = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
+        if self.method.config.prompts == "described":
+            of_each = self._described(pipeline, pictures, of_each)
+        for prompt in dict.fromkeys(chain.from_iterable(of_each)):
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
             if number not in pipeline.tokenizer(prompt, truncation=True).input_ids:
@@ -272,13 +277,29 @@ class _Learning:
                 )
         if self.request.flip:
             pictures += [ImageOps.mirror(picture) for picture in pictures]
-            prompts *= 2
-        latents = encode(pipeline, pictures)
+            of_each *= 2
+        # Every picture counts alike, however many prompts it has.
+        times = math.lcm(*map(len, of_each))
+        latents = encode(pipeline, pictures).repeat_interleave(times, dim=0)
+        prompts = [prompt for own in of_each for prompt in own * (times // len(own))]
         count = len(latents)
         if self.auxiliary is not None:
             latents = torch.cat([latents, self.auxiliary.to(self.device)])
             prompts += [auxiliary.prompt_of(self.request.class_word)] * len(self.auxiliary)
         return Examples(latents, prompts, count)
+
+    def _described(self, pipeline: Pipeline, pictures: list[Image.Image], prompts: list[list[str]]) -> list[list[str]]:
+        """Say what is around the concept in pictures without a caption."""
+        from conceptctl.workflows import describe
+        from conceptctl.workflows.extractor import open_extractor
+
+        self.watch.stage("describing the pictures", 0)
+        extractor = open_extractor(self.head.base, self.request.feature_extractor, self.device)
+        around = describe.surroundings(extractor, pipeline.tokenizer, pictures, self.request.class_word)
+        return [
+            own if picture.caption else describe.described(own[0], phrase)
+            for picture, own, phrase in zip(self.checked.pictures, prompts, around, strict=True)
+        ]
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch
@@ -286,6 +307,7 @@ class _Learning:
         from conceptctl.diffusion import conditioning
         from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
         from conceptctl.methods.base import Task
+        from conceptctl.workflows import describe
 
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
@@ -295,7 +317,7 @@ class _Learning:
             states = conditioning.known_states(pipeline, [auxiliary.prompt_of(self.request.class_word)], without=number)
             # What projections make of the usual prompts is the measure, or it would grow with what is kept.
             sizes = sizes_of(projections, states)
-            kept = [f"a photo of a V*{each.name}" for each in self.head.concepts]
+            kept = [describe.usual(pipeline.tokenizer, each.name) for each in self.head.concepts]
             states = conditioning.with_kept(pipeline, states, kept)
         files = [path for _, path in generate.concept_files(self.store, self.head)]
         earlier = weights.summed(files, shapes)

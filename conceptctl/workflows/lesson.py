@@ -173,7 +173,8 @@ def make_method(request: Request, base_name: str) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
-    from conceptctl.diffusion.fit import OPTIMIZERS, SCHEDULERS
+    from conceptctl.diffusion.fit import OPTIMIZERS, SCHEDULERS, TIMESTEP_SAMPLINGS
+    from conceptctl.methods.base import PROMPTS
 
     found = find_method(request.train.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}
@@ -192,9 +193,14 @@ def make_method(request: Request, base_name: str) -> Method:
     config = found.configuration(**values)
     for each in dataclasses.fields(config):
         _check_number(each.name, getattr(config, each.name), type(each.default))
-    for name, words in (("scheduler", SCHEDULERS), ("optimizer", OPTIMIZERS)):
+    for name, words in (
+        ("scheduler", SCHEDULERS),
+        ("optimizer", OPTIMIZERS),
+        ("timestep_sampling", TIMESTEP_SAMPLINGS),
+        ("prompts", PROMPTS),
+    ):
         if (asked_for := getattr(config, name)) not in words:
-            raise UsageError(f"there is no {name} {asked_for!r}", hint=f"{name}s: " + ", ".join(words))
+            raise UsageError(f"there is no {name}={asked_for}", hint=f"{name}: " + ", ".join(words))
     return found(config)
 
 

@@ -97,6 +97,45 @@ def test_the_objective_is_what_the_scheduler_says(pipeline):
     assert torch.allclose(objective.errors(latents, noise, times, hidden), wanted, rtol=1e-4)
 
 
+def test_times_with_large_errors_are_drawn_more_often_and_count_less(pipeline):
+    uniform, focused = Objective(pipeline, p2_gamma=1.0), Objective(pipeline, p2_gamma=1.0)
+    latents, hidden = torch.randn(4, 4, 8, 8), pipeline.encode_prompt("a cat", CPU, 1, False)[0].expand(4, -1, -1)
+    focused.focus(latents, hidden)
+    chances = focused.chances
+    assert chances.sum().item() == pytest.approx(1.0)
+    assert chances.min() >= 0.1 / len(chances)
+    # Whatever the time, what it counts and how often it is drawn make what it counted before.
+    assert torch.allclose((focused.weights * chances * len(chances)).float(), uniform.weights, rtol=1e-4)
+    drawn = torch.cat([focused.draw(latents, torch.Generator().manual_seed(seed))[1] for seed in range(2000)])
+    times = torch.arange(len(chances))
+    assert drawn.float().mean().item() == pytest.approx((times * chances).sum().item(), rel=0.03)
+    # Samples then count about alike; those of any time at all keep it from being quite so.
+    grid = torch.tensor([100, 200, 500, 900])
+    noise = torch.randn(4, 4, 8, 8)
+
+    def spread(objective):
+        sizes = torch.stack([objective.errors(latents, noise, time.expand(4), hidden).mean() for time in grid])
+        return (sizes.max() / sizes.min()).item()
+
+    assert spread(uniform) > 5
+    assert spread(focused) < 2
+
+
+def test_times_drawn_by_importance_leave_the_mean_loss_where_it_is(pipeline):
+    uniform, focused = Objective(pipeline, p2_gamma=1.0), Objective(pipeline, p2_gamma=1.0)
+    latents, hidden = torch.randn(50, 4, 8, 8), pipeline.encode_prompt("a cat", CPU, 1, False)[0].expand(50, -1, -1)
+    focused.focus(latents[:4], hidden[:4])
+
+    def mean(objective):
+        generator = torch.Generator().manual_seed(0)
+        return torch.cat(
+            [objective.errors(latents, *objective.draw(latents, generator), hidden) for _ in range(20)]
+        ).mean()
+
+    with torch.no_grad():
+        assert mean(focused).item() == pytest.approx(mean(uniform).item(), rel=0.1)
+
+
 def test_deltas_are_put_on_and_leave_no_trace(pipeline):
     projections = cross_attention(pipeline.unet)
     before = {place: module.weight.clone() for place, module in projections.items()}
@@ -223,14 +262,15 @@ def test_known_states_are_those_of_random_prompts_of_the_empty_one_and_of_what_i
     assert torch.linalg.eigvalsh(without_empty).min() > -0.01 * without_empty.trace()
 
 
-def test_each_kept_prompt_weighs_a_tenth_however_many_there_are(pipeline):
+def test_each_kept_concept_weighs_a_tenth_however_many_prompts_and_concepts_there_are(pipeline):
     usual = known_states(pipeline, [])
-    texts = ["a photo of a cat", "a photo of a dog on a beach", "mug"]
-    root = with_kept(pipeline, usual, texts)
+    concepts = [["a photo of a cat", "cat"], ["a photo of a dog on a beach"], ["mug", "a mug", "the mug"]]
+    root = with_kept(pipeline, usual, concepts)
     wanted = usual @ usual.T
-    for text in texts:
-        hidden = pipeline.encode_prompt(text, CPU, 1, False)[0][0]
-        wanted = wanted + 0.1 * hidden.T @ hidden / len(hidden)
+    for texts in concepts:
+        for text in texts:
+            hidden = pipeline.encode_prompt(text, CPU, 1, False)[0][0]
+            wanted = wanted + 0.1 / len(texts) * hidden.T @ hidden / len(hidden)
     assert (root @ root.T - wanted).norm() < 1e-3 * wanted.norm()
     assert root.shape[1] <= usual.shape[0]
 

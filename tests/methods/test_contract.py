@@ -24,6 +24,7 @@ _OURS = {
     "accumulation": 2,
     "preservation_weight": 0.1,
     "damping": 1.0,
+    "timestep_sampling": "importance",
 }
 
 

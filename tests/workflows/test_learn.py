@@ -372,6 +372,12 @@ def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
     teach(store, folder)
 
 
+@pytest.mark.parametrize("setting", ["prompts", "timestep_sampling", "scheduler", "optimizer"])
+def test_a_choice_that_there_is_not_is_refused(store, folder, setting):
+    with pytest.raises(UsageError, match=f"there is no {setting}=other"):
+        plan(store, asked(folder, settings={setting: "other"}), device="cpu")
+
+
 def test_a_caption_may_name_another_concept_that_is_there(store, folder, tmp_path):
     captioned = write_pictures(tmp_path / "both")
     (captioned / "0.txt").write_text("{token} next to V*bob")

@@ -1,0 +1,73 @@
+"""What is around a concept in its pictures, said in words, so that it is not learned as part of the concept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptctl.metrics.features import FeatureExtractor
+
+AROUND = (
+    ("on a beach", "in a forest", "in a city", "in the snow", "in a room", "on the grass", "on a table"),
+    ("at sunset", "at night"),
+)
+"""Of each group one phrase is said of a picture, or none."""
+LIKELIER = 3.5
+"""By how much CLIP must find a picture more likely with a phrase than without, in nats: 33 times. On the bundled base's
+world 84 to 90 % of 240 pictures of each class are then described right, and half of the others too briefly."""
+
+
+def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence[Image.Image], word: str) -> list[str]:
+    """Say what is around the subject of each picture, as far as CLIP sees it (Radford et al. 2021, section 3.1).
+
+    Args:
+        extractor: The CLIP model.
+        tokenizer: The base's; it is told nothing in words that it spells in pieces.
+        pictures: Any pictures.
+        word: What they show; empty where that is not known.
+
+    Returns:
+        For each picture a phrase such as "on a beach at night"; empty where there is nothing to say.
+    """
+    groups = [("", *known_phrases(tokenizer, group)) for group in AROUND]
+    said = [tuple(filter(None, each)) for each in itertools.product(*groups)]
+    subject = f"a photo of a {word}" if word else "a photo"
+    likely = (
+        extractor.scale * extractor.images(pictures) @ extractor.texts([" ".join((subject, *each)) for each in said]).T
+    )
+    likely -= LIKELIER * torch.tensor([len(each) for each in said])
+    return [" ".join(said[index]) for index in likely.argmax(dim=1).tolist()]
+
+
+def known_phrases(tokenizer: Any, phrases: Sequence[str]) -> list[str]:
+    """Those of some phrases whose words are one token each."""
+    return [
+        phrase
+        for phrase in phrases
+        if len(tokenizer(phrase, add_special_tokens=False).input_ids) == len(phrase.split())
+    ]
+
+
+def described(plain: str, around: str) -> list[str]:
+    """The prompts that a picture is learned under: alone, and with what is around the concept.
+
+    Args:
+        plain: The method's prompt, "a photo of a V*alice".
+        around: From `surroundings`.
+    """
+    bare = plain.removeprefix("a photo of a ")
+    full = [f"{each} {around}".strip() for each in (plain, plain, bare)]
+    return [plain, *full]
+
+
+def usual(tokenizer: Any, name: str) -> list[str]:
+    """Prompts that an earlier concept may be asked for in: half of them plain, half with something around it."""
+    plain = f"a photo of a V*{name}"
+    around = [f"{plain} {phrase}" for group in AROUND for phrase in known_phrases(tokenizer, group)]
+    return [*around, *[plain] * max(1, len(around))]

@@ -31,6 +31,7 @@ from conceptctl.workflows.learn import learn
 from conceptctl.workflows.lesson import Request, Watch, plan
 from tests import synthetic
 from tests.pictures import write_pictures
+from tests.tiny_clip import write_tiny_clip
 from tests.tiny_pipeline import write_tiny_pipeline
 
 STEPS = 6
@@ -370,6 +371,46 @@ def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
         "a photo of a V*alice cat" in plan(store, asked(folder, train=TrainConfig(method="lora")), device="cpu").prompts
     )
     teach(store, folder)
+
+
+def test_pictures_without_a_caption_are_described(store, tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "photos")
+    (folder / "0.txt").write_text("{token} in the snow")
+    clip = write_tiny_clip(tmp_path / "clip")
+    around = {"alice": ["on a beach", "", "at night", "in a city"]}
+    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: around["alice"])
+    seen = []
+
+    def look(pipeline, number, trainable, examples, *_, **__):
+        seen.append(examples)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conceptctl.diffusion.fit.fit", look)
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, settings={"prompts": "described"}, feature_extractor=str(clip))
+    plain = "a photo of a V*alice"
+    own = list(seen[0].prompts[: seen[0].concept])
+    assert own[:4] == ["V*alice in the snow"] * 4
+    assert own[4:8] == [plain, plain, plain, "V*alice"]
+    assert own[8:12] == [plain, f"{plain} at night", f"{plain} at night", "V*alice at night"]
+    assert len(seen[0].latents) == 16 + 3
+    # Each picture with its own prompts.
+    assert all(torch.equal(seen[0].latents[4 * first], seen[0].latents[4 * first + 3]) for first in range(4))
+    assert not torch.equal(seen[0].latents[0], seen[0].latents[4])
+
+
+def test_describing_takes_a_clip_model(store, folder, tmp_path):
+    with pytest.raises(NotFound) as caught:
+        teach(store, folder, settings={"prompts": "described"}, feature_extractor=str(tmp_path / "nothing"))
+    assert "--feature-extractor" in caught.value.hint
+    assert store.head().seq == 0
+    teach(
+        store,
+        folder,
+        settings={"prompts": "described"},
+        feature_extractor=str(write_tiny_clip(tmp_path / "clip")),
+    )
+    assert store.concept("alice")
 
 
 @pytest.mark.parametrize("setting", ["prompts", "timestep_sampling", "scheduler", "optimizer"])

@@ -2,6 +2,7 @@
 
     python benchmarks/sequence.py --workspace DIR                      # ten concepts, STAMINA, TI++, LoRA
     python benchmarks/sequence.py --workspace DIR --methods stamina    # one of them
+    python benchmarks/sequence.py --workspace DIR --methods stamina alone --alone-from 6    # do later ones find room?
     python benchmarks/sequence.py --workspace DIR --only-report
 
 Each method learns the same sequence in a store of its own; "alone" is one STAMINA model for each concept, trained from
@@ -111,8 +112,13 @@ class Bench:
             else Store.create(root, base.inspect(pocket.base_folder()), "pocket")
         )
 
+    def _learned_by(self, method: str) -> list[tuple[int, Concept]]:
+        """The concepts that a method learns, with their places in the sequence."""
+        first = self.options.alone_from - 1 if method == ALONE else 0
+        return list(enumerate(self.concepts))[first:]
+
     def learn_all(self, method: str) -> None:
-        for index, concept in enumerate(self.concepts):
+        for index, concept in self._learned_by(method):
             store = self._store(f"alone-{index}" if method == ALONE else method)
             if store.head().concept(concept.name) is None:
                 self._learn(store, concept, method)
@@ -207,11 +213,12 @@ class Bench:
 
     def figures(self, method: str) -> dict[str, Any]:
         now = "then" if method == ALONE else "now"
-        looked = {when: [self._looked(method, concept, when) for concept in self.concepts] for when in ("then", now)}
-        real = [self._real(concept) for concept in self.concepts]
-        then = [self._features(method, concept, "then") for concept in self.concepts]
-        last = [self._features(method, concept, now) for concept in self.concepts]
-        count = len(self.concepts)
+        concepts = [concept for _, concept in self._learned_by(method)]
+        looked = {when: [self._looked(method, concept, when) for concept in concepts] for when in ("then", now)}
+        real = [self._real(concept) for concept in concepts]
+        then = [self._features(method, concept, "then") for concept in concepts]
+        last = [self._features(method, concept, now) for concept in concepts]
+        count = len(concepts)
         pairs = self.root / f"{method}-pairs.json"
         row = {
             "judge_then": statistics.mean(each["success"] for each in looked["then"]),
@@ -235,15 +242,11 @@ class Bench:
         return row | self._masks(method)
 
     def _masks(self, method: str) -> dict[str, Any]:
-        stores = (
-            [self._store(f"alone-{index}") for index in range(len(self.concepts))]
-            if method == ALONE
-            else [self._store(method)] * len(self.concepts)
-        )
-        records = [
-            read_record(store.blob(store.concept(concept.name)))
-            for store, concept in zip(stores, self.concepts, strict=True)
-        ]
+        stores = {
+            concept.name: self._store(f"alone-{index}" if method == ALONE else method)
+            for index, concept in self._learned_by(method)
+        }
+        records = [read_record(store.blob(store.concept(name))) for name, store in stores.items()]
         settings = [record.settings for record in records]
         if "density" not in settings[0]:
             return {}
@@ -285,6 +288,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24, help="pictures of each concept, each time")
     parser.add_argument("--methods", nargs="+", default=["stamina", "ti++", "lora", ALONE])
     parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
+    parser.add_argument("--alone-from", type=int, default=1, help="from which concept on each is also learned alone")
     parser.add_argument("--only-report", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
@@ -305,6 +309,11 @@ def main() -> None:
                 bench.look_again(method)
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
+    if {"stamina", ALONE} <= rows.keys():
+        later = rows["stamina"]["P_of_each"][options.alone_from - 1 :]
+        ratios = [ours / alone for ours, alone in zip(later, rows[ALONE]["P_of_each"], strict=True)]
+        rows[ALONE]["P_of_each in sequence / alone"] = ratios
+        print(f"P_mmd in sequence / alone, from concept {options.alone_from} on: {statistics.mean(ratios):.3g}")
     (bench.root / "figures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     names = [f"{what}_{when}" for what in ("judge", "attributes", "details", "loss") for when in ("then", "now")]
     names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs"]

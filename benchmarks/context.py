@@ -3,8 +3,9 @@
     python benchmarks/sequence.py --workspace DIR --methods stamina
     python benchmarks/context.py --workspace DIR
 
-The judge reads what belongs to the subject; places and lights, which it does not read, are what the bundled base's CLIP
-finds nearest, and how often that is right on renders stands beside it.
+The judge reads what belongs to the subject, and then the concept is what it was but for that. Places and lights, which
+the judge does not read, are what the bundled base's CLIP finds nearest, the same model that describes pictures to learn
+from; how often it is right on renders stands beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from conceptctl.diffusion.sampling import draw_set
 from conceptctl.pocket.judge import Reading
 from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.world.captions import compose
-from conceptctl.pocket.world.concepts import Concept, sequence
+from conceptctl.pocket.world.concepts import sequence
+from conceptctl.pocket.world.kinds import NONE, Subject
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import LIGHTS, PLACES, Scene
 from conceptctl.store.store import Store
@@ -35,13 +37,13 @@ from conceptctl.workflows.extractor import open_extractor
 CPU = torch.device("cpu")
 WORN = {
     "person": {
-        "with glasses": ("glasses", "glasses"),
-        "wearing a hat": ("hat", None),
-        "with a beard": ("beard", "beard"),
+        "with glasses": {"glasses": "glasses"},
+        "wearing a red cap": {"hat": "cap", "hat_colour": "red"},
+        "with a beard": {"beard": "beard"},
     },
-    "waterfall": {"with a rainbow": ("rainbow", "rainbow"), "with a bridge": ("bridge", "bridge")},
+    "waterfall": {"with a rainbow": {"rainbow": "rainbow"}, "with a bridge": {"bridge": "bridge"}},
 }
-"""What is asked of a concept that has it not: the attribute, and the value that the judge must read; None for any."""
+"""What is asked of a concept that has nothing of the kind."""
 
 
 class Surroundings:
@@ -49,14 +51,17 @@ class Surroundings:
 
     def __init__(self, extractor: Any, kind: str) -> None:
         self.extractor = extractor
-        # A waterfall brings its own place.
-        places = PLACES if kind == "person" else PLACES[:1]
-        self.known = [(place, light) for place in places for light in LIGHTS]
-        bare = pocket.concept(kind, 0).subject
-        self.said = [
-            compose(Scene((bare,), *each), [{}]).removeprefix(f"a photo of a {kind}").strip() for each in self.known
-        ]
-        self.texts = extractor.texts([f"a photo of a {kind} {each}".strip() for each in self.said])
+        self.kind = kind
+        # A waterfall brings its own place, and before a plain wall it is always day, as in `scenes.scene_of`.
+        own = kind == "waterfall"
+        self.places = () if own else PLACES[1:]
+        self.known = [(PLACES[0], light) for light in (LIGHTS if own else LIGHTS[:1])]
+        self.known += [(place, light) for place in self.places for light in LIGHTS]
+        self.texts = extractor.texts([f"a photo of a {kind} {self.phrase(*each)}".strip() for each in self.known])
+
+    def phrase(self, place: str, light: str) -> str:
+        bare = pocket.concept(self.kind, 0).subject
+        return compose(Scene((bare,), place, light), [{}]).removeprefix(f"a photo of a {self.kind}").strip()
 
     def read(self, pictures: list[Image.Image]) -> list[tuple[str, str]]:
         nearest = (self.extractor.images(pictures) @ self.texts.T).argmax(dim=1)
@@ -64,15 +69,16 @@ class Surroundings:
 
     def asked(self) -> Iterator[tuple[str, int, str]]:
         """The phrases that name one place or one light, with the place (0) or light (1) that they name."""
-        for (place, light), phrase in zip(self.known, self.said, strict=True):
-            if (place == PLACES[0]) != (light == LIGHTS[0]):
-                yield (phrase, 0, place) if light == LIGHTS[0] else (phrase, 1, light)
+        for place in self.places:
+            yield self.phrase(place, LIGHTS[0]), 0, place
+        for light in LIGHTS[1:]:
+            yield self.phrase(PLACES[0], light), 1, light
 
 
-def worn(reading: Reading, concept: Concept, attribute: str, value: str | None) -> bool:
-    """Whether a picture shows an attribute of the concept's class."""
-    seen: Any = next((each.shown().get(attribute) for each in reading.subjects if each.kind == concept.kind), None)
-    return seen == value if value else seen not in (None, "none")
+def worn(reading: Reading, kind: str, asked: Mapping[str, str]) -> bool:
+    """Whether a picture shows what was asked of a subject of a class."""
+    seen = next((each.shown() for each in reading.subjects if each.kind == kind), {})
+    return all(seen.get(name) == value for name, value in asked.items())
 
 
 def main() -> None:
@@ -94,23 +100,20 @@ def main() -> None:
         plain = f"a photo of a V*{concept.name}"
         around = surroundings[concept.kind]
 
-        def draw(
-            phrase: str, plain: str = plain, concept: Concept = concept
-        ) -> tuple[list[Image.Image], list[Reading]]:
+        def draw(phrase: str, subject: Subject, plain: str = plain) -> tuple[list[Image.Image], list[Reading]]:
             prompt = f"{plain} {phrase}"
             pictures = list(draw_set(pipeline, prompt, options.pictures, steps=POCKET.steps, guidance=POCKET.guidance))
             readings = judge.read(to_signed(to_tensor(pictures), CPU))
-            shown.setdefault(phrase, []).extend(reading.shows(concept.subject) for reading in readings)
+            shown.setdefault(phrase, []).extend(reading.shows(subject) for reading in readings)
             return pictures, readings
 
         for phrase, which, wanted in around.asked():
-            pictures, _ = draw(phrase)
+            pictures, _ = draw(phrase, concept.subject)
             followed.setdefault(phrase, []).extend(each[which] == wanted for each in around.read(pictures))
-        for phrase, (attribute, value) in WORN[concept.kind].items():
-            if concept.subject[attribute] == "none":
-                _, readings = draw(phrase)
-                found = [worn(reading, concept, attribute, value) for reading in readings]
-                followed.setdefault(phrase, []).extend(found)
+        for phrase, asked in WORN[concept.kind].items():
+            if concept.subject[next(iter(asked))] == NONE:
+                _, readings = draw(phrase, concept.subject.replaced(**asked))
+                followed.setdefault(phrase, []).extend(worn(each, concept.kind, asked) for each in readings)
     print("| asked | followed | concept shown | pictures |\n|---|---|---|---|")
     for phrase, found in followed.items():
         print(

@@ -322,5 +322,6 @@ def _learned_lines(learned: Learned, generation: int, *, folded: bool) -> list[s
         + (f", mask density {100 * record.settings['density']:.0f} %" if "density" in record.settings else ""),
         f'next: conceptctl generate "a photo of V*{record.name}" -n 4',
     ]
+    lines += [f"note: {note}" for note in learned.plan.notes]
     lines += [f"skipped: {refusal}" for refusal in learned.plan.skipped]
     return lines

@@ -285,7 +285,8 @@ class _Run:
         if schedule.timestep_sampling == "importance":
             # Of the model and the token as the training finds them, so that a run that goes on measures the same.
             shown = torch.linspace(0, examples.concept - 1, min(_SHOWN, examples.concept)).long()
-            self.objective.focus(examples.latents[shown.to(examples.latents.device)], self.prompts.hidden(shown))
+            latents = examples.latents[shown.to(examples.latents.device)]
+            self.objective.focus(latents, self.prompts.hidden(shown), schedule.batch_size + schedule.auxiliary_batch)
         groups = trainable.groups()
         self.optimizers = _optimizers(groups, schedule.optimizer)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.errors import NotFound
+from conceptctl.errors import DeviceFailed, NotFound
 
 _GRID = 16
 """Times at which errors are measured for `Objective.focus`."""
@@ -60,7 +60,7 @@ class Objective:
         return weights.mul(before / weights.mean()).float()
 
     @torch.no_grad()
-    def focus(self, latents: Tensor, hidden: Tensor) -> None:
+    def focus(self, latents: Tensor, hidden: Tensor, portion: int) -> None:
         """From now on draw the times where errors are large more often, and let their errors count as much less.
 
         What is trained stays the same in the mean, and gradients vary less (Nichol & Dhariwal 2021, "Improved denoising
@@ -70,7 +70,12 @@ class Objective:
         Args:
             latents: Clean latents (B, C, H, W), fp32.
             hidden: Hidden states (B, T, D) of what stands for their prompts.
+            portion: How many of them go through the model together.
+
+        Raises:
+            DeviceFailed: The errors are no numbers.
         """
+        assert self.chances is None, "what was measured once is in the weights"
         generator = torch.Generator().manual_seed(0)
         grid = torch.linspace(0, self.times - 1, _GRID).round().long()
         weights = torch.ones(self.times) if self.weights is None else self.weights.cpu()
@@ -78,8 +83,13 @@ class Objective:
         for time in grid:
             noise, _ = self.draw(latents, generator)
             timesteps = time.to(latents.device).expand(len(latents))
-            found.append(self.errors(latents, noise, timesteps, hidden).square().mean().sqrt())
+            portions = zip(*(each.split(portion) for each in (latents, noise, timesteps, hidden)), strict=True)
+            found.append(torch.cat([self.errors(*each) for each in portions]).square().mean().sqrt())
         sizes = torch.stack(found).cpu().double().clamp(min=1e-12).log()
+        if not sizes.isfinite().all():
+            raise DeviceFailed(
+                "the loss of the untrained model is no number", hint="conceptctl verify, or --device cpu"
+            )
         # Between two times of the grid, along a line in the logarithm.
         times = torch.arange(self.times, dtype=torch.float64)
         after = torch.bucketize(times, grid.double()).clamp(min=1)

@@ -120,7 +120,7 @@ class Method:
     paper: ClassVar[str]
     """Where it is described."""
     prompt: ClassVar[str] = "a photo of a {token} {word}"
-    """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word."""
+    """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word. See `PROMPTS`."""
     configuration: ClassVar[type[Config]] = Config
     """What can be set."""
     pocket: ClassVar[Mapping[str, float | int | str]] = POCKET

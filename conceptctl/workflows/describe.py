@@ -20,7 +20,7 @@ AROUND = (
 """Of each group one phrase is said of a picture, or none."""
 LIKELIER = 3.5
 """By how much CLIP must find a picture more likely with a phrase than without, in nats: 33 times. On the bundled base's
-world 84 to 90 % of 240 pictures of each class are then described right, and half of the others too briefly."""
+world 84 to 90 % of 240 pictures each of people, waterfalls, cats and mugs are then described right."""
 
 
 def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence[Image.Image], word: str) -> list[str]:
@@ -30,7 +30,7 @@ def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence
         extractor: The CLIP model.
         tokenizer: The base's; it is told nothing in words that it spells in pieces.
         pictures: Any pictures.
-        word: What they show; empty where that is not known.
+        word: What they show: the concept's class.
 
     Returns:
         For each picture a phrase such as "on a beach at night"; empty where there is nothing to say.
@@ -41,6 +41,7 @@ def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence
     likely = (
         extractor.scale * extractor.images(pictures) @ extractor.texts([" ".join((subject, *each)) for each in said]).T
     )
+    # A phrase more must be worth it each time.
     likely -= LIKELIER * torch.tensor([len(each) for each in said])
     return [" ".join(said[index]) for index in likely.argmax(dim=1).tolist()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +26,7 @@ from conceptctl.workflows.lesson import (
     Watch,
     check_facts,
     check_pictures,
+    is_described,
     make_method,
     planned,
     precision_of,
@@ -129,9 +131,10 @@ class _Learning:
             watch.warn("no class word (--class), so no auxiliary pictures are drawn")
         if self.device.type == "cpu" and self.head.base.name != "pocket":
             watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
-        if request.feature_extractor is not None:
-            # One that was asked for and is not there is said now, and not when everything is learned.
-            open_extractor(self.head.base, request.feature_extractor, self.device)
+        self.describes = is_described(request, method, self.checked)
+        if self.describes or request.feature_extractor is not None:
+            # One that is not there is said now, and not when everything is drawn or learned.
+            self.extractor = open_extractor(self.head.base, request.feature_extractor, self.device)
 
     def run(self) -> Learned:
         """Train, remember, commit."""
@@ -203,6 +206,9 @@ class _Learning:
             # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
             "after": [each.uid for each in self.head.concepts],
         }
+        if self.describes:
+            # Another one would see other things in the same pictures.
+            settings["described_by"] = self.extractor.sha256
         job = jobs.start(self.writer.layout, settings)
         self.kept: dict[str, Any] = {
             "pictures": [
@@ -265,9 +271,9 @@ class _Learning:
 
         pictures = [picture.image() for picture in self.checked.pictures]
         of_each = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
-        if self.method.config.prompts == "described":
-            of_each = self._described(pipeline, pictures, of_each)
-        for prompt in dict.fromkeys(chain.from_iterable(of_each)):
+        if self.describes:
+            self._describe(pipeline, pictures, of_each)
+        for prompt in self.plan.prompts:
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
             if number not in pipeline.tokenizer(prompt, truncation=True).input_ids:
@@ -288,18 +294,22 @@ class _Learning:
             prompts += [auxiliary.prompt_of(self.request.class_word)] * len(self.auxiliary)
         return Examples(latents, prompts, count)
 
-    def _described(self, pipeline: Pipeline, pictures: list[Image.Image], prompts: list[list[str]]) -> list[list[str]]:
+    def _describe(self, pipeline: Pipeline, pictures: list[Image.Image], prompts: list[list[str]]) -> None:
         """Say what is around the concept in pictures without a caption."""
         from conceptctl.workflows import describe
-        from conceptctl.workflows.extractor import open_extractor
 
         self.watch.stage("describing the pictures", 0)
-        extractor = open_extractor(self.head.base, self.request.feature_extractor, self.device)
-        around = describe.surroundings(extractor, pipeline.tokenizer, pictures, self.request.class_word)
-        return [
-            own if picture.caption else describe.described(own[0], phrase)
-            for picture, own, phrase in zip(self.checked.pictures, prompts, around, strict=True)
-        ]
+        silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
+        shown = [pictures[index] for index in silent]
+        around = describe.surroundings(self.extractor, pipeline.tokenizer, shown, self.request.class_word)
+        for index, phrase in zip(silent, around, strict=True):
+            prompts[index] = describe.described(prompts[index][0], phrase)
+        said = ", ".join(f"{count} {phrase or 'as it is'}" for phrase, count in Counter(around).most_common())
+        self.plan = dataclasses.replace(
+            self.plan,
+            prompts=tuple(dict.fromkeys(chain.from_iterable(prompts))),
+            notes=(*self.checked.notes, f"described by what is around: {said}"),
+        )
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch

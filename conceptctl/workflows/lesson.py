@@ -73,7 +73,7 @@ class Plan:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     prompts: tuple[str, ...]
-    """The different prompts, with the concept's token."""
+    """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
     device: str
 
@@ -200,7 +200,7 @@ def make_method(request: Request, base_name: str) -> Method:
         ("prompts", PROMPTS),
     ):
         if (asked_for := getattr(config, name)) not in words:
-            raise UsageError(f"there is no {name}={asked_for}", hint=f"{name}: " + ", ".join(words))
+            raise UsageError(f"there is no {name}={asked_for!a}", hint=f"{name}: " + ", ".join(words))
     return found(config)
 
 
@@ -279,11 +279,28 @@ def planned(head: Generation, request: Request, method: Method, checked: Checked
         config=dataclasses.asdict(method.config),
         pictures=len(checked.pictures),
         skipped=tuple(str(refusal) for refusal in checked.refusals),
-        notes=checked.notes,
+        notes=(*checked.notes, *_note_on_describing(request, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
         device=device,
     )
+
+
+def is_described(request: Request, method: Method, checked: Checked) -> bool:
+    """Whether anything is said of what is around the concept.
+
+    Without a class word CLIP would name the concept itself, a waterfall "in a forest", and what is said is not learned.
+    """
+    wanted = method.config.prompts == "described" and bool(request.class_word)
+    return wanted and any(not picture.caption for picture in checked.pictures)
+
+
+def _note_on_describing(request: Request, method: Method, checked: Checked) -> tuple[str, ...]:
+    if is_described(request, method, checked):
+        return ("pictures without a caption are described by what CLIP sees around the concept",)
+    if method.config.prompts == "described" and not request.class_word:
+        return ("without a class word (--class) nothing is said of what is around the concept",)
+    return ()
 
 
 def prompts_of(request: Request, method: Method, checked: Checked) -> list[str]:

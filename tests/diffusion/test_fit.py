@@ -100,7 +100,7 @@ def test_the_objective_is_what_the_scheduler_says(pipeline):
 def test_times_with_large_errors_are_drawn_more_often_and_count_less(pipeline):
     uniform, focused = Objective(pipeline, p2_gamma=1.0), Objective(pipeline, p2_gamma=1.0)
     latents, hidden = torch.randn(4, 4, 8, 8), pipeline.encode_prompt("a cat", CPU, 1, False)[0].expand(4, -1, -1)
-    focused.focus(latents, hidden)
+    focused.focus(latents, hidden, 3)
     chances = focused.chances
     assert chances.sum().item() == pytest.approx(1.0)
     assert chances.min() >= 0.1 / len(chances)
@@ -121,10 +121,16 @@ def test_times_with_large_errors_are_drawn_more_often_and_count_less(pipeline):
     assert spread(focused) < 2
 
 
+def test_errors_that_are_no_numbers_are_said(pipeline):
+    hidden = pipeline.encode_prompt("a cat", CPU, 1, False)[0]
+    with pytest.raises(DeviceFailed, match="no number"):
+        Objective(pipeline).focus(torch.full((1, 4, 8, 8), torch.nan), hidden, 1)
+
+
 def test_times_drawn_by_importance_leave_the_mean_loss_where_it_is(pipeline):
     uniform, focused = Objective(pipeline, p2_gamma=1.0), Objective(pipeline, p2_gamma=1.0)
     latents, hidden = torch.randn(50, 4, 8, 8), pipeline.encode_prompt("a cat", CPU, 1, False)[0].expand(50, -1, -1)
-    focused.focus(latents[:4], hidden[:4])
+    focused.focus(latents[:4], hidden[:4], 4)
 
     def mean(objective):
         generator = torch.Generator().manual_seed(0)

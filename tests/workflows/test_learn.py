@@ -377,8 +377,7 @@ def test_pictures_without_a_caption_are_described(store, tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "photos")
     (folder / "0.txt").write_text("{token} in the snow")
     clip = write_tiny_clip(tmp_path / "clip")
-    around = {"alice": ["on a beach", "", "at night", "in a city"]}
-    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: around["alice"])
+    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["", "at night", "in a city"])
     seen = []
 
     def look(pipeline, number, trainable, examples, *_, **__):
@@ -399,23 +398,78 @@ def test_pictures_without_a_caption_are_described(store, tmp_path, monkeypatch):
     assert not torch.equal(seen[0].latents[0], seen[0].latents[4])
 
 
-def test_describing_takes_a_clip_model(store, folder, tmp_path):
-    with pytest.raises(NotFound) as caught:
-        teach(store, folder, settings={"prompts": "described"}, feature_extractor=str(tmp_path / "nothing"))
-    assert "--feature-extractor" in caught.value.hint
+def test_a_mirrored_picture_is_described_as_the_picture_is(store, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["on a beach", "", "at night", ""])
+    seen = []
+
+    def look(pipeline, number, trainable, examples, *_, **__):
+        seen.append(examples)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conceptctl.diffusion.fit.fit", look)
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, flip=True, **_described(tmp_path))
+    own = list(seen[0].prompts[: seen[0].concept])
+    assert len(own) == 32
+    assert own[:16] == own[16:]
+
+
+def _described(tmp_path, seed=0):
+    clip = write_tiny_clip(tmp_path / f"clip-{seed}", seed=seed)
+    return {"settings": {"prompts": "described"}, "feature_extractor": str(clip)}
+
+
+def test_without_a_clip_model_describing_fails_before_anything_is_drawn(store, folder, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise NotFound("no network")
+
+    monkeypatch.setattr("conceptctl.workflows.extractor._from_hub", none)
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what))
+    with pytest.raises(NotFound, match="no network"):
+        teach(store, folder, settings={"prompts": "described"}, watch=watch)
+    assert not [stage for stage in stages if stage.startswith("drawing")]
     assert store.head().seq == 0
-    teach(
-        store,
-        folder,
-        settings={"prompts": "described"},
-        feature_extractor=str(write_tiny_clip(tmp_path / "clip")),
-    )
-    assert store.concept("alice")
+    # Neither captions nor a concept of no class need one.
+    teach(store, folder, settings={"prompts": "described"}, class_word="")
+    captioned = write_pictures(tmp_path / "captioned")
+    for index in range(4):
+        (captioned / f"{index}.txt").write_text("{token} in the snow")
+    teach(store, captioned, name="bob", settings={"prompts": "described"})
+
+
+def test_what_is_said_of_pictures_is_told(store, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["at night", "", "at night", ""])
+    asked_for = asked(folder, **_described(tmp_path))
+    assert any("described" in note for note in plan(store, asked_for, device="cpu").notes)
+    made = learn(store, asked_for, device="cpu")
+    assert "described by what is around: 2 at night, 2 as it is" in made.plan.notes
+    assert "a photo of a V*alice at night" in made.plan.prompts
+    without = dataclasses.replace(asked_for, name="bob", class_word="")
+    assert any("--class" in note for note in plan(store, without, device="cpu").notes)
+
+
+def test_another_clip_model_sees_other_things_and_begins_anew(store, folder, tmp_path):
+    first, second = _described(tmp_path), _described(tmp_path, seed=1)
+    _interrupt(store, folder, **first)
+    (begun,) = store.layout.jobs.iterdir()
+    _interrupt(store, folder, **second)
+    assert {begun} < {*store.layout.jobs.iterdir()}
+    # The same one goes on, which here was at the end.
+    teach(store, folder, watch=Watch(report=lambda report: pytest.fail("it began anew")), **first)
+
+
+def _interrupt(store, folder, **changes):
+    def stop(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, watch=Watch(report=stop), **changes)
 
 
 @pytest.mark.parametrize("setting", ["prompts", "timestep_sampling", "scheduler", "optimizer"])
 def test_a_choice_that_there_is_not_is_refused(store, folder, setting):
-    with pytest.raises(UsageError, match=f"there is no {setting}=other"):
+    with pytest.raises(UsageError, match=f"there is no {setting}='other'"):
         plan(store, asked(folder, settings={setting: "other"}), device="cpu")
 
 

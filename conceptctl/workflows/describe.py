@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,12 @@ def described(plain: str, around: str) -> list[str]:
     bare = plain.removeprefix("a photo of a ")
     full = [f"{each} {around}".strip() for each in (plain, plain, bare)]
     return [plain, *full]
+
+
+def summary(around: Sequence[str]) -> str:
+    """Say what was said of how many pictures."""
+    counted = Counter(around).most_common()
+    return "described by what is around: " + ", ".join(f"{count} {phrase or 'as it is'}" for phrase, count in counted)
 
 
 def usual(tokenizer: Any, name: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -304,11 +303,10 @@ class _Learning:
         around = describe.surroundings(self.extractor, pipeline.tokenizer, shown, self.request.class_word)
         for index, phrase in zip(silent, around, strict=True):
             prompts[index] = describe.described(prompts[index][0], phrase)
-        said = ", ".join(f"{count} {phrase or 'as it is'}" for phrase, count in Counter(around).most_common())
         self.plan = dataclasses.replace(
             self.plan,
             prompts=tuple(dict.fromkeys(chain.from_iterable(prompts))),
-            notes=(*self.checked.notes, f"described by what is around: {said}"),
+            notes=(*self.checked.notes, describe.summary(around)),
         )
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:

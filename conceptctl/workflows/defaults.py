@@ -23,7 +23,7 @@ class Defaults:
     """Pictures whose features are kept when a concept has been learned: what forgetting is measured against."""
 
 
-POCKET = Defaults(steps=25, guidance=1.5, smallest_side=None, auxiliary=8, remembered=24)
+POCKET = Defaults(steps=16, guidance=1.5, smallest_side=None, auxiliary=8, remembered=24)
 STABLE_DIFFUSION = Defaults(steps=50, guidance=7.5, smallest_side=256, auxiliary=200, remembered=50)
 """Steps and guidance are diffusers' own defaults; 200 auxiliary pictures are DC-score's, section 4."""
 

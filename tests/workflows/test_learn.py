@@ -373,43 +373,44 @@ def test_captions_are_what_pictures_are_learned_under(store, tmp_path):
     teach(store, folder)
 
 
-def test_pictures_without_a_caption_are_described(store, tmp_path, monkeypatch):
+@pytest.fixture
+def examples_of(store, tmp_path, monkeypatch):
+    """What would be trained on, the pictures without a caption being described with the given phrases."""
+
+    def look(folder, around, **changes):
+        monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: around)
+        seen = []
+
+        def stop(pipeline, number, trainable, examples, *_, **__):
+            seen.append(examples)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("conceptctl.diffusion.fit.fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            teach(store, folder, **_described(tmp_path), **changes)
+        return seen[0]
+
+    return look
+
+
+def test_pictures_without_a_caption_are_described(examples_of, tmp_path):
     folder = write_pictures(tmp_path / "photos")
     (folder / "0.txt").write_text("{token} in the snow")
-    clip = write_tiny_clip(tmp_path / "clip")
-    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["", "at night", "in a city"])
-    seen = []
-
-    def look(pipeline, number, trainable, examples, *_, **__):
-        seen.append(examples)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("conceptctl.diffusion.fit.fit", look)
-    with pytest.raises(KeyboardInterrupt):
-        teach(store, folder, settings={"prompts": "described"}, feature_extractor=str(clip))
+    found = examples_of(folder, ["", "at night", "in a city"])
     plain = "a photo of a V*alice"
-    own = list(seen[0].prompts[: seen[0].concept])
+    own = list(found.prompts[: found.concept])
     assert own[:4] == ["V*alice in the snow"] * 4
     assert own[4:8] == [plain, plain, plain, "V*alice"]
     assert own[8:12] == [plain, f"{plain} at night", f"{plain} at night", "V*alice at night"]
-    assert len(seen[0].latents) == 16 + 3
+    assert len(found.latents) == 16 + 3
     # Each picture with its own prompts.
-    assert all(torch.equal(seen[0].latents[4 * first], seen[0].latents[4 * first + 3]) for first in range(4))
-    assert not torch.equal(seen[0].latents[0], seen[0].latents[4])
+    assert all(torch.equal(found.latents[4 * first], found.latents[4 * first + 3]) for first in range(4))
+    assert not torch.equal(found.latents[0], found.latents[4])
 
 
-def test_a_mirrored_picture_is_described_as_the_picture_is(store, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["on a beach", "", "at night", ""])
-    seen = []
-
-    def look(pipeline, number, trainable, examples, *_, **__):
-        seen.append(examples)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("conceptctl.diffusion.fit.fit", look)
-    with pytest.raises(KeyboardInterrupt):
-        teach(store, folder, flip=True, **_described(tmp_path))
-    own = list(seen[0].prompts[: seen[0].concept])
+def test_a_mirrored_picture_is_described_as_the_picture_is(examples_of, folder):
+    found = examples_of(folder, ["on a beach", "", "at night", ""], flip=True)
+    own = list(found.prompts[: found.concept])
     assert len(own) == 32
     assert own[:16] == own[16:]
 

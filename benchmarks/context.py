@@ -96,23 +96,22 @@ def main() -> None:
     followed: dict[str, list[bool]] = {}
     shown: dict[str, list[bool]] = {}
     surroundings = {kind: Surroundings(extractor, kind) for kind in WORN}
+
+    def draw(name: str, phrase: str, subject: Subject) -> tuple[list[Image.Image], list[Reading]]:
+        prompt = f"a photo of a V*{name} {phrase}"
+        pictures = list(draw_set(pipeline, prompt, options.pictures, steps=POCKET.steps, guidance=POCKET.guidance))
+        readings = judge.read(to_signed(to_tensor(pictures), CPU))
+        shown.setdefault(phrase, []).extend(reading.shows(subject) for reading in readings)
+        return pictures, readings
+
     for concept in sequence(options.concepts, options.seed):
-        plain = f"a photo of a V*{concept.name}"
         around = surroundings[concept.kind]
-
-        def draw(phrase: str, subject: Subject, plain: str = plain) -> tuple[list[Image.Image], list[Reading]]:
-            prompt = f"{plain} {phrase}"
-            pictures = list(draw_set(pipeline, prompt, options.pictures, steps=POCKET.steps, guidance=POCKET.guidance))
-            readings = judge.read(to_signed(to_tensor(pictures), CPU))
-            shown.setdefault(phrase, []).extend(reading.shows(subject) for reading in readings)
-            return pictures, readings
-
         for phrase, which, wanted in around.asked():
-            pictures, _ = draw(phrase, concept.subject)
+            pictures, _ = draw(concept.name, phrase, concept.subject)
             followed.setdefault(phrase, []).extend(each[which] == wanted for each in around.read(pictures))
         for phrase, asked in WORN[concept.kind].items():
             if concept.subject[next(iter(asked))] == NONE:
-                _, readings = draw(phrase, concept.subject.replaced(**asked))
+                _, readings = draw(concept.name, phrase, concept.subject.replaced(**asked))
                 followed.setdefault(phrase, []).extend(worn(each, concept.kind, asked) for each in readings)
     print("| asked | followed | concept shown | pictures |\n|---|---|---|---|")
     for phrase, found in followed.items():

@@ -159,7 +159,7 @@ Penalty = Callable[[Deltas, float], Mapping[str, Tensor]]
 
 CURVE_POINTS = 50
 _SHOWN = 8
-"""Pictures on which errors are measured where times are drawn by their importance."""
+"""Samples, spread evenly over the concept's, on which errors are measured where times are drawn by importance."""
 
 
 def fit(

@@ -38,10 +38,8 @@ def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence
     """
     groups = [("", *known_phrases(tokenizer, group)) for group in AROUND]
     said = [tuple(filter(None, each)) for each in itertools.product(*groups)]
-    subject = f"a photo of a {word}" if word else "a photo"
-    likely = (
-        extractor.scale * extractor.images(pictures) @ extractor.texts([" ".join((subject, *each)) for each in said]).T
-    )
+    texts = extractor.texts([" ".join((f"a photo of a {word}", *each)) for each in said])
+    likely = extractor.scale * extractor.images(pictures) @ texts.T
     # A phrase more must be worth it each time.
     likely -= LIKELIER * torch.tensor([len(each) for each in said])
     return [" ".join(said[index]) for index in likely.argmax(dim=1).tolist()]

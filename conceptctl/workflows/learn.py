@@ -130,10 +130,10 @@ class _Learning:
             watch.warn("no class word (--class), so no auxiliary pictures are drawn")
         if self.device.type == "cpu" and self.head.base.name != "pocket":
             watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
-        self.describes = is_described(request, method, self.checked)
-        if self.describes or request.feature_extractor is not None:
-            # One that is not there is said now, and not when everything is drawn or learned.
-            self.extractor = open_extractor(self.head.base, request.feature_extractor, self.device)
+        # One that is not there is said now, and not when everything is drawn or learned.
+        wanted = is_described(request, method, self.checked) or request.feature_extractor is not None
+        self.extractor = open_extractor(self.head.base, request.feature_extractor, self.device) if wanted else None
+        self.describer = self.extractor if is_described(request, method, self.checked) else None
 
     def run(self) -> Learned:
         """Train, remember, commit."""
@@ -205,9 +205,9 @@ class _Learning:
             # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
             "after": [each.uid for each in self.head.concepts],
         }
-        if self.describes:
+        if self.describer:
             # Another one would see other things in the same pictures.
-            settings["described_by"] = self.extractor.sha256
+            settings["described_by"] = self.describer.sha256
         job = jobs.start(self.writer.layout, settings)
         self.kept: dict[str, Any] = {
             "pictures": [
@@ -269,9 +269,7 @@ class _Learning:
         from conceptctl.diffusion.prompts import cut_off
 
         pictures = [picture.image() for picture in self.checked.pictures]
-        of_each = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
-        if self.describes:
-            self._describe(pipeline, pictures, of_each)
+        of_each = self._prompts(pipeline, pictures)
         for prompt in self.plan.prompts:
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
@@ -293,21 +291,22 @@ class _Learning:
             prompts += [auxiliary.prompt_of(self.request.class_word)] * len(self.auxiliary)
         return Examples(latents, prompts, count)
 
-    def _describe(self, pipeline: Pipeline, pictures: list[Image.Image], prompts: list[list[str]]) -> None:
-        """Say what is around the concept in pictures without a caption."""
+    def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
+        """The prompts of each picture: one, or with what is around the concept too where there is no caption."""
         from conceptctl.workflows import describe
 
-        self.watch.stage("describing the pictures", 0)
-        silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
-        shown = [pictures[index] for index in silent]
-        around = describe.surroundings(self.extractor, pipeline.tokenizer, shown, self.request.class_word)
-        for index, phrase in zip(silent, around, strict=True):
-            prompts[index] = describe.described(prompts[index][0], phrase)
-        self.plan = dataclasses.replace(
-            self.plan,
-            prompts=tuple(dict.fromkeys(chain.from_iterable(prompts))),
-            notes=(*self.checked.notes, describe.summary(around)),
-        )
+        prompts = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
+        if self.describer:
+            self.watch.stage("describing the pictures", 0)
+            silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
+            shown = [pictures[index] for index in silent]
+            around = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
+            for index, phrase in zip(silent, around, strict=True):
+                prompts[index] = describe.described(prompts[index][0], phrase)
+            different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
+            notes = (*self.checked.notes, describe.summary(around))
+            self.plan = dataclasses.replace(self.plan, prompts=different, notes=notes)
+        return prompts
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch
@@ -388,7 +387,7 @@ class _Learning:
         if count <= 0:
             return None, {}
         try:
-            extractor = open_extractor(self.head.base, self.request.feature_extractor, self.device)
+            extractor = self.extractor or open_extractor(self.head.base, None, self.device)
         except NotFound as error:
             self.watch.warn(f"learned without features: {error}; eval draws what it needs again ({error.hint})")
             return None, {}

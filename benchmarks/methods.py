@@ -67,7 +67,7 @@ class Variant:
             self.trainable,
             examples,
             self.method.config.schedule(seed),
-            lambda deltas, share: self.method.penalty(self.trainable, deltas, self.task, share),
+            lambda deltas, share, drawn: self.method.penalty(self.trainable, deltas, self.task, share, drawn),
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )
         self.times += [after - before for before, after in itertools.pairwise(seconds)]

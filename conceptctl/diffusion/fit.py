@@ -154,8 +154,9 @@ class Callbacks:
     preview_steps: int = 100
 
 
-Penalty = Callable[[Deltas, float], Mapping[str, Tensor]]
-"""What a method adds to the denoising loss, by name, given a step's deltas and the share of steps done."""
+Penalty = Callable[[Deltas, float, torch.Generator], Mapping[str, Tensor]]
+"""What a method adds to the denoising loss, by name, given a step's deltas, the share of steps done, and where what is
+random in it comes from."""
 
 CURVE_POINTS = 50
 _SHOWN = 8
@@ -227,7 +228,7 @@ def denoising_loss(
         sampled: With deltas as a training step draws them, or as they are kept.
     """
     uniform = replace(schedule, timestep_sampling="uniform")
-    run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share: {}, State())
+    run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share, generator: {}, State())
     total = 0.0
     with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
         for index in range(batches):
@@ -329,7 +330,7 @@ class _Run:
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
         losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden).mean()}
-        losses |= self.penalty(deltas, self.step / self.schedule.steps)
+        losses |= self.penalty(deltas, self.step / self.schedule.steps, generator)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _choose(self, generator: torch.Generator) -> Tensor:

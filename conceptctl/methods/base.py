@@ -17,7 +17,7 @@ from torch import Tensor
 from conceptctl.diffusion.fit import Schedule, Trainable
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank, damped
-from conceptctl.parts.penalties import preservation
+from conceptctl.parts.penalties import combined, preservation
 from conceptctl.parts.tokens import Row
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
@@ -141,7 +141,9 @@ class Method:
         inputs = damped(task.states, config.damping) if config.damping and task.states is not None else None
         return LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=start, inputs=inputs)
 
-    def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:
+    def penalty(
+        self, trainable: Trainable, deltas: Deltas, task: Task, share: float, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
         """What is added to the denoising loss, by name.
 
         Args:
@@ -149,8 +151,9 @@ class Method:
             deltas: The deltas of this step, by place.
             task: What is learned.
             share: The share of steps done, 0 to 1.
+            generator: Where all that is random in it comes from, on the CPU.
         """
         weight = self.config.preservation_weight
         if task.states is None or not deltas or not weight:
             return {}
-        return {"preservation": weight * preservation(deltas, task.states, task.sizes)}
+        return {"preservation": weight * preservation(deltas, combined(task.states, generator), task.sizes)}

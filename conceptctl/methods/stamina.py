@@ -88,14 +88,16 @@ class Stamina(Method):
         )
         return Trainable(masked, Mlp(task.start, generator=generator), config.token_learning_rate)
 
-    def penalty(self, trainable: Trainable, deltas: Deltas, task: Task, share: float) -> Mapping[str, Tensor]:
+    def penalty(
+        self, trainable: Trainable, deltas: Deltas, task: Task, share: float, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
         adapter = trainable.adapter
         assert isinstance(adapter, Masked)
         rise = min(1.0, share / self.config.sparsity_warmup) if self.config.sparsity_warmup else 1.0
         losses = {
-            **super().penalty(trainable, deltas, task, share),
-            "sparsity": self.config.sparsity_weight * rise * sparsity(adapter.drawn),
+            **super().penalty(trainable, deltas, task, share, generator),
+            "sparsity": self.config.sparsity_weight * rise * sparsity(adapter.shares),
         }
         if task.earlier:
             losses["forgetting"] = self.config.forgetting_weight * forgetting(deltas, task.earlier)

@@ -10,16 +10,41 @@ from torch import Tensor
 from conceptctl.diffusion.projections import Deltas
 
 
-def sparsity(masks: Sequence[Tensor]) -> Tensor:
+def sparsity(shares: Sequence[Tensor]) -> Tensor:
     """How much the masks let pass (STAMINA eq. 7).
 
     Completes the paper: the mean of each mask, summed over matrices. A sum over all entries would outweigh the
     denoising loss by millions, and a mean over all would leave each entry a gradient too small for Adam.
 
     Args:
-        masks: One for each projection, entries 0 or 1.
+        shares: The mean of each projection's mask: the share of its entries that pass.
     """
-    return torch.stack([mask.mean() for mask in masks]).sum()
+    return torch.stack(list(shares)).sum()
+
+
+COMBINATIONS = 32
+"""Columns that stand for R in one step's preservation penalty."""
+
+
+def combined(states: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a few random combinations of R's columns that stand for all of them.
+
+    With random signs S of shape (k, c), the mean of |delta R S|^2 / c is |delta R|^2 (Hutchinson 1989, "A stochastic
+    estimator of the trace of the influence matrix"), with fewer columns to multiply.
+
+    Args:
+        states: R of shape (D, k).
+        generator: Of the signs, on the CPU.
+
+    Returns:
+        R S / sqrt(c), (D, c); R itself where it has no more columns than that.
+    """
+    count = states.shape[1]
+    if count <= COMBINATIONS:
+        return states
+    signs = torch.randint(0, 2, (count, COMBINATIONS), generator=generator).to(states) * 2 - 1
+    drawn: Tensor = states @ signs / COMBINATIONS**0.5
+    return drawn
 
 
 def preservation(deltas: Deltas, states: Tensor, sizes: Mapping[str, Tensor]) -> Tensor:

@@ -35,7 +35,7 @@ from conceptctl.workflows.recall import PLACEHOLDER
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from conceptctl.diffusion.fit import Examples, State, Trainable
     from conceptctl.diffusion.models import Pipeline
@@ -153,8 +153,8 @@ class _Learning:
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
 
-        def penalty(deltas: Mapping[str, Tensor], share: float) -> Mapping[str, Tensor]:
-            return self.method.penalty(trainable, deltas, task, share)
+        def penalty(deltas: Mapping[str, Tensor], share: float, generator: Generator) -> Mapping[str, Tensor]:
+            return self.method.penalty(trainable, deltas, task, share, generator)
 
         self.watch.stage("learning", schedule.steps)
         self.watch.advance(state.step if state else 0)

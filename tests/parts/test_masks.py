@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conceptctl.parts.masks import FORMS, Collapsed, Literal, hard_pass
+from conceptctl.parts.masks import FORMS, Collapsed, Literal, masked
 
 SHAPE = (24, 16)
 
@@ -41,9 +41,10 @@ def test_the_same_generator_gives_the_same_mask(form):
 def test_entries_pass_as_often_as_their_logit_says():
     uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     for difference in (-1.5, 0.0, 0.7):
-        drawn = hard_pass(torch.full_like(uniform, difference), uniform, 0.5)
-        assert set(drawn.unique().tolist()) <= {0.0, 1.0}
-        assert drawn.mean().item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
+        passed, share = masked(torch.full_like(uniform, 3.0), torch.full_like(uniform, difference), uniform, 0.5)
+        assert set(passed.unique().tolist()) <= {0.0, 3.0}
+        assert share.item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
+        assert share.item() == pytest.approx(passed.mean().item() / 3, rel=1e-4)
 
 
 def test_the_sample_is_that_of_a_two_way_gumbel_softmax():
@@ -58,14 +59,18 @@ def test_the_sample_is_that_of_a_two_way_gumbel_softmax():
     assert torch.allclose(passed.quantile(shares), soft.quantile(shares), atol=0.01)
 
 
-def test_the_gradient_is_the_soft_masks():
-    differences = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+def test_the_gradient_is_the_soft_masks_and_values_have_it_where_they_pass():
+    generator = torch.Generator().manual_seed(0)
+    differences, values, weights = torch.randn(3, 9, dtype=torch.float64, generator=generator).unbind()
+    differences.requires_grad_()
+    values.requires_grad_()
     uniform = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    weights = torch.arange(1.0, 10.0, dtype=torch.float64)
-    (ours,) = torch.autograd.grad((hard_pass(differences, uniform, 0.5) * weights).sum(), differences)
+    passed, share = masked(values, differences, uniform, 0.5)
+    ours = torch.autograd.grad((passed * weights).sum() + 7 * share, (values, differences))
     soft = ((differences + torch.logit(uniform)) / 0.5).sigmoid()
-    (theirs,) = torch.autograd.grad((soft * weights).sum(), differences)
-    assert torch.allclose(ours, theirs)
+    (of_mask,) = torch.autograd.grad((values.detach() * soft * weights).sum() + 7 * soft.mean(), differences)
+    assert torch.allclose(ours[1], of_mask)
+    assert torch.allclose(ours[0], weights * (soft > 0.5))
 
 
 def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptctl.parts.penalties import forgetting, preservation, sparsity
+from conceptctl.parts.penalties import COMBINATIONS, combined, forgetting, preservation, sparsity
 
 
 def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before():
@@ -24,8 +24,7 @@ def test_forgetting_asks_nothing_of_untouched_weights():
 
 
 def test_sparsity_is_the_sum_of_the_masks_densities():
-    masks = [torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([1.0, 1.0])]
-    assert sparsity(masks).item() == pytest.approx(1.5)
+    assert sparsity([torch.tensor(0.5), torch.tensor(1.0)]).item() == pytest.approx(1.5)
 
 
 def test_preservation_is_the_share_by_which_keys_and_values_of_known_states_change():
@@ -41,3 +40,16 @@ def test_preservation_is_the_share_by_which_keys_and_values_of_known_states_chan
         for place in "ab"
     ]
     assert preservation(deltas, root, sizes).item() == pytest.approx(np.mean(shares))
+
+
+def test_random_combinations_stand_for_all_columns_in_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    states, delta = torch.randn(12, 100, generator=generator), torch.randn(5, 12, generator=generator)
+    exact = preservation({"a": delta}, states, {"a": torch.tensor(1.0)}).item()
+    drawn = [combined(states, generator) for _ in range(400)]
+    assert {each.shape for each in drawn} == {(12, COMBINATIONS)}
+    found = [preservation({"a": delta}, each, {"a": torch.tensor(1.0)}).item() for each in drawn]
+    assert np.mean(found) == pytest.approx(exact, rel=0.03)
+    assert np.std(found) > 0
+    few = states[:, :COMBINATIONS]
+    assert combined(few, generator) is few

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conceptctl.diffusion.fit import ParameterGroups
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
-from conceptctl.parts.masks import FORMS, MaskForm, hard_pass
+from conceptctl.parts.masks import FORMS, MaskForm, masked
 
 MASK_EPSILON = 1e-15
 """Adam's eps for the masks: their gradients are of order 1e-8 and less, which the usual 1e-8 would not normalize."""
@@ -51,8 +51,8 @@ class Masked(nn.Module):
             FORMS[form](shape, rank, open_by, spread, generator) for shape in shapes.values()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
-        self.drawn: list[Tensor] = []
-        """The masks of the last step, with their graph: what a sparsity loss is taken of."""
+        self.shares: list[Tensor] = []
+        """The share of each matrix that the last step's mask lets pass, with its graph, for a sparsity loss."""
 
     def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas of a training step, through freshly drawn masks."""
@@ -62,17 +62,17 @@ class Masked(nn.Module):
         sizes = [product.numel() for product in products]
         there = _generator_on(products[0].device, generator)
         uniform = _uniform(sum(sizes), there)
-        self.drawn = [
-            hard_pass(form(), part.view_as(product), self.temperature)
+        passed = [
+            masked(product, form(), part.view_as(product), self.temperature)
             for form, part, product in zip(self.masks, uniform.split(sizes), products, strict=True)
         ]
-        masked = [product * mask for product, mask in zip(products, self.drawn, strict=True)]
-        return dict(zip(self.low_rank.places, masked, strict=True))
+        self.shares = [share for _, share in passed]
+        return {place: delta for place, (delta, _) in zip(self.low_rank.places, passed, strict=True)}
 
     def folded(self) -> Deltas:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
-        masked = [product * (form() > 0) for product, form in zip(self.low_rank.products(), self.masks, strict=True)]
-        return dict(zip(self.low_rank.places, masked, strict=True))
+        kept = [product * (form() > 0) for product, form in zip(self.low_rank.products(), self.masks, strict=True)]
+        return dict(zip(self.low_rank.places, kept, strict=True))
 
     def groups(self) -> ParameterGroups:
         """The factors, and the masks at rates of their own."""

@@ -335,7 +335,7 @@ class _Run:
 
     def _choose(self, generator: torch.Generator) -> Tensor:
         concept, everything = self.examples.concept, len(self.examples.latents)
-        ours = torch.randint(0, concept, (self.schedule.batch_size,), generator=generator)
+        ours = _some(concept, self.schedule.batch_size, generator)
         if everything == concept or not self.schedule.auxiliary_batch:
             return ours
         theirs = torch.randint(concept, everything, (self.schedule.auxiliary_batch,), generator=generator)
@@ -428,6 +428,12 @@ def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimize
     rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
     made: list[torch.optim.Optimizer] = [Muon(ours, 0.0)] if ours else []
     return [*made, torch.optim.Adam(rest, fused=True)] if rest else made
+
+
+def _some(of: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw some of so many, the same one twice only where there are too few."""
+    rounds = [torch.randperm(of, generator=generator) for _ in range(-(-count // of))]
+    return torch.cat(rounds)[:count]
 
 
 def _step_seed(seed: int, step: int) -> int:

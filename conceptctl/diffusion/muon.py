@@ -62,17 +62,16 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal_steps(self, parameters: list[Tensor], shape: tuple[int, int], learning_rate: float) -> None:
         # Matrices of one shape are orthogonalized together: adapters have dozens of small ones, whose arithmetic is
         # nothing beside what it costs to start it.
-        updates = torch.stack([self._momentous(parameter).view(shape) for parameter in parameters])
-        for parameter, update in zip(parameters, orthogonalized(updates), strict=True):
-            parameter.add_(update.view_as(parameter), alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
-
-    def _momentous(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        gradient: Tensor = parameter.grad  # type: ignore[assignment]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(state["momentum"], MOMENTUM).contiguous()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        updates = orthogonalized(torch.stack([each.reshape(shape) for each in ahead]))
+        steps = [update.view_as(parameter) for parameter, update in zip(parameters, updates, strict=True)]
+        torch._foreach_add_(parameters, steps, alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
 
     def _adam_step(self, parameter: Tensor, learning_rate: float) -> None:
         state = self.state[parameter]

@@ -8,7 +8,7 @@ import torch
 
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row, with_kept
-from conceptctl.diffusion.fit import Examples, Schedule, Trainable, fit
+from conceptctl.diffusion.fit import Examples, Schedule, Trainable, _some, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
 from conceptctl.diffusion.shield import shielded
@@ -107,6 +107,9 @@ def test_times_with_large_errors_are_drawn_more_often_and_count_less(pipeline):
     # Whatever the time, what it counts and how often it is drawn make what it counted before.
     assert torch.allclose((focused.weights * chances * len(chances)).float(), uniform.weights, rtol=1e-4)
     drawn = torch.cat([focused.draw(latents, torch.Generator().manual_seed(seed))[1] for seed in range(2000)])
+    # One of a batch of four lies in each quarter of all that can be drawn.
+    places = chances.cumsum(0)[drawn.view(-1, 4)].sort(dim=1).values
+    assert (places.diff(dim=1) - 1 / 4).abs().max() < 2 * chances.max()
     times = torch.arange(len(chances))
     assert drawn.float().mean().item() == pytest.approx((times * chances).sum().item(), rel=0.03)
     # Samples then count about alike; those of any time at all keep it from being quite so.
@@ -237,6 +240,17 @@ def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
     # Adam's first moment after one step is a tenth of the gradient.
     wanted = 0.1 * torch.stack(adapter.gradients).sum()
     assert torch.allclose(state.tensors["optimizer/adapter.value/exp_avg"], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 5, 12])
+def test_a_step_takes_no_picture_twice_unless_there_are_too_few(count):
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_some(5, count, generator) for _ in range(100)]
+    assert {len(each) for each in drawn} == {count}
+    for each in drawn:
+        times = each.bincount(minlength=5)
+        assert times.max() - times.min() <= 1
+    assert torch.cat(drawn).unique().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.fixture(params=["<|endoftext|>", "!"])

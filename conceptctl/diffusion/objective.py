@@ -127,9 +127,11 @@ class Objective:
         if self.chances is None:
             timesteps = torch.randint(0, self.times, (len(latents),), generator=generator)
         else:
-            # Evenly apart from a random start: each alone is drawn as its chance says, and a batch has little noise and
-            # much alike (Kingma et al. 2021, "Variational diffusion models", appendix I.1).
-            apart = torch.arange(len(latents), dtype=torch.float64) / len(latents)
-            places = (torch.rand((), dtype=torch.float64, generator=generator) + apart) % 1
+            # One from each of as many equal parts: each alone is drawn as its chance says, and every batch has little
+            # noise and much (stratified, as low-discrepancy times are in Kingma et al. 2021, "Variational diffusion
+            # models", appendix I.1).
+            count = len(latents)
+            places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+            places = places[torch.randperm(count, generator=generator)].double()
             timesteps = torch.searchsorted(self.chances.cumsum(0), places).clamp(max=self.times - 1)
         return noise, timesteps.to(latents.device, non_blocking=True)

@@ -22,7 +22,7 @@ from conceptctl.parts.tokens import Row
 
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
-        "steps": 500,
+        "steps": 1000,
         "batch_size": 3,
         "auxiliary_batch": 1,
         "optimizer": "muon",
@@ -34,7 +34,7 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "prompts": "described",
     }
 )
-"""Settings that suit the bundled base whatever the method: a concept in a minute or two on two CPU cores."""
+"""Settings that suit the bundled base whatever the method: a concept in two to three minutes on two CPU cores."""
 
 
 PROMPTS = ("plain", "described")

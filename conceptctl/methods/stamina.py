@@ -53,11 +53,11 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
-        "learning_rate": 0.045,
+        "learning_rate": 0.06,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
-        "open_by": 4.0,
-        "spread": 4.0,
+        "open_by": 8.0,
+        "spread": 8.0,
         "sparsity_weight": 1e-4,
         "forgetting_weight": 1e-4,
         "preservation_weight": 0.05,

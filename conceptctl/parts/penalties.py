@@ -22,7 +22,7 @@ def sparsity(shares: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(shares)).sum()
 
 
-COMBINATIONS = 32
+COMBINATIONS = 64
 """Columns that stand for R in one step's preservation penalty."""
 
 

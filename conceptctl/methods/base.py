@@ -23,7 +23,7 @@ from conceptctl.parts.tokens import Row
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
         "steps": 1000,
-        "batch_size": 3,
+        "batch_size": 7,
         "auxiliary_batch": 1,
         "optimizer": "muon",
         "learning_rate": 0.02,
@@ -34,7 +34,7 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "prompts": "described",
     }
 )
-"""Settings that suit the bundled base whatever the method: a concept in two to three minutes on two CPU cores."""
+"""Settings that suit the bundled base whatever the method: a concept in three minutes on two CPU cores."""
 
 
 PROMPTS = ("plain", "described")

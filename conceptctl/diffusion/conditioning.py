@@ -15,7 +15,7 @@ _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
 _LEFT_OUT = 1e-4
 """The share of all states that the directions left out hold together."""
-_KEPT = 0.1
+_KEPT = 0.5
 """What the prompts of one concept that is to stay as it is weigh, all random prompts together weighing about one."""
 
 

@@ -14,7 +14,8 @@ import json
 import multiprocessing
 import resource
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,16 @@ class Variant:
         return sum(parameter.numel() for parameter in self.trainable.parameters())
 
 
-def variants(pipeline: Any) -> Iterator[tuple[str, Variant]]:
+def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     start = starting_row(pipeline, "person")
     number = models.add_concept(pipeline, "alice", start)
-    yield "TI++", Variant(pipeline, number, start, "ti++", tasks=0)
-    yield "sequential LoRA", Variant(pipeline, number, start, "lora", tasks=1)
-    yield "STAMINA, first concept", Variant(pipeline, number, start, "stamina", tasks=0)
+    yield "TI++", partial(Variant, pipeline, number, start, "ti++", tasks=0)
+    yield "sequential LoRA", partial(Variant, pipeline, number, start, "lora", tasks=1)
+    yield "STAMINA, first concept", partial(Variant, pipeline, number, start, "stamina", tasks=0)
     for form in FORMS:
-        yield f"STAMINA, {form} mask", Variant(pipeline, number, start, "stamina", tasks=1, mask=form)
+        yield f"STAMINA, {form} mask", partial(Variant, pipeline, number, start, "stamina", tasks=1, mask=form)
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
-    yield "STAMINA with nothing of ours", Variant(pipeline, number, start, "stamina", tasks=1, **paper)
+    yield "STAMINA with nothing of ours", partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
 
 
 def prepared(device: str) -> tuple[Any, Examples]:
@@ -105,7 +106,7 @@ def peak(name: str) -> float:
 def _peak(name: str, weights: str) -> float:
     bundle.WEIGHTS = Path(weights)
     pipeline, examples = prepared("cpu")
-    dict(variants(pipeline))[name].turn(examples, 0)
+    dict(variants(pipeline))[name]().turn(examples, 0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     if options.weights:
         bundle.WEIGHTS = options.weights
     pipeline, examples = prepared(options.device)
-    made = dict(variants(pipeline))
+    made = {name: make() for name, make in variants(pipeline)}
     for turn in range(options.rounds):
         for variant in made.values():
             variant.turn(examples, turn)

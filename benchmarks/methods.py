@@ -68,7 +68,7 @@ class Variant:
             self.trainable,
             examples,
             self.method.config.schedule(seed),
-            lambda deltas, share, drawn: self.method.penalty(self.trainable, deltas, self.task, share, drawn),
+            lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )
         self.times += [after - before for before, after in itertools.pairwise(seconds)]

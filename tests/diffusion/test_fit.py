@@ -237,7 +237,12 @@ def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
     adapter = Seen()
     trainable = Trainable(adapter, Row(starting_row(pipeline, "cat")), 0.0)
     state = fit(
-        pipeline, pipeline.number, trainable, examples, Schedule(1, 2, accumulation=3), lambda deltas, share, drawn: {}
+        pipeline,
+        pipeline.number,
+        trainable,
+        examples,
+        Schedule(1, 2, accumulation=3),
+        lambda deltas, share, generator: {},
     )
     assert len({gradient.item() for gradient in adapter.gradients}) == 3
     # Adam's first moment after one step is a tenth of the gradient.

@@ -76,7 +76,7 @@ class Bench:
             self.trainable,
             self.examples,
             schedule,
-            lambda deltas, share, drawn: self.method.penalty(self.trainable, deltas, self.task, share, drawn),
+            lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
             state=state,
             callbacks=callbacks,
         )
@@ -130,7 +130,7 @@ def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method
             first.trainable,
             first.examples,
             schedule,
-            lambda deltas, share, drawn: method.penalty(first.trainable, deltas, first.task, share, drawn),
+            lambda deltas, share, generator: method.penalty(first.trainable, deltas, first.task, share, generator),
             callbacks=Callbacks(report=stop, save=kept.append, report_steps=2),
         )
     assert [state.step for state in kept] == [2]
@@ -160,10 +160,10 @@ def test_what_is_attached_draws_as_what_is_folded(folder, method):
 def test_the_penalty_is_finite_and_needs_no_earlier_concept(folder, method):
     for earlier in (True, False):
         bench = Bench(folder, method, earlier=earlier)
-        drawn = torch.Generator().manual_seed(0)
-        deltas = bench.trainable.deltas(drawn)
+        generator = torch.Generator().manual_seed(0)
+        deltas = bench.trainable.deltas(generator)
         for share in (0.0, 1.0):
-            for value in method.penalty(bench.trainable, deltas, bench.task, share, drawn).values():
+            for value in method.penalty(bench.trainable, deltas, bench.task, share, generator).values():
                 assert value.ndim == 0
                 assert value.isfinite()
 

@@ -1,6 +1,6 @@
 """Concepts in sequence on the bundled base: what each method learns, keeps, and forgets.
 
-    python benchmarks/sequence.py --workspace DIR                      # ten concepts, STAMINA, TI++, LoRA
+    python benchmarks/sequence.py --workspace DIR                      # ten concepts: STAMINA, TI++, LoRA, each alone
     python benchmarks/sequence.py --workspace DIR --methods stamina    # one of them
     python benchmarks/sequence.py --workspace DIR --methods stamina alone --alone-from 6    # do later ones find room?
     python benchmarks/sequence.py --workspace DIR --only-report
@@ -46,6 +46,7 @@ from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.extractor import open_extractor
 from conceptctl.workflows.learn import learn
 from conceptctl.workflows.lesson import Request, Watch
+from conceptctl.workflows.weight_history import follow
 
 CPU = torch.device("cpu")
 ALONE = "alone"
@@ -220,7 +221,7 @@ class Bench:
         last = [self._features(method, concept, now) for concept in concepts]
         count = len(concepts)
         pairs = self.root / f"{method}-pairs.json"
-        row = {
+        row: dict[str, Any] = {
             "judge_then": statistics.mean(each["success"] for each in looked["then"]),
             "judge_now": statistics.mean(each["success"] for each in looked[now]),
             "attributes_then": statistics.mean(each["attributes"] for each in looked["then"]),
@@ -230,16 +231,29 @@ class Bench:
             "loss_then": statistics.mean(each["loss"] for each in looked["then"]),
             "loss_now": statistics.mean(each["loss"] for each in looked[now]),
             "own": [each["own"] for each in looked["then"]],
-            "A_mmd": statistics.mean(mmd(real[j], last[j]) for j in range(count)),
-            "F_mmd": statistics.mean(mmd(then[j], last[j]) for j in range(count - 1)) if count > 1 else None,
-            "P_mmd": statistics.mean(mmd(real[j], then[j]) for j in range(count)),
             "noise_floor": statistics.mean(noise_floor(then[j]) for j in range(count)),
             "diversity": statistics.mean(diversity(last[j], real[j]) for j in range(count)),
+            "A_of_each": [mmd(real[j], last[j]) for j in range(count)],
+            "F_of_each": [mmd(then[j], last[j]) for j in range(count)],
             "P_of_each": [mmd(real[j], then[j]) for j in range(count)],
-            "judge_of_each": [each["success"] for each in looked[now]],
+            "judge_then_of_each": [each["success"] for each in looked["then"]],
+            "judge_now_of_each": [each["success"] for each in looked[now]],
             "pairs": json.loads(pairs.read_text()) if pairs.exists() else None,
         }
+        row["A_mmd"], row["P_mmd"] = (statistics.mean(row[f"{which}_of_each"]) for which in "AP")
+        # The last one had no time to be forgotten.
+        row["F_mmd"] = statistics.mean(row["F_of_each"][:-1]) if count > 1 and method != ALONE else None
+        row["distance"] = self._distances(method)
         return row | self._masks(method)
+
+    def _distances(self, method: str) -> list[float]:
+        """||W_t - W_init|| after each concept; of each alone, its own."""
+        stores = [self._store(method)]
+        if method == ALONE:
+            stores = [self._store(f"alone-{index}") for index, _ in self._learned_by(method)]
+        known = base.tensors(stores[0].layout, stores[0].head().base)
+        shapes = {place: info.shape for place, (_, _, info) in known.items()}
+        return [step.drift.distance for store in stores for step in follow(store, store.head(), shapes)]
 
     def _masks(self, method: str) -> dict[str, Any]:
         stores = {
@@ -294,6 +308,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", type=Path, help="another base than the bundled one")
     options = parser.parse_args()
+    if not 1 <= options.alone_from <= options.concepts:
+        parser.error("--alone-from counts from 1 to --concepts")
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.weights:
@@ -310,11 +326,17 @@ def main() -> None:
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
     if {"stamina", ALONE} <= rows.keys():
-        later = rows["stamina"]["P_of_each"][options.alone_from - 1 :]
-        ratios = [ours / alone for ours, alone in zip(later, rows[ALONE]["P_of_each"], strict=True)]
+        first = options.alone_from
+        later = {which: rows["stamina"][f"{which}_of_each"][first - 1 :] for which in "AP"}
+        ratios = [ours / theirs for ours, theirs in zip(later["P"], rows[ALONE]["P_of_each"], strict=True)]
         rows[ALONE]["P_of_each in sequence / alone"] = ratios
-        print(f"P_mmd in sequence / alone, from concept {options.alone_from} on: {statistics.mean(ratios):.3g}")
-    (bench.root / "figures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        print(f"P_mmd in sequence / alone, from concept {first} on: {statistics.mean(ratios):.3g}")
+        rows[ALONE]["A_mmd of the same in sequence"] = statistics.mean(later["A"])
+        alone = rows[ALONE]["A_mmd"]
+        print(f"A_mmd of the same at the end, and alone: {statistics.mean(later['A']):.3g}, {alone:.3g}")
+    figures = bench.root / "figures.json"
+    known = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    figures.write_text(json.dumps(known | rows, indent=2) + "\n", encoding="utf-8")
     names = [f"{what}_{when}" for what in ("judge", "attributes", "details", "loss") for when in ("then", "now")]
     names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs"]
     print("| method | " + " | ".join(names) + " |")

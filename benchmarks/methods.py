@@ -87,7 +87,8 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     for form in FORMS:
         yield f"STAMINA, {form} mask", partial(Variant, pipeline, number, start, "stamina", tasks=1, mask=form)
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
-    yield "STAMINA without Muon, preservation, damping and P2", partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
+    without = partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
+    yield "STAMINA without Muon, preservation, damping and P2", without
 
 
 def prepared(device: str) -> tuple[Any, Examples]:

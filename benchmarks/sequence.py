@@ -113,6 +113,10 @@ class Bench:
             else Store.create(root, base.inspect(pocket.base_folder()), "pocket")
         )
 
+    def _store_of(self, method: str, index: int) -> Store:
+        """Where a method learns the concept at a place of the sequence."""
+        return self._store(f"alone-{index}" if method == ALONE else method)
+
     def _learned_by(self, method: str) -> list[tuple[int, Concept]]:
         """The concepts that a method learns, with their places in the sequence."""
         first = self.options.alone_from - 1 if method == ALONE else 0
@@ -120,7 +124,7 @@ class Bench:
 
     def learn_all(self, method: str) -> None:
         for index, concept in self._learned_by(method):
-            store = self._store(f"alone-{index}" if method == ALONE else method)
+            store = self._store_of(method, index)
             if store.head().concept(concept.name) is None:
                 self._learn(store, concept, method)
             self._draw(store, concept, self.root / f"{method}-{concept.name}-then")
@@ -250,16 +254,13 @@ class Bench:
         """||W_t - W_init|| after each concept; of each alone, its own."""
         stores = [self._store(method)]
         if method == ALONE:
-            stores = [self._store(f"alone-{index}") for index, _ in self._learned_by(method)]
+            stores = [self._store_of(method, index) for index, _ in self._learned_by(method)]
         known = base.tensors(stores[0].layout, stores[0].head().base)
         shapes = {place: info.shape for place, (_, _, info) in known.items()}
         return [step.drift.distance for store in stores for step in follow(store, store.head(), shapes)]
 
     def _masks(self, method: str) -> dict[str, Any]:
-        stores = {
-            concept.name: self._store(f"alone-{index}" if method == ALONE else method)
-            for index, concept in self._learned_by(method)
-        }
+        stores = {concept.name: self._store_of(method, index) for index, concept in self._learned_by(method)}
         records = [read_record(store.blob(store.concept(name))) for name, store in stores.items()]
         settings = [record.settings for record in records]
         if "density" not in settings[0]:

@@ -24,7 +24,8 @@ import torch
 from conceptctl import pocket
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import known_states, starting_row
-from conceptctl.diffusion.fit import Callbacks, Examples, fit
+from conceptctl.diffusion.examples import Examples
+from conceptctl.diffusion.fit import Callbacks, fit
 from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptctl.diffusion.conditioning import Prompts, Slot, learned_row
+from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
@@ -73,17 +74,6 @@ class Trainable(nn.Module):
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Latents with a prompt each: the concept's, and auxiliary ones that it is learned beside."""
-
-    latents: Tensor
-    """(N, C, H, W), fp32, on the device."""
-    prompts: Sequence[str]
-    concept: int
-    """How many of them, the first ones, are the concept's."""
-
-
-@dataclass(frozen=True)
 class Schedule:
     """How long and in what portions."""
 
@@ -104,6 +94,8 @@ class Schedule:
     """How much less samples count that have little noise (Choi et al. 2022); 0 for all alike."""
     timestep_sampling: str = "uniform"
     """One of `TIMESTEP_SAMPLINGS`."""
+    scene_batch: int = 0
+    """Scenes in a step, beside all those."""
     accumulation: int = 1
     """Portions in a step, one after the other: their gradients' mean is taken."""
 
@@ -322,24 +314,18 @@ class _Run:
 
     def losses(self, generator: torch.Generator, *, sampled: bool = True) -> dict[str, Tensor]:
         """The losses of one portion, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
-        chosen = self._choose(generator)
+        schedule = self.schedule
+        chosen = self.examples.choose(schedule.batch_size, schedule.auxiliary_batch, schedule.scene_batch, generator)
         latents = self.examples.latents[chosen.to(self.examples.latents.device, non_blocking=True)]
         noise, timesteps = self.objective.draw(latents, generator)
         deltas = self.trainable.deltas(generator) if sampled else self.trainable.folded()
         self.projected.put(deltas)
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
-        losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden).mean()}
+        counted = self.examples.counted(chosen)
+        losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden, counted).mean()}
         losses |= self.penalty(deltas, self.step / self.schedule.steps, generator)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def _choose(self, generator: torch.Generator) -> Tensor:
-        concept, everything = self.examples.concept, len(self.examples.latents)
-        ours = _some(concept, self.schedule.batch_size, generator)
-        if everything == concept or not self.schedule.auxiliary_batch:
-            return ours
-        theirs = torch.randint(concept, everything, (self.schedule.auxiliary_batch,), generator=generator)
-        return torch.cat([ours, theirs])
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Take the step whose gradients are there."""
@@ -428,12 +414,6 @@ def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimize
     rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
     made: list[torch.optim.Optimizer] = [Muon(ours, 0.0)] if ours else []
     return [*made, torch.optim.Adam(rest, fused=True)] if rest else made
-
-
-def _some(of: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw some of so many, the same one twice only where there are too few."""
-    rounds = [torch.randperm(of, generator=generator) for _ in range(-(-count // of))]
-    return torch.cat(rounds)[:count]
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -101,7 +101,9 @@ class Objective:
         self.chances = chances
         self.weights = (weights / (self.times * chances)).float().to(latents.device)
 
-    def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+    def errors(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor, counted: Tensor | None = None
+    ) -> Tensor:
         """Denoise once and compare.
 
         Args:
@@ -109,6 +111,7 @@ class Objective:
             noise: Their noise, of the same shape.
             timesteps: (B,), integers.
             hidden: The prompts' hidden states (B, T, D).
+            counted: What each latent's error counts, (B, 1, H, W); all alike without it.
 
         Returns:
             The mean squared error of each sample, weighted if so asked, (B,), fp32.
@@ -118,7 +121,10 @@ class Objective:
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)
-        errors = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+        squared = functional.mse_loss(predicted, target, reduction="none")
+        errors = squared.mean(dim=(1, 2, 3))
+        if counted is not None:
+            errors = (squared * counted).mean(dim=(1, 2, 3)) / counted.mean(dim=(1, 2, 3))
         return errors if self.weights is None else errors * self.weights[timesteps]
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,8 @@ class Config:
     """The concept's pictures in a step."""
     auxiliary_batch: int = 8
     """Auxiliary pictures in a step, beside the concept's."""
+    scene_batch: int = 0
+    """Scenes in a step, beside those: pictures of the concept pasted beside what the model draws; not in the papers."""
     learning_rate: float = 5e-4
     """Step size of the adapters."""
     token_learning_rate: float = 5e-4
@@ -92,6 +94,7 @@ class Config:
             self.snr_gamma,
             self.p2_gamma,
             self.timestep_sampling,
+            self.scene_batch,
             self.accumulation,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows import auxiliary, generate
+from conceptctl.workflows import auxiliary, companions, generate
 from conceptctl.workflows.concept_files import add_concept, check_free
 from conceptctl.workflows.defaults import defaults_of
 from conceptctl.workflows.lesson import (
@@ -32,13 +32,16 @@ from conceptctl.workflows.lesson import (
     prompts_of,
 )
 from conceptctl.workflows.recall import PLACEHOLDER
+from conceptctl.workflows.slots import from_slot, save_drawn, save_state
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Generator, Tensor
 
-    from conceptctl.diffusion.fit import Examples, State, Trainable
+    from conceptctl.diffusion.examples import Examples
+    from conceptctl.diffusion.fit import State, Trainable
     from conceptctl.diffusion.models import Pipeline
+    from conceptctl.diffusion.scenes import Cast
     from conceptctl.methods.base import Method, Task
 
 PREVIEW_PICTURES = 4
@@ -160,7 +163,7 @@ class _Learning:
         self.watch.advance(state.step if state else 0)
         callbacks = Callbacks(
             report=self.watch.report,
-            save=lambda reached: _save(job, reached, self.kept),
+            save=lambda reached: save_state(job, reached, self.kept),
             preview=self._previewer(pipeline) if self.watch.preview else None,
         )
         end = fit(pipeline, number, trainable, examples, schedule, penalty, state=state, callbacks=callbacks)
@@ -169,7 +172,7 @@ class _Learning:
         if not all(bool(learned.isfinite().all()) for learned in (*deltas.values(), row)):
             raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
         # Remembering can take longer than learning, and a signal may come meanwhile.
-        _save(job, end, self.kept)
+        save_state(job, end, self.kept)
         health = self._health(pipeline, number, trainable, examples, schedule)
         # In fp32, as they are stored and loaded: a GPU's own weights are rounded already.
         before = {place: torch.from_numpy(self.folded[place]) for place in deltas}
@@ -189,8 +192,6 @@ class _Learning:
 
     def _job(self) -> tuple[jobs.Job, State | None]:
         """Find the interrupted run of this request, or begin a new one."""
-        from conceptctl.workflows.slots import from_slot
-
         self.begun: Tensor | None = None
         settings = {
             "name": self.request.name,
@@ -244,14 +245,25 @@ class _Learning:
                 self.watch.stage,
                 self.watch.advance,
                 self.begun,
-                lambda drawn: _save_drawn(job, drawn, self.plan.auxiliary, self.kept),
+                lambda drawn: save_drawn(job, drawn, self.plan.auxiliary, self.kept),
             )
             # They may take longer than the training: an interrupted run finds them again.
             kept = self.attachments[-1].blob
             self.kept["auxiliary"] = {"sha256": kept.sha256, "size": kept.size}
             if state is None:
                 job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
+        self.casts: list[list[Cast]] = []
+        if self.method.config.scene_batch:
+            known, self.attachments = companions.drawn_by_base(
+                self.writer, pipeline, self.attachments, self.watch.stage, self.watch.advance
+            )
+            self.casts.append(known)
         self.folded = generate.apply_concepts(self.store, self.head, pipeline)
+        if self.method.config.scene_batch:
+            earlier = companions.drawn_by_model(
+                self.store, self.head, pipeline, self._rng("earlier"), self.watch.stage, self.watch.advance
+            )
+            self.casts.append(earlier)
         return pipeline
 
     def _add_token(self, pipeline: Pipeline) -> int:
@@ -261,12 +273,10 @@ class _Learning:
         return models.add_concept(pipeline, self.request.name, self.start)
 
     def _examples(self, pipeline: Pipeline, number: int) -> Examples:
-        import torch
-        from PIL import ImageOps
-
-        from conceptctl.diffusion.fit import Examples
-        from conceptctl.diffusion.latents import encode
         from conceptctl.diffusion.prompts import cut_off
+        from conceptctl.diffusion.scenes import Cast
+        from conceptctl.diffusion.scenes import scenes as paste
+        from conceptctl.workflows.examples import gather
 
         pictures = [picture.image() for picture in self.checked.pictures]
         of_each = self._prompts(pipeline, pictures)
@@ -278,18 +288,15 @@ class _Learning:
                     f"the caption {prompt!r} is too long for this base, which does not see its V*{self.request.name}",
                     hint="shorten it, or name the concept earlier",
                 )
-        if self.request.flip:
-            pictures += [ImageOps.mirror(picture) for picture in pictures]
-            of_each *= 2
-        # Every picture counts alike, however many prompts it has.
-        times = math.lcm(*map(len, of_each))
-        latents = encode(pipeline, pictures).repeat_interleave(times, dim=0)
-        prompts = [prompt for own in of_each for prompt in own * (times // len(own))]
-        count = len(latents)
-        if self.auxiliary is not None:
-            latents = torch.cat([latents, self.auxiliary.to(self.device)])
-            prompts += [auxiliary.prompt_of(self.request.class_word)] * len(self.auxiliary)
-        return Examples(latents, prompts, count)
+        scenes: list[tuple[Image.Image, str]] = []
+        if self.casts:
+            own = Cast(companions.names_of(self.request.name, self.request.class_word), pictures)
+            scenes = list(paste(own, self.casts, companions.SCENES, self._rng("scenes")))
+        beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
+        return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
+
+    def _rng(self, what: str) -> random.Random:
+        return random.Random(f"{what}:{self.request.train.seed}")
 
     def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
         """The prompts of each picture: one, or with what is around the concept too where there is no caption."""
@@ -429,20 +436,3 @@ class _Learning:
             },
             loss_curve=tuple(round(value, 6) for value in end.curve),
         )
-
-
-def _save(job: jobs.Job, state: State, kept: Mapping[str, Any]) -> None:
-    from conceptctl.workflows.slots import to_slot
-
-    step, tensors, rest = to_slot(state)
-    job.save(step, tensors, {**rest, **kept})
-
-
-def _save_drawn(job: jobs.Job, drawn: Tensor, count: int, kept: Mapping[str, Any]) -> None:
-    from conceptctl.diffusion.fit import State
-    from conceptctl.diffusion.shield import shielded
-    from conceptctl.workflows.slots import to_slot
-
-    with shielded():
-        step, tensors, rest = to_slot(State(len(drawn) - count, {"latents": drawn}))
-        job.save(step, tensors, {**rest, **kept})

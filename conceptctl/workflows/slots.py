@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptctl.store.jobs import Slot
+from conceptctl.store.jobs import Job, Slot
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.weights import array_tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor as TorchTensor
+
     from conceptctl.diffusion.fit import State
 
 
@@ -31,3 +34,18 @@ def from_slot(slot: Slot) -> State:
         for name, tensor in slot.tensors.items()
     }
     return State(slot.step, tensors, slot.state["counted"], list(slot.state["curve"]))
+
+
+def save_state(job: Job, state: State, kept: Mapping[str, Any]) -> None:
+    """Save how far a training is, and what else a run that goes on needs to know."""
+    step, tensors, rest = to_slot(state)
+    job.save(step, tensors, {**rest, **kept})
+
+
+def save_drawn(job: Job, drawn: TorchTensor, count: int, kept: Mapping[str, Any]) -> None:
+    """Save how many of `count` auxiliary pictures are drawn: as a training that has steps to go until its first."""
+    from conceptctl.diffusion.fit import State
+    from conceptctl.diffusion.shield import shielded
+
+    with shielded():
+        save_state(job, State(len(drawn) - count, {"latents": drawn}), kept)

@@ -8,7 +8,8 @@ import torch
 
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row, with_kept
-from conceptctl.diffusion.fit import Examples, Schedule, Trainable, _some, fit
+from conceptctl.diffusion.examples import Examples, _some
+from conceptctl.diffusion.fit import Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
 from conceptctl.diffusion.shield import shielded

@@ -8,7 +8,8 @@ import torch
 
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import starting_row
-from conceptctl.diffusion.fit import Examples, State, denoising_loss, fit
+from conceptctl.diffusion.examples import Examples
+from conceptctl.diffusion.fit import State, denoising_loss, fit
 from conceptctl.diffusion.projections import adapted, cross_attention, shapes_of
 from conceptctl.errors import NotFound
 from conceptctl.methods import METHODS, find_method

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion import fit as fit_module
 from conceptctl.diffusion.fit import Callbacks, _Run
 from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
@@ -46,7 +47,7 @@ def base_folder(request, tmp_path_factory):
 def _small_pictures(monkeypatch):
     # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
     defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3)
-    for module in (workflow, lesson, workflow.auxiliary, workflow.generate):
+    for module in (workflow, lesson, workflow.auxiliary, workflow.companions, workflow.generate):
         monkeypatch.setattr(module, "defaults_of", lambda base: defaults)
 
 
@@ -184,7 +185,9 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}], ids=["papers", "ours"]
+    "settings",
+    [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}, {"scene_batch": 1}],
+    ids=["papers", "ours", "scenes"],
 )
 def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path, settings):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
@@ -360,6 +363,51 @@ def test_damaged_auxiliary_pictures_are_drawn_again(store, folder):
     path.unlink()
     teach(store, folder, "carol", class_word="dog", auxiliary=3)
     assert store.concept("carol")
+
+
+def with_scenes(store, folder, name="alice", **changes):
+    return teach(store, folder, name, settings={"scene_batch": 2}, **changes)
+
+
+def test_scenes_show_what_the_base_draws_and_what_was_learned_before(store, folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what))
+    with_scenes(store, folder, "alice", watch=watch)
+    with_scenes(store, folder, "bob", class_word="", watch=watch)
+    # What the base draws is drawn once.
+    assert [what for what in stages if "paste" in what] == [
+        *(f"drawing {word} pictures to paste beside" for word in ("cat", "person", "waterfall")),
+        "drawing earlier concepts to paste beside",
+    ]
+    first, second = seen
+    for examples, own in ((first, "V*alice"), (second, "V*bob")):
+        prompts = examples.prompts[-examples.scenes :]
+        assert examples.scenes == len(prompts) == 96
+        assert all(own in prompt and (" next to " in prompt or " and " in prompt) for prompt in prompts)
+        assert examples.latents.shape[0] == len(examples.prompts)
+        assert examples.learned_from.shape == (1, *examples.latents.shape[2:])
+    assert not any("V*bob" in prompt for prompt in first.prompts)
+    assert any("V*alice cat" in prompt for prompt in first.prompts)
+    assert 30 < sum("V*alice" in prompt for prompt in second.prompts) < 66
+
+
+def _watched(seen, real):
+    def fit(pipeline, number, trainable, examples, *rest, **named):
+        seen.append(examples)
+        return real(pipeline, number, trainable, examples, *rest, **named)
+
+    return fit
+
+
+def test_no_more_than_some_earlier_concepts_are_drawn(store, folder, monkeypatch):
+    monkeypatch.setattr(workflow.companions, "MOST", 1)
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append((what, total)))
+    for name in ("alice", "bob", "carol"):
+        with_scenes(store, folder, name, watch=watch)
+    assert [total for what, total in stages if "earlier" in what] == [8, 8]
 
 
 def test_captions_are_what_pictures_are_learned_under(store, tmp_path):

@@ -115,9 +115,9 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, differences: Tensor, uniform: Tensor, temperature: float
+        ctx: Any, values: Tensor, differences: Tensor, noise: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        soft = torch.logit(uniform, eps=1e-6).add_(differences).div_(temperature).sigmoid_()
+        soft = torch.add(noise, differences, alpha=1 / temperature).sigmoid_()
         mask = soft.round()
         ctx.save_for_backward(values, soft, mask)
         ctx.temperature = temperature
@@ -127,24 +127,34 @@ class _Masked(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values, soft, mask = ctx.saved_tensors
         passed, share = gradients
-        of_mask = (passed * values).add_(share / mask.numel())
-        return passed * mask, (1 - soft).mul_(soft).mul_(of_mask).div_(ctx.temperature), None, None
+        of_mask = torch.addcmul(share / (mask.numel() * ctx.temperature), passed, values, value=1 / ctx.temperature)
+        return passed * mask, torch.ops.aten.sigmoid_backward(of_mask, soft), None, None
 
 
-def masked(values: Tensor, differences: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Let some entries pass through a freshly drawn hard mask (STAMINA eqs. 5 and 6).
 
     Args:
         values: What is masked, any shape.
         differences: Logit differences d, of the same shape.
-        uniform: Uniform numbers in [0, 1), of the same shape: the noise is their logit.
+        noise: Logistic noise over the temperature, of the same shape; see `noise_table`.
         temperature: tau; smaller lets gradients through nearer to a change of mind only.
 
     Returns:
         The values where entries pass and 0 where not, and the share that passes; both with the soft mask's gradient.
     """
-    passed, share = _Masked.apply(values, differences, uniform, temperature)  # type: ignore[no-untyped-call]
+    passed, share = _Masked.apply(values, differences, noise, temperature)  # type: ignore[no-untyped-call]
     return passed, share
+
+
+def noise_table(count: int, temperature: float, generator: torch.Generator) -> Tensor:
+    """Draw logistic numbers over a temperature, (count,), on the generator's device.
+
+    Any window of it is noise as good as freshly drawn (Salimans et al. 2017, "Evolution strategies as a scalable
+    alternative to reinforcement learning", section 2.1): on a CPU, drawing takes longer than all else that a mask does.
+    """
+    uniform = torch.rand(count, generator=generator, device=generator.device)
+    return uniform.logit_(eps=1e-6).div_(temperature)
 
 
 def _first_layer(rank: int, generator: torch.Generator) -> nn.Linear:

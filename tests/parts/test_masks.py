@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conceptctl.parts.masks import FORMS, Collapsed, Literal, masked
+from conceptctl.parts.masks import FORMS, Collapsed, Literal, masked, noise_table
 
 SHAPE = (24, 16)
 
@@ -41,7 +41,9 @@ def test_the_same_generator_gives_the_same_mask(form):
 def test_entries_pass_as_often_as_their_logit_says():
     uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     for difference in (-1.5, 0.0, 0.7):
-        passed, share = masked(torch.full_like(uniform, 3.0), torch.full_like(uniform, difference), uniform, 0.5)
+        passed, share = masked(
+            torch.full_like(uniform, 3.0), torch.full_like(uniform, difference), uniform.logit() / 0.5, 0.5
+        )
         assert set(passed.unique().tolist()) <= {0.0, 3.0}
         assert share.item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
         assert share.item() == pytest.approx(passed.mean().item() / 3, rel=1e-4)
@@ -59,13 +61,20 @@ def test_the_sample_is_that_of_a_two_way_gumbel_softmax():
     assert torch.allclose(passed.quantile(shares), soft.quantile(shares), atol=0.01)
 
 
+def test_the_noise_is_logistic_over_the_temperature():
+    table = noise_table(400_000, 0.5, torch.Generator().manual_seed(0))
+    shares = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+    assert torch.allclose(table.quantile(shares), 2 * shares.logit(), atol=0.06)
+    assert table.isfinite().all()
+
+
 def test_the_gradient_is_the_soft_masks_and_values_have_it_where_they_pass():
     generator = torch.Generator().manual_seed(0)
     differences, values, weights = torch.randn(3, 9, dtype=torch.float64, generator=generator).unbind()
     differences.requires_grad_()
     values.requires_grad_()
     uniform = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    passed, share = masked(values, differences, uniform, 0.5)
+    passed, share = masked(values, differences, uniform.logit() / 0.5, 0.5)
     ours = torch.autograd.grad((passed * weights).sum() + 7 * share, (values, differences))
     soft = ((differences + torch.logit(uniform)) / 0.5).sigmoid()
     (of_mask,) = torch.autograd.grad((values.detach() * soft * weights).sum() + 7 * soft.mean(), differences)

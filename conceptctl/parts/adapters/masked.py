@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conceptctl.diffusion.fit import ParameterGroups
 from conceptctl.diffusion.projections import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
-from conceptctl.parts.masks import FORMS, MaskForm, masked
+from conceptctl.parts.masks import FORMS, MaskForm, masked, noise_table
 
 MASK_EPSILON = 1e-15
 """Adam's eps for the masks: their gradients are of order 1e-8 and less, which the usual 1e-8 would not normalize."""
@@ -51,23 +51,30 @@ class Masked(nn.Module):
             FORMS[form](shape, rank, open_by, spread, generator) for shape in shapes.values()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
+        self._table: Tensor | None = None
+        self._table_seed = int(torch.randint(2**62, (), generator=generator))
         self.shares: list[Tensor] = []
         """The share of each matrix that the last step's mask lets pass, with its graph, for a sparsity loss."""
 
     def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas of a training step, through freshly drawn masks."""
         products = self.low_rank.products()
-        # In one piece, because a call for each matrix costs more, and where it is needed: Stable Diffusion's masks have
-        # 19 million entries.
         sizes = [product.numel() for product in products]
-        there = _generator_on(products[0].device, generator)
-        uniform = _uniform(sum(sizes), there)
+        noise = self._noise(sum(sizes), products[0].device, generator)
         passed = [
             masked(product, form(), part.view_as(product), self.temperature)
-            for form, part, product in zip(self.masks, uniform.split(sizes), products, strict=True)
+            for form, part, product in zip(self.masks, noise.split(sizes), products, strict=True)
         ]
         self.shares = [share for _, share in passed]
         return {place: delta for place, (delta, _) in zip(self.low_rank.places, passed, strict=True)}
+
+    def _noise(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """A step's noise: any window of a table that is drawn once, where it is needed."""
+        if self._table is None or self._table.device != device:
+            source = torch.Generator(device).manual_seed(self._table_seed)
+            self._table = noise_table(2 * count, self.temperature, source)
+        first = int(torch.randint(count + 1, (), generator=generator))
+        return self._table[first : first + count]
 
     def folded(self) -> Deltas:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
@@ -86,18 +93,3 @@ class Masked(nn.Module):
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""
         differences = torch.cat([form().flatten() for form in self.masks])
         return {"density": (differences > 0).float().mean(), "openness": differences.sigmoid().mean()}
-
-
-def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in (0, 1), of 16 bits each: on a CPU 24 bits take about twice as long to draw."""
-    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].float().add_(2**15 + 0.5).div_(2**16)
-
-
-def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """A generator on a device, seeded from one on the CPU; on the CPU that one itself."""
-    if device.type == "cpu":
-        return generator
-    seed = int(torch.randint(2**62, (), generator=generator))
-    return torch.Generator(device).manual_seed(seed)

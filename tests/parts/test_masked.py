@@ -1,0 +1,50 @@
+"""Masked adapters: the noise of a step."""
+
+import pytest
+import torch
+
+from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.masked import Masked
+
+SHAPES = {"a": (50, 70), "b": (60, 70)}
+
+
+def made(open_by=0.0):
+    generator = torch.Generator().manual_seed(1)
+    low_rank = LowRank(SHAPES, 3, 1e-3, generator=generator, start=1.0)
+    with torch.no_grad():
+        # A mask shows in what it lets pass only where there is something to pass.
+        for parameter in low_rank.parameters():
+            parameter.uniform_(1.0, 2.0, generator=generator)
+    return Masked(low_rank, SHAPES, "low-rank", 4, 1e-3, 0.5, open_by, 0.0, generator=generator)
+
+
+def passed(adapter, seed):
+    deltas = adapter(torch.Generator().manual_seed(seed))
+    return torch.cat([delta.flatten() for delta in deltas.values()]) != 0
+
+
+def test_a_step_decides_what_passes_whatever_came_before():
+    first, second = made(), made()
+    passed(second, 3)
+    passed(second, 4)
+    assert torch.equal(passed(first, 5), passed(second, 5))
+
+
+def test_what_passes_is_drawn_anew_in_every_step_and_for_every_matrix():
+    adapter = made()
+    steps = torch.stack([passed(adapter, seed) for seed in range(400)]).float()
+    # A fair coin for each entry, and no step's like another's.
+    assert steps.mean(dim=0).sub(0.5).abs().max() < 0.15
+    assert steps.mean(dim=1).sub(0.5).abs().max() < 0.05
+    agreement = (steps[:-1] == steps[1:]).float().mean(dim=1)
+    assert agreement.sub(0.5).abs().max() < 0.05
+    a, b = steps.split([50 * 70, 60 * 70], dim=1)
+    assert (a[:, :100] == b[:, :100]).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_noise_is_no_part_of_the_state():
+    adapter = made()
+    before = set(adapter.state_dict())
+    passed(adapter, 0)
+    assert set(adapter.state_dict()) == before

@@ -31,6 +31,11 @@ SCENES = 96
 """How many scenes are made of them."""
 
 
+def known(head: Generation) -> tuple[str, ...]:
+    """What a concept could be put beside, as prompts name it."""
+    return (*(f"a {word}" for word in WORDS), *(MARKER + concept.name for concept in head.concepts))
+
+
 def drawn_by_base(
     writer: Writer,
     pipeline: Pipeline,

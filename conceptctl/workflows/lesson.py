@@ -15,6 +15,7 @@ from conceptctl.methods import find_method
 from conceptctl.store import base, concept
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
+from conceptctl.workflows import companions
 from conceptctl.workflows.concept_files import check_name_free
 from conceptctl.workflows.defaults import POCKET, Defaults, defaults_of
 
@@ -75,6 +76,8 @@ class Plan:
     prompts: tuple[str, ...]
     """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
+    beside: tuple[str, ...]
+    """What it is shown beside, in scenes, as prompts name it; of many earlier concepts only some."""
     device: str
 
 
@@ -186,6 +189,9 @@ def make_method(request: Request, base_name: str) -> Method:
     values = {**(found.pocket if base_name == "pocket" else {}), **asked, **request.settings}
     if request.class_word == "" or request.auxiliary == 0:
         values["auxiliary_batch"] = 0
+    elif request.auxiliary and "auxiliary_batch" not in request.settings:
+        # Whoever asks for them wants them learned beside, also where a base needs none.
+        values["auxiliary_batch"] = max(1, values.get("auxiliary_batch", found.configuration.auxiliary_batch))
     for each in dataclasses.fields(found.configuration):
         # A whole number is a number; torch makes other tensors of the two.
         if isinstance(each.default, float) and type(value := values.get(each.name)) is int:
@@ -282,6 +288,7 @@ def planned(head: Generation, request: Request, method: Method, checked: Checked
         notes=(*checked.notes, *_note_on_describing(request, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
+        beside=companions.known(head) if method.config.scene_batch else (),
         device=device,
     )
 

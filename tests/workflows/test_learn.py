@@ -401,6 +401,24 @@ def _watched(seen, real):
     return fit
 
 
+def test_the_plan_says_what_it_is_shown_beside(store, folder):
+    request = asked(folder, settings={"scene_batch": 2})
+    assert plan(store, request, device="cpu").beside == ("a cat", "a person", "a waterfall")
+    teach(store, folder, "bob")
+    assert plan(store, request, device="cpu").beside[-1] == "V*bob"
+    assert plan(store, asked(folder), device="cpu").beside == ()
+
+
+def test_auxiliary_pictures_that_are_asked_for_are_learned_beside(folder):
+    def portion(base, **changes):
+        return lesson.make_method(asked(folder, train=TrainConfig(method="stamina"), **changes), base).config
+
+    assert portion("pocket").auxiliary_batch == 0
+    assert portion("pocket", auxiliary=8).auxiliary_batch == 1
+    assert portion("tiny", auxiliary=8).auxiliary_batch == 8
+    assert portion("pocket", auxiliary=8, settings={"auxiliary_batch": 0}).auxiliary_batch == 0
+
+
 def test_no_more_than_some_earlier_concepts_are_drawn(store, folder, monkeypatch):
     monkeypatch.setattr(workflow.companions, "MOST", 1)
     stages = []

@@ -14,8 +14,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from conceptctl import pocket
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import PolynomialKernel, RbfKernel, mmd
 from conceptctl.pocket import bundle
-from conceptctl.pocket.judge import QUESTIONS
+from conceptctl.pocket.judge import QUESTIONS, Reading
 from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.train.heads import right_answers
 from conceptctl.pocket.train.judge import judged_pictures
@@ -131,15 +131,46 @@ class Bench:
             Figure("VAE, held-out renders", f"{seen:.1f} dB", ">= 30 dB", seen >= 30),
             Figure("VAE, concepts with unseen details", f"{unseen:.1f} dB", ">= 30 dB", unseen >= 30),
             *(self._restored_rate(kind) for kind in ("person", "waterfall")),
+            *self._restored_twins(),
+            *self._restored_pairs(),
         ]
 
     def _restored_rate(self, kind: str) -> Figure:
         """How many concepts the judge still accepts: no more of them can be learned."""
         concepts = [concept(kind, 5_000 + index) for index in range(self.pictures)]
-        views = to_signed(to_tensor([item.heldout_view(0) for item in concepts]), CPU)
-        readings = self.judge.read(torch.cat([self.restored(part) for part in views.split(50)]))
+        readings = self._after([item.heldout_view(0) for item in concepts])
         share = statistics.mean(reading.shows(item.subject) for reading, item in zip(readings, concepts, strict=True))
         return Figure(f"judge, {kind} accepted after the autoencoder", percent(share), "", True)
+
+    def _restored_twins(self) -> Iterator[Figure]:
+        """How many near misses the judge takes for the concept when all are blurred alike."""
+        rng = random.Random("quality:restored twins")
+        concepts = [concept(rng.choice(("person", "waterfall")), 6_000 + index) for index in range(self.pictures)]
+        for what, missing in (("its details", ()), ("one detail", ("mark", "extra"))):
+            subjects = [item.twin(*([rng.choice(missing)] if missing else [])) for item in concepts]
+            readings = self._after([render(scene_of(rng, subject), rng) for subject in subjects])
+            share = statistics.mean(
+                reading.shows(item.subject) for reading, item in zip(readings, concepts, strict=True)
+            )
+            yield Figure(f"judge, twin without {what} accepted after the autoencoder", percent(share), "", True)
+
+    def _restored_pairs(self) -> Iterator[Figure]:
+        """How often the judge accepts both of two concepts side by side: no more of such pictures can be drawn."""
+        rng = random.Random("quality:restored pairs")
+        concepts = sequence(10)
+        pairs = [rng.sample(concepts, 2) for _ in range(self.pictures)]
+        scenes = [replace(scene_of(rng, first.subject, second.subject), relation="next to") for first, second in pairs]
+        pictures = [render(scene, rng) for scene in scenes]
+        sharp = self.judge.read(to_signed(to_tensor(pictures), CPU))
+        for readings, when in ((sharp, "rendered"), (self._after(pictures), "after the autoencoder")):
+            share = statistics.mean(
+                reading.shows_all(scene.subjects) for reading, scene in zip(readings, scenes, strict=True)
+            )
+            yield Figure(f"judge, both of two concepts accepted, {when}", percent(share), "", True)
+
+    def _after(self, pictures: list[Image.Image]) -> list[Reading]:
+        signed = to_signed(to_tensor(pictures), CPU)
+        return self.judge.read(torch.cat([self.restored(part) for part in signed.split(50)]))
 
     @torch.no_grad()
     def restored(self, pictures: Tensor) -> Tensor:

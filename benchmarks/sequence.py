@@ -40,6 +40,7 @@ from conceptctl.pocket.world.concepts import Concept, sequence, write_folders
 from conceptctl.pocket.world.kinds import DETAILS
 from conceptctl.store import base
 from conceptctl.store.concept import read_record
+from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows import generate, recall
 from conceptctl.workflows.defaults import POCKET
@@ -52,6 +53,7 @@ CPU = torch.device("cpu")
 ALONE = "alone"
 PAIRS = 8
 """Pairs of neighbours in the sequence that are drawn together at the end."""
+OPENING = "a photo of "
 OWN = ("person", "waterfall", "cat")
 """Of these the base draws pictures of its own, to see what learning does to them."""
 HELDOUT = 40
@@ -127,7 +129,9 @@ class Bench:
             store = self._store_of(method, index)
             if store.head().concept(concept.name) is None:
                 self._learn(store, concept, method)
-            self._draw(store, concept, self.root / f"{method}-{concept.name}-then")
+            # As it was then, also where what the judge says of it is asked for again later.
+            then = store.generation(recall.births(store)[store.concept(concept.name).uid])
+            self._draw(store, then, concept, self.root / f"{method}-{concept.name}-then")
 
     def _learn(self, store: Store, concept: Concept, method: str) -> None:
         name = "stamina" if method == ALONE else method
@@ -145,18 +149,17 @@ class Bench:
     def look_again(self, method: str) -> None:
         store = self._store(method)
         for concept in self.concepts:
-            self._draw(store, concept, self.root / f"{method}-{concept.name}-now")
+            self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
         path = self.root / f"{method}-pairs.json"
         if not path.exists():
             path.write_text(json.dumps(self._pairs(store, method)), encoding="utf-8")
 
-    def _draw(self, store: Store, concept: Concept, stem: Path) -> None:
+    def _draw(self, store: Store, generation: Generation, concept: Concept, stem: Path) -> None:
         """Draw a concept, and keep the pictures' features and what the judge says."""
         if stem.with_suffix(".json").exists():
             return
-        pipeline = generate.load(store, store.head(), self.options.device)
-        record = read_record(store.blob(store.concept(concept.name)))
-        prompt = recall.recipe_of(record, store.head().base).prompt_for(concept.name)
+        pipeline = generate.load(store, generation, self.options.device)
+        prompt = self._prompt(store, concept)
         pictures = list(self._set(pipeline, prompt))
         save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
         generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
@@ -168,6 +171,11 @@ class Bench:
         }
         stem.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
         print(f"{stem.name}: {json.dumps(found)}", flush=True)
+
+    def _prompt(self, store: Store, concept: Concept) -> str:
+        """What a concept is drawn from: what it was learned under."""
+        record = read_record(store.blob(store.concept(concept.name)))
+        return recall.recipe_of(record, store.head().base).prompt_for(concept.name)
 
     def untouched(self) -> Any:
         """The base before anything is learned."""
@@ -203,18 +211,23 @@ class Bench:
     def _set(self, pipeline: Any, prompt: str, count: int | None = None) -> Any:
         return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
 
-    def _pairs(self, store: Store, method: str) -> float:
-        """The share of pictures of two neighbours of the sequence that show both."""
+    def _pairs(self, store: Store, method: str) -> dict[str, float]:
+        """What pictures of two neighbours of the sequence show, in the mean."""
         pipeline = generate.load(store, store.head(), self.options.device)
-        shares, sheet = [], []
-        for first, second in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
-            prompt = f"a photo of V*{first.name} {first.kind} next to V*{second.name} {second.kind}"
-            pictures = list(self._set(pipeline, prompt, 8))
-            readings = self.judge.read(to_signed(to_tensor(pictures), CPU))
-            shares += [reading.shows_all([first.subject, second.subject]) for reading in readings]
+        sheet: list[Image.Image] = []
+        found: dict[str, list[float]] = {"both": [], "classes": [], "attributes": []}
+        for pair in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
+            named = [self._prompt(store, concept).removeprefix(OPENING) for concept in pair]
+            pictures = list(self._set(pipeline, OPENING + " next to ".join(named), 8))
+            subjects = [concept.subject for concept in pair]
+            for reading in self.judge.read(to_signed(to_tensor(pictures), CPU)):
+                there, right, asked = reading.agreement([(subject.kind, subject.shown()) for subject in subjects])
+                found["both"].append(reading.shows_all(subjects))
+                found["classes"].append(there)
+                found["attributes"].append(right / asked)
             sheet += pictures[:4]
         generate.contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
-        return statistics.mean(shares)
+        return {name: statistics.mean(values) for name, values in found.items()}
 
     def figures(self, method: str) -> dict[str, Any]:
         now = "then" if method == ALONE else "now"
@@ -242,8 +255,9 @@ class Bench:
             "P_of_each": [mmd(real[j], then[j]) for j in range(count)],
             "judge_then_of_each": [each["success"] for each in looked["then"]],
             "judge_now_of_each": [each["success"] for each in looked[now]],
-            "pairs": json.loads(pairs.read_text()) if pairs.exists() else None,
         }
+        for name, value in json.loads(pairs.read_text()).items() if pairs.exists() else ():
+            row[f"pairs_{name}"] = value
         row["A_mmd"], row["P_mmd"] = (statistics.mean(row[f"{which}_of_each"]) for which in "AP")
         # The last one had no time to be forgotten.
         row["F_mmd"] = statistics.mean(row["F_of_each"][:-1]) if count > 1 and method != ALONE else None
@@ -339,11 +353,11 @@ def main() -> None:
     known = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
     figures.write_text(json.dumps(known | rows, indent=2) + "\n", encoding="utf-8")
     names = [f"{what}_{when}" for what in ("judge", "attributes", "details", "loss") for when in ("then", "now")]
-    names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs"]
+    names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs_both", "pairs_classes", "pairs_attributes"]
     print("| method | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     for method, row in rows.items():
-        shown = ["-" if row[name] is None else f"{row[name]:.3g}" for name in names]
+        shown = ["-" if row.get(name) is None else f"{row[name]:.3g}" for name in names]
         print(f"| {method} | " + " | ".join(shown) + " |")
 
 

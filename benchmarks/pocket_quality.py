@@ -40,6 +40,7 @@ from conceptctl.pocket.world.concepts import concept, sequence, write_folders
 from conceptctl.pocket.world.kinds import KINDS
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
+from conceptctl.workflows.defaults import POCKET
 
 CPU = torch.device("cpu")
 STEPS, GUIDANCE = 25, 4.0
@@ -257,7 +258,10 @@ class Bench:
     def distance(self) -> list[Figure]:
         kinds, guided = self.bare
         # Guidance trades variety for obedience; without it, the distance is what the network has learned.
-        plain = self.generate([f"a photo of a {kind}" for kind in kinds], 1_000, 1.0)
+        scales = {f"guidance {scale:g}" if scale > 1 else "no guidance": scale for scale in (POCKET.guidance, 1.0)}
+        prompts = [f"a photo of a {kind}" for kind in kinds]
+        drawn_with = {f"guidance {GUIDANCE:g}": guided}
+        drawn_with |= {how: self.generate(prompts, 1_000, scale) for how, scale in scales.items()}
         rng = random.Random("quality:distance")
 
         def fresh(names: list[str]) -> Tensor:
@@ -273,9 +277,7 @@ class Bench:
         # Without bias: of 25 pictures against 25 others from the same source the biased estimate is a tenth of the
         # distance between two classes.
         kernels = {"RBF": RbfKernel(biased=False), "papers' kernel": PolynomialKernel(biased=False)}
-        for (how, drawn), (name, kernel) in itertools.product(
-            ((f"guidance {GUIDANCE:g}", guided), ("no guidance", plain)), kernels.items()
-        ):
+        for (how, drawn), (name, kernel) in itertools.product(drawn_with.items(), kernels.items()):
             ours = self.features(drawn)
             within = []
             for kind in KINDS:
@@ -293,7 +295,7 @@ class Bench:
                     f"distance to renders / between classes ({name}), {how}", f"{ratio:.3f}", "<= 0.05", ratio <= 0.05
                 )
             )
-        for how, drawn in ((f"guidance {GUIDANCE:g}", guided), ("no guidance", plain)):
+        for how, drawn in drawn_with.items():
             ours = self.features(drawn)
             spread = statistics.mean(
                 diversity(ours[chosen], theirs[chosen])

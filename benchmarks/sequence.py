@@ -13,6 +13,7 @@ belongs to one version of the base and of this file.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ class Bench:
         if not (self.data / "concepts.json").exists():
             list(write_folders(self.concepts, self.data))
         self.judge = pocket.load_judge()
+        # What another judge said is asked for again.
+        self.judge_is = hashlib.sha256((bundle.WEIGHTS / bundle.JUDGE_FILE).read_bytes()).hexdigest()[:16]
 
     @cached_property
     def extractor(self) -> Any:
@@ -151,12 +154,13 @@ class Bench:
         for concept in self.concepts:
             self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
         path = self.root / f"{method}-pairs.json"
-        if not path.exists():
-            path.write_text(json.dumps(self._pairs(store, method)), encoding="utf-8")
+        if not path.exists() or self._pairs_read(method).get("judge") != self.judge_is:
+            path.write_text(json.dumps({**self._pairs(store, method), "judge": self.judge_is}), encoding="utf-8")
 
     def _draw(self, store: Store, generation: Generation, concept: Concept, stem: Path) -> None:
         """Draw a concept, and keep the pictures' features and what the judge says."""
-        if stem.with_suffix(".json").exists():
+        path = stem.with_suffix(".json")
+        if path.exists() and json.loads(path.read_text()).get("judge") == self.judge_is:
             return
         pipeline = generate.load(store, generation, self.options.device)
         prompt = self._prompt(store, concept)
@@ -168,6 +172,7 @@ class Bench:
             **vars(Looked.at(self.judge, pictures, concept)),
             "loss": self._loss(pipeline, real, [prompt] * HELDOUT),
             "own": self.own_losses(pipeline),
+            "judge": self.judge_is,
         }
         stem.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
         print(f"{stem.name}: {json.dumps(found)}", flush=True)
@@ -211,6 +216,11 @@ class Bench:
     def _set(self, pipeline: Any, prompt: str, count: int | None = None) -> Any:
         return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
 
+    def _pairs_read(self, method: str) -> dict[str, Any]:
+        path = self.root / f"{method}-pairs.json"
+        found = json.loads(path.read_text()) if path.exists() else {}
+        return found if isinstance(found, dict) else {}
+
     def _pairs(self, store: Store, method: str) -> dict[str, float]:
         """What pictures of two neighbours of the sequence show, in the mean."""
         pipeline = generate.load(store, store.head(), self.options.device)
@@ -237,7 +247,6 @@ class Bench:
         then = [self._features(method, concept, "then") for concept in concepts]
         last = [self._features(method, concept, now) for concept in concepts]
         count = len(concepts)
-        pairs = self.root / f"{method}-pairs.json"
         row: dict[str, Any] = {
             "judge_then": statistics.mean(each["success"] for each in looked["then"]),
             "judge_now": statistics.mean(each["success"] for each in looked[now]),
@@ -256,8 +265,7 @@ class Bench:
             "judge_then_of_each": [each["success"] for each in looked["then"]],
             "judge_now_of_each": [each["success"] for each in looked[now]],
         }
-        for name, value in json.loads(pairs.read_text()).items() if pairs.exists() else ():
-            row[f"pairs_{name}"] = value
+        row |= {f"pairs_{name}": value for name, value in self._pairs_read(method).items() if name != "judge"}
         row["A_mmd"], row["P_mmd"] = (statistics.mean(row[f"{which}_of_each"]) for which in "AP")
         # The last one had no time to be forgotten.
         row["F_mmd"] = statistics.mean(row["F_of_each"][:-1]) if count > 1 and method != ALONE else None

@@ -122,8 +122,9 @@ class Objective:
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)
         squared = functional.mse_loss(predicted, target, reduction="none")
-        errors = squared.mean(dim=(1, 2, 3))
-        if counted is not None:
+        if counted is None:
+            errors = squared.mean(dim=(1, 2, 3))
+        else:
             errors = (squared * counted).mean(dim=(1, 2, 3)) / counted.mean(dim=(1, 2, 3))
         return errors if self.weights is None else errors * self.weights[timesteps]
 

@@ -41,6 +41,11 @@ def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def mentioned(prompt: str) -> frozenset[str]:
+    """The names that stand behind a `V*` in a prompt, whether there are such concepts or not."""
+    return frozenset(match[2].lower() for match in _IN_PROMPT.finditer(prompt))
+
+
 def add_token(tokenizer: Any, name: str) -> int:
     """Make `V*name` one token, and return its number: the row of the token table that is to be learned.
 

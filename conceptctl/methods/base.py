@@ -7,7 +7,7 @@ learned before, with nothing done against forgetting. Every method states only h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -83,20 +83,8 @@ class Config:
 
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
-        return Schedule(
-            self.steps,
-            self.batch_size,
-            self.auxiliary_batch,
-            seed,
-            self.warmup,
-            self.scheduler,
-            self.optimizer,
-            self.snr_gamma,
-            self.p2_gamma,
-            self.timestep_sampling,
-            self.scene_batch,
-            self.accumulation,
-        )
+        names = {each.name for each in fields(Schedule)} - {"seed"}
+        return Schedule(seed=seed, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,8 @@ def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: floa
 def noise_table(count: int, temperature: float, generator: torch.Generator) -> Tensor:
     """Draw logistic numbers over a temperature, (count,), on the generator's device.
 
-    Any window of it is noise as good as freshly drawn (Salimans et al. 2017, "Evolution strategies as a scalable
-    alternative to reinforcement learning", section 2.1): on a CPU, drawing takes longer than all else that a mask does.
+    Any window of a larger table is noise as good as freshly drawn (Salimans et al. 2017, "Evolution strategies as a
+    scalable alternative to reinforcement learning", section 2.1).
     """
     uniform = torch.rand(count, generator=generator, device=generator.device)
     return uniform.logit_(eps=1e-6).div_(temperature)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from conceptctl.methods.base import Method, Task
 
 PREVIEW_PICTURES = 4
+MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, --set scene_batch=0, or --device cpu"
 HEALTH_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
 
@@ -90,7 +90,7 @@ def learn(
         learning = _Learning(store, writer, request, method, device, watch)
         from conceptctl.diffusion.models import enough_memory
 
-        with enough_memory("--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"):
+        with enough_memory(MORE_MEMORY):
             return learning.run()
 
 
@@ -225,7 +225,7 @@ class _Learning:
         if slot.step < 0:
             self.begun = from_slot(slot).tensors["latents"]
             return job, None
-        if found := slot.state.get("auxiliary"):
+        for found in slot.state.get("drawn", ()):
             self.attachments = auxiliary.with_kept(self.writer.layout, self.attachments, BlobRef(**found))
         state: State = from_slot(slot)
         return job, state
@@ -247,24 +247,28 @@ class _Learning:
                 self.begun,
                 lambda drawn: save_drawn(job, drawn, self.plan.auxiliary, self.kept),
             )
-            # They may take longer than the training: an interrupted run finds them again.
-            kept = self.attachments[-1].blob
-            self.kept["auxiliary"] = {"sha256": kept.sha256, "size": kept.size}
-            if state is None:
-                job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
+            self._keep_drawn(job, state)
         self.casts: list[list[Cast]] = []
-        if self.method.config.scene_batch:
+        if self.plan.beside:
             known, self.attachments = companions.drawn_by_base(
                 self.writer, pipeline, self.attachments, self.watch.stage, self.watch.advance
             )
+            self._keep_drawn(job, state)
             self.casts.append(known)
         self.folded = generate.apply_concepts(self.store, self.head, pipeline)
-        if self.method.config.scene_batch:
-            earlier = companions.drawn_by_model(
-                self.store, self.head, pipeline, self._rng("earlier"), self.watch.stage, self.watch.advance
+        if self.plan.beside:
+            seed, watch = self.request.train.seed, self.watch
+            self.casts.append(
+                companions.drawn_by_model(self.store, self.head, pipeline, seed, watch.stage, watch.advance)
             )
-            self.casts.append(earlier)
         return pipeline
+
+    def _keep_drawn(self, job: jobs.Job, state: State | None) -> None:
+        """Let an interrupted run find what the base has drawn: it may have taken longer than the training."""
+        drawn = [each.blob for each in self.attachments if each.kind == auxiliary.KIND]
+        self.kept["drawn"] = [{"sha256": ref.sha256, "size": ref.size} for ref in drawn]
+        if state is None:
+            job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
 
     def _add_token(self, pipeline: Pipeline) -> int:
         from conceptctl.diffusion import conditioning, models
@@ -274,8 +278,6 @@ class _Learning:
 
     def _examples(self, pipeline: Pipeline, number: int) -> Examples:
         from conceptctl.diffusion.prompts import cut_off
-        from conceptctl.diffusion.scenes import Cast
-        from conceptctl.diffusion.scenes import scenes as paste
         from conceptctl.workflows.examples import gather
 
         pictures = [picture.image() for picture in self.checked.pictures]
@@ -288,15 +290,11 @@ class _Learning:
                     f"the caption {prompt!r} is too long for this base, which does not see its V*{self.request.name}",
                     hint="shorten it, or name the concept earlier",
                 )
-        scenes: list[tuple[Image.Image, str]] = []
-        if self.casts:
-            own = Cast(companions.names_of(self.request.name, self.request.class_word), pictures)
-            scenes = list(paste(own, self.casts, companions.SCENES, self._rng("scenes")))
         beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
+        scenes = companions.scenes_of(
+            self.request, pipeline.tokenizer, pictures, [own[0] for own in of_each], self.casts
+        )
         return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
-
-    def _rng(self, what: str) -> random.Random:
-        return random.Random(f"{what}:{self.request.train.seed}")
 
     def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
         """The prompts of each picture: one, or with what is around the concept too where there is no caption."""

@@ -21,6 +21,10 @@ PROMPT = f"a photo of a {PLACEHOLDER}"
 """What is drawn of a concept whose record does not say."""
 
 
+LONGEST = 1000
+"""Characters of a prompt that a record may ask for."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a concept's fixed pictures are drawn: now as they were then."""
@@ -54,8 +58,10 @@ def recipe_of(record: Record, base: Base) -> Recipe:
     prompt, steps, guidance = (record.settings.get(f"remembered_{what}") for what in ("prompt", "steps", "guidance"))
     if (
         isinstance(prompt, str)
+        and len(prompt) <= LONGEST
+        and prompt.isprintable()
         and PLACEHOLDER in prompt
-        and prompt.count(MARKER) == 1
+        and prompt.upper().count(MARKER) == 1
         and type(steps) is int
         and 1 <= steps <= 1000
         and isinstance(guidance, int | float)

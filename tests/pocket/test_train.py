@@ -121,7 +121,7 @@ def workspace(tmp_path_factory):
     stages = {
         "vae": (lambda: vae.VaeStage(CPU, batch=2), vae.RECIPES),
         "clip": (lambda: clip.ClipStage(CPU, folder, batch=4), clip.RECIPES),
-        "judge": (lambda: judge.JudgeStage(CPU, batch=4), judge.RECIPES),
+        "judge": (lambda: judge.JudgeStage(CPU, folder, batch=4), judge.RECIPES),
         "unet": (lambda: unet.UnetStage(CPU, folder, batch=2), unet.RECIPES),
     }
     measured = {}
@@ -144,8 +144,27 @@ def test_every_stage_trains_and_measures_itself(workspace):
         "retrieval",
         "right",
         "worst",
+        "coded",
         "heldout",
     }
+
+
+def test_half_of_what_the_judge_sees_went_through_the_autoencoder(workspace, tmp_path, monkeypatch):
+    folder, _ = workspace
+    seen = []
+    monkeypatch.setattr(judge, "spoil", lambda pictures: seen.append(pictures) or pictures)
+    ended = {}
+    # An autoencoder that was hardly trained, and the one that ships where there is none.
+    for root in (folder, tmp_path):
+        stage = judge.JudgeStage(CPU, root, batch=8)
+        batch = stage.batch(0)
+        stage.losses(batch)
+        rendered = to_signed(batch.pictures, CPU)
+        changed = (seen.pop() - rendered).abs().mean(dim=(1, 2, 3))
+        assert (changed[:4] == 0).all()
+        assert (changed[4:] > 0).all()
+        ended[root] = changed[4:].mean().item()
+    assert ended[tmp_path] < 0.1 < ended[folder]
 
 
 def test_a_near_twin_differs_and_names_only_what_it_has():

@@ -368,6 +368,9 @@ def test_what_changes_meanwhile_is_respected(store, heldout, measure):
 def test_a_record_of_somebody_elses_is_not_believed_everything(store):
     checkpoint = store.head().base
     for settings in (
+        {"remembered_prompt": "V*{} and v*bob", "remembered_steps": 2, "remembered_guidance": 3.0},
+        {"remembered_prompt": "V*{} \ud800", "remembered_steps": 2, "remembered_guidance": 3.0},
+        {"remembered_prompt": "V*{}" + 1000 * " cat", "remembered_steps": 2, "remembered_guidance": 3.0},
         {"remembered_prompt": "V*{} and V*bob", "remembered_steps": 2, "remembered_guidance": 3.0},
         {"remembered_prompt": "a photo of a V*{}", "remembered_steps": 10**9, "remembered_guidance": 3.0},
         {"remembered_prompt": "a photo of a V*{}", "remembered_steps": True, "remembered_guidance": 3.0},

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import types
 from functools import partial
 from pathlib import Path
 
@@ -417,6 +418,51 @@ def test_auxiliary_pictures_that_are_asked_for_are_learned_beside(folder):
     assert portion("pocket", auxiliary=8).auxiliary_batch == 1
     assert portion("tiny", auxiliary=8).auxiliary_batch == 8
     assert portion("pocket", auxiliary=8, settings={"auxiliary_batch": 0}).auxiliary_batch == 0
+
+
+def test_every_lesson_shows_other_concepts_where_there_are_many():
+    chosen = []
+    for count in range(9, 60):
+        head = types.SimpleNamespace(concepts=tuple(range(count)))
+        found = workflow.companions.earlier(head, 0)
+        assert found == workflow.companions.earlier(head, 0)
+        assert len(set(found)) == 8
+        chosen += found
+    # Of 51 lessons each of the first nine is in an eighth at the least; a sample that is always alike leaves some out.
+    assert min(chosen.count(index) for index in range(9)) > 6
+
+
+def test_scenes_are_made_of_what_shows_the_concept_alone_under_prompts_that_are_seen(store, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
+    folder = write_pictures(tmp_path / "photos")
+    teach(store, folder, "bob")
+    for path in sorted(folder.glob("*.png"))[1:]:
+        path.with_suffix(".txt").write_text("{token} beside V*bob, at home")
+    with_scenes(store, folder, "carol", flip=True)
+    assert seen[-1].scenes == 96
+    for path in folder.glob("*.png"):
+        path.with_suffix(".txt").write_text("{token} beside V*bob")
+    with_scenes(store, folder, "dave")
+    assert seen[-1].scenes == 0
+    # Behind so long a class, what stands beside it is no longer seen.
+    with_scenes(store, write_pictures(tmp_path / "others"), "erin", class_word="cat " * 70 + "cat")
+    assert 0 < seen[-1].scenes < 96
+
+
+def test_what_the_base_drew_to_paste_beside_is_found_after_an_interruption(store, folder):
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what), report=_stop)
+    with pytest.raises(KeyboardInterrupt):
+        with_scenes(store, folder, "alice", watch=watch, auxiliary=3)
+    assert sum("to paste beside" in what for what in stages) == 3
+    stages.clear()
+    with_scenes(store, folder, "alice", watch=dataclasses.replace(watch, report=lambda report: None), auxiliary=3)
+    assert not any("drawing" in what for what in stages)
+
+
+def _stop(report):
+    raise KeyboardInterrupt
 
 
 def test_no_more_than_some_earlier_concepts_are_drawn(store, folder, monkeypatch):

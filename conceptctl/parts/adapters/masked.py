@@ -69,10 +69,12 @@ class Masked(nn.Module):
         return {place: delta for place, (delta, _) in zip(self.low_rank.places, passed, strict=True)}
 
     def _noise(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """A step's noise: any window of a table that is drawn once, where it is needed."""
-        if self._table is None or self._table.device != device:
-            source = torch.Generator(device).manual_seed(self._table_seed)
-            self._table = noise_table(2 * count, self.temperature, source)
+        """A step's noise, drawn where it is needed; on a CPU, where that takes long, any window of a table."""
+        if device.type != "cpu":
+            seed = int(torch.randint(2**62, (), generator=generator))
+            return noise_table(count, self.temperature, torch.Generator(device).manual_seed(seed))
+        if self._table is None:
+            self._table = noise_table(2 * count, self.temperature, torch.Generator().manual_seed(self._table_seed))
         first = int(torch.randint(count + 1, (), generator=generator))
         return self._table[first : first + count]
 

@@ -58,7 +58,7 @@ def _stage(name: str, device: torch.device, workspace: Path) -> tuple[Stage[Any,
     make = {
         "vae": lambda: module.VaeStage(device, batch=recipe.batch, workers=workers),
         "clip": lambda: module.ClipStage(device, workspace, batch=recipe.batch, workers=workers),
-        "judge": lambda: module.JudgeStage(device, batch=recipe.batch, workers=workers),
+        "judge": lambda: module.JudgeStage(device, workspace, batch=recipe.batch, workers=workers),
         "unet": lambda: module.UnetStage(device, workspace, batch=recipe.batch, workers=workers),
     }
     return make[name](), recipe

@@ -1,9 +1,10 @@
-"""Trains the judge on renders, of the world and of concepts, sharp and slightly spoiled."""
+"""Trains the judge on renders, of the world and of concepts, sharp, spoiled, and as the autoencoder gives them back."""
 
 from __future__ import annotations
 
 import random
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from conceptctl.pocket.judge import JudgeNetwork, labels_of
 from conceptctl.pocket.train.data import Batches, spoil, to_signed, to_tensor
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
+from conceptctl.pocket.train.trained import trained_or_bundled_vae
 from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import draw_scene, reading_order
@@ -21,6 +23,12 @@ RECIPES = {
     "cpu": Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, weight_decay=0.01),
     "cuda": Recipe(samples=5_000_000, batch=256, learning_rate=3e-3, weight_decay=0.01),
 }
+
+
+DECODED = 0.5
+"""The share of its pictures that went through the autoencoder, as all that is generated did."""
+LATENT_NOISE = 0.15
+"""The most noise that is added to those in between, in deviations of the latents: what is generated is not exact."""
 
 
 class Judged(NamedTuple):
@@ -37,8 +45,9 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
 
     name = "judge"
 
-    def __init__(self, device: torch.device, *, batch: int, workers: int = 0) -> None:
+    def __init__(self, device: torch.device, workspace: Path, *, batch: int, workers: int = 0) -> None:
         self.device = device
+        self.vae = trained_or_bundled_vae(workspace).to(device, memory_format=torch.channels_last)
         torch.manual_seed(0)
         self.network = JudgeNetwork().to(device)
         self.batches = Batches(partial(_step, batch), workers)
@@ -49,16 +58,32 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
         return self.batches(step)
 
     def losses(self, batch: Judged) -> Losses:
-        """The loss of all answers, on pictures blurred and grained as generated ones are."""
-        pictures = spoil(to_signed(batch.pictures, self.device))
+        """The loss of all answers, on pictures blurred, grained and coded as generated ones are."""
+        pictures = to_signed(batch.pictures, self.device)
+        # The labels are as random in the first ones as in the others.
+        plain = len(pictures) - round(DECODED * len(pictures))
+        pictures = spoil(torch.cat([pictures[:plain], self._decoded(pictures[plain:])]))
         logits = self.network(pictures)
         return {"loss": answer_loss(logits.flatten(0, 1), batch.labels.to(self.device).flatten(0, 1))}
 
     def measure(self, network: JudgeNetwork) -> dict[str, float]:
-        """The share of right answers on held-out renders, over all questions and for the worst one."""
-        logits = network(to_signed(self.heldout.pictures, self.device))
-        right, asked = right_answers(logits.flatten(0, 1), self.heldout.labels.to(self.device).flatten(0, 1))
-        return {"right": (right.sum() / asked.sum()).item(), "worst": (right / asked.clamp(min=1)).min().item()}
+        """The share of right answers on held-out renders, over all questions and for the worst one, and once coded."""
+        rendered = to_signed(self.heldout.pictures, self.device)
+        labels = self.heldout.labels.to(self.device).flatten(0, 1)
+        right, asked = right_answers(network(rendered).flatten(0, 1), labels)
+        coded, _ = right_answers(network(self._decoded(rendered)).flatten(0, 1), labels)
+        return {
+            "right": (right.sum() / asked.sum()).item(),
+            "worst": (right / asked.clamp(min=1)).min().item(),
+            "coded": (coded.sum() / asked.sum()).item(),
+        }
+
+    @torch.no_grad()
+    def _decoded(self, pictures: Tensor) -> Tensor:
+        latents = self.vae.encode(pictures).latent_dist.mode()
+        noise = torch.rand(len(latents), 1, 1, 1, device=self.device) * LATENT_NOISE / self.vae.config.scaling_factor
+        decoded: Tensor = self.vae.decode(latents + noise * torch.randn_like(latents)).sample
+        return decoded.clamp(-1, 1)
 
 
 def _step(batch: int, step: int) -> Judged:

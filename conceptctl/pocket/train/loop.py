@@ -162,6 +162,8 @@ class Trainer(Generic[NetworkT, BatchT]):
             group["lr"] = recipe.learning_rate * rise * fall
         self.stage.network.train()
         batch = self.stage.batch(progress.step)
+        # Whatever a stage draws on the way is the same after an interruption.
+        torch.manual_seed(progress.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self.stage.losses(batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -53,6 +53,15 @@ def trained_vae(workspace: Path) -> AutoencoderKL:
     return vae
 
 
+def trained_or_bundled_vae(workspace: Path) -> AutoencoderKL:
+    """Load the trained autoencoder, or the one that ships where the workspace has none: see `--further`."""
+    if (workspace / "vae.safetensors").exists():
+        return trained_vae(workspace)
+    vae = AutoencoderKL.from_pretrained(base_folder(), subfolder="vae", torch_dtype=torch.float32)
+    vae.eval().requires_grad_(False)
+    return vae
+
+
 def trained_clip(workspace: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """Load the trained CLIP model and its tokenizer."""
     tokenizer = CLIPTokenizer.from_pretrained(workspace / "tokenizer")

@@ -27,18 +27,13 @@ from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
 from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
-from conceptctl.diffusion.scenes import learned_from
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
-from conceptctl.methods.stamina import Stamina
 from conceptctl.parts.masks import FORMS
 from conceptctl.pocket import bundle
 
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
-
-BATCH = {name: Stamina.pocket[name] for name in ("batch_size", "auxiliary_batch", "scene_batch")}
-"""What a step of every variant is of, as STAMINA has it."""
 
 
 class Variant:
@@ -46,7 +41,7 @@ class Variant:
 
     def __init__(self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, tasks: int, **settings: Any):
         found = find_method(method)
-        self.method = found(found.configuration(**{**found.pocket, **BATCH, "steps": STEPS, **settings}))
+        self.method = found(found.configuration(**{**found.pocket, "steps": STEPS, **settings}))
         self.pipeline, self.number = pipeline, number
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
@@ -101,8 +96,7 @@ def prepared(device: str) -> tuple[Any, Examples]:
     chosen = models.choose_device(device)
     pipeline = models.load_pipeline(pocket.base_folder(), chosen)
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    prompts = ["a photo of a V*alice"] * 12 + ["a photo of a V*alice next to a cat"] * 4
-    return pipeline, Examples(latents.to(chosen), prompts, 12, 4, learned_from(16, 16).to(chosen))
+    return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
 
 
 def peak(name: str) -> float:

@@ -189,9 +189,6 @@ def make_method(request: Request, base_name: str) -> Method:
     values = {**(found.pocket if base_name == "pocket" else {}), **asked, **request.settings}
     if request.class_word == "" or request.auxiliary == 0:
         values["auxiliary_batch"] = 0
-    elif request.auxiliary and "auxiliary_batch" not in request.settings:
-        # Whoever asks for them wants them learned beside, also where a base needs none.
-        values["auxiliary_batch"] = max(1, values.get("auxiliary_batch", found.configuration.auxiliary_batch))
     for each in dataclasses.fields(found.configuration):
         # A whole number is a number; torch makes other tensors of the two.
         if isinstance(each.default, float) and type(value := values.get(each.name)) is int:

@@ -410,16 +410,6 @@ def test_the_plan_says_what_it_is_shown_beside(store, folder):
     assert plan(store, asked(folder), device="cpu").beside == ()
 
 
-def test_auxiliary_pictures_that_are_asked_for_are_learned_beside(folder):
-    def portion(base, **changes):
-        return lesson.make_method(asked(folder, train=TrainConfig(method="stamina"), **changes), base).config
-
-    assert portion("pocket").auxiliary_batch == 0
-    assert portion("pocket", auxiliary=8).auxiliary_batch == 1
-    assert portion("tiny", auxiliary=8).auxiliary_batch == 8
-    assert portion("pocket", auxiliary=8, settings={"auxiliary_batch": 0}).auxiliary_batch == 0
-
-
 def test_every_lesson_shows_other_concepts_where_there_are_many():
     chosen = []
     for count in range(9, 60):

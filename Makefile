@@ -20,9 +20,8 @@ demo: $(READY)
 	rm -rf .demo
 	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2
 	$(BIN)/conceptctl init $(DEMO)
-	$(BIN)/conceptctl learn $(CONCEPTS)/person-000/train --token alice --class person --steps 560 $(DEMO)
-	$(BIN)/conceptctl learn $(CONCEPTS)/waterfall-000/train --token falls --class waterfall --steps 560 \
-	    --set scene_batch=1 $(DEMO)
+	$(BIN)/conceptctl learn $(CONCEPTS)/person-000/train --token alice --class person --steps 530 $(DEMO)
+	$(BIN)/conceptctl learn $(CONCEPTS)/waterfall-000/train --token falls --class waterfall --steps 530 $(DEMO)
 	$(BIN)/conceptctl fold $(DEMO)
 	$(BIN)/conceptctl generate "a photo of a V*alice" -n 9 -o .demo/alice $(DEMO)
 	$(BIN)/conceptctl generate "a photo of a V*falls" -n 9 -o .demo/falls $(DEMO)

@@ -37,7 +37,7 @@ from conceptctl.pocket.train.judge import judged_pictures
 from conceptctl.pocket.train.vae import psnr
 from conceptctl.pocket.world.captions import Mentions, compose, draw_mentions
 from conceptctl.pocket.world.concepts import concept, sequence, write_folders
-from conceptctl.pocket.world.kinds import KINDS
+from conceptctl.pocket.world.kinds import DETAILS, KINDS
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
 from conceptctl.workflows.defaults import POCKET
@@ -147,8 +147,8 @@ class Bench:
         """How many near misses the judge takes for the concept when all are blurred alike."""
         rng = random.Random("quality:restored twins")
         concepts = [concept(rng.choice(("person", "waterfall")), 6_000 + index) for index in range(self.pictures)]
-        for what, missing in (("its details", ()), ("one detail", ("mark", "extra"))):
-            subjects = [item.twin(*([rng.choice(missing)] if missing else [])) for item in concepts]
+        for what, count in (("its details", len(DETAILS)), ("one detail", 1)):
+            subjects = [item.twin(*rng.sample(DETAILS, count)) for item in concepts]
             readings = self._after([render(scene_of(rng, subject), rng) for subject in subjects])
             share = statistics.mean(
                 reading.shows(item.subject) for reading, item in zip(readings, concepts, strict=True)
@@ -258,10 +258,12 @@ class Bench:
     def distance(self) -> list[Figure]:
         kinds, guided = self.bare
         # Guidance trades variety for obedience; without it, the distance is what the network has learned.
-        scales = {f"guidance {scale:g}" if scale > 1 else "no guidance": scale for scale in (POCKET.guidance, 1.0)}
         prompts = [f"a photo of a {kind}" for kind in kinds]
-        drawn_with = {f"guidance {GUIDANCE:g}": guided}
-        drawn_with |= {how: self.generate(prompts, 1_000, scale) for how, scale in scales.items()}
+        drawn_with = {
+            f"guidance {GUIDANCE:g}": guided,
+            f"guidance {POCKET.guidance:g}": self.generate(prompts, 1_000, POCKET.guidance),
+            "no guidance": self.generate(prompts, 1_000, 1.0),
+        }
         rng = random.Random("quality:distance")
 
         def fresh(names: list[str]) -> Tensor:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 PLACEHOLDER = MARKER + "{}"
 PROMPT = f"a photo of a {PLACEHOLDER}"
 """What is drawn of a concept whose record does not say."""
-
-
 LONGEST = 1000
 """Characters of a prompt that a record may ask for."""
 

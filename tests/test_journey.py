@@ -50,8 +50,8 @@ def test_learn_fold_generate_eval_export(prediction_type, pictures, clip_folder,
         assert run([*map(str, arguments), "--json", "--store", str(tmp_path / "store")]) == 0
         return json.loads(capsys.readouterr().out)
 
-    def drawn(folder):
-        answer = command("generate", PROMPT, "-n", 2, "-o", tmp_path / folder, "--device", "cpu")
+    def drawn(folder, *options):
+        answer = command("generate", PROMPT, "-n", 2, "-o", tmp_path / folder, "--device", "cpu", *options)
         return [np.asarray(Image.open(each["path"])) for each in answer["images"]]
 
     command("init", "--base", write_tiny_pipeline(tmp_path / "base", prediction_type=prediction_type))
@@ -81,5 +81,7 @@ def test_learn_fold_generate_eval_export(prediction_type, pictures, clip_folder,
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     theirs = pipeline(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=generator).images[0]
-    assert np.array_equal(np.asarray(theirs), after[0])
+    # That program knows of no columns.
+    assert np.array_equal(np.asarray(theirs), drawn("plain", "--no-columns")[0])
+    assert not np.array_equal(np.asarray(theirs), after[0])
     assert command("verify", "--read-data")["problems"] == []

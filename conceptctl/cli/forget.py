@@ -62,6 +62,5 @@ def _shown(plan: "ForgetPlan") -> list[str]:
         f"  rewritten without its name: {plan.rewritten} generations",
         "  emptied: trash/, tmp/ and damaged/; its interrupted jobs are removed",
         "  nothing brings it back, and undo to before this is refused",
-        "  concepts learned after it keep their weights, which may hold something of it if it was shown beside them",
         "  files you exported, backups and file system snapshots are not reached",
     ]

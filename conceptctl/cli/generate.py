@@ -31,6 +31,13 @@ def generate(
     grid: Annotated[
         Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
     ] = None,
+    no_columns: Annotated[
+        bool,
+        typer.Option(
+            "--no-columns",
+            help="Let several concepts appear anywhere, not side by side in the order in which the prompt names them.",
+        ),
+    ] = False,
     at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     no_metadata: Annotated[
@@ -56,6 +63,7 @@ def generate(
         steps=defaults.steps if steps is None else steps,
         guidance=defaults.guidance if guidance is None else guidance,
         negative=defaults.negative if negative is None else negative,
+        columns=not no_columns,
         at=at,
         metadata=not no_metadata,
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conceptctl.diffusion.regions import Prompt
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -15,13 +17,13 @@ class Examples:
 
     latents: Tensor
     """(N, C, H, W), fp32, on the device."""
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     concept: int
     """How many of them, the first ones, are the concept's."""
     scenes: int = 0
     """How many of them, the last ones, are scenes."""
     learned_from: Tensor | None = None
-    """Which latents of a scene are learned from, 1 or 0, (1, H, W), on the device; None for all."""
+    """Which latents of each scene are learned from, 1 or 0, (scenes, 1, H, W), on the device; None for all."""
 
     def choose(self, concept: int, auxiliary: int, scenes: int, generator: torch.Generator) -> Tensor:
         """Draw the examples of a step: so many of each kind, where there are any; indices (B,) on the CPU."""
@@ -39,8 +41,9 @@ class Examples:
         """What each latent of chosen examples (B,) counts, (B, 1, H, W); None where all count alike."""
         if self.learned_from is None or not self.scenes:
             return None
-        scene = (chosen >= len(self.latents) - self.scenes).to(self.latents.device, non_blocking=True)
-        return torch.where(scene[:, None, None, None], self.learned_from, 1.0)
+        scene = (chosen - (len(self.latents) - self.scenes)).to(self.latents.device, non_blocking=True)
+        shares = self.learned_from[scene.clamp(min=0)]
+        return torch.where(scene[:, None, None, None] >= 0, shares, 1.0)
 
 
 def _some(of: int, count: int, generator: torch.Generator) -> Tensor:

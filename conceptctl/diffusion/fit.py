@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import Adapted, Deltas, adapted, cross_attention, freeze
+from conceptctl.diffusion.regions import Regions, regions
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 
@@ -190,9 +192,7 @@ def fit(
     callbacks = callbacks or Callbacks()
     freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
     run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
-    projections = cross_attention(pipeline.unet)
-    with adapted(projections) as projected, learned_row(pipeline, number) as slot:
-        run.projected, run.slot = projected, slot
+    with run.attached():
         _loop(run, callbacks)
     return run.state()
 
@@ -222,7 +222,7 @@ def denoising_loss(
     uniform = replace(schedule, timestep_sampling="uniform")
     run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share, generator: {}, State())
     total = 0.0
-    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
+    with run.attached():
         for index in range(batches):
             run.step = schedule.steps + index
             total += run.losses(run.generator(), sampled=sampled)["denoising"].item()
@@ -261,6 +261,7 @@ class _Run:
 
     projected: Adapted
     slot: Slot
+    seen: Regions
 
     def __init__(
         self,
@@ -274,6 +275,7 @@ class _Run:
     ) -> None:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
         self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma)
+        self.pipeline, self.number = pipeline, number
         self.prompts = Prompts(pipeline, examples.prompts, number)
         if schedule.timestep_sampling == "importance":
             # Of the model and the token as the training finds them, so that a run that goes on measures the same.
@@ -297,6 +299,17 @@ class _Run:
         self.curve = list(state.curve)
         if state.tensors:
             self._restore(state.tensors)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Let the pipeline use what trains, and leave it as it was."""
+        unet = self.pipeline.unet
+        with (
+            adapted(cross_attention(unet)) as self.projected,
+            learned_row(self.pipeline, self.number) as self.slot,
+            regions(unet, self.prompts.columns) as self.seen,
+        ):
+            yield
 
     def generator(self) -> torch.Generator:
         """Where all that is random in a step comes from."""
@@ -322,6 +335,7 @@ class _Run:
         self.projected.put(deltas)
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
+        self.seen.composed = self.prompts.in_columns(chosen)
         counted = self.examples.counted(chosen)
         losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden, counted).mean()}
         losses |= self.penalty(deltas, self.step / self.schedule.steps, generator)
@@ -374,6 +388,8 @@ class _Run:
         """Let somebody draw with what is learned so far."""
         self.projected.put(self.trainable.folded())
         self.slot.row = self.trainable.token()
+        # What it draws is no batch of the training's.
+        self.seen.composed = None
         preview(self.step)
 
     def state(self) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tokenizers import AddedToken
@@ -13,6 +13,15 @@ from conceptctl.errors import AlreadyExists, NotFound
 
 MARKER = "V*"
 _IN_PROMPT = re.compile(r"(\w*)V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
+
+_NAMED = re.compile(r"(?:\b(?P<article>an?)\s+)?V\*(?P<name>[a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
+_BEFORE_AN_ARTICLE = re.compile(
+    r"above|and|as|at|behind|below|beneath|beside|between|by|for|from|in|into|is|near|of|on|onto|or|over|than|through|to"
+    r"|under|versus|vs|with|without|.*\W"
+)
+"""After these a thing has an article, where it may have none after others: "of a dog", "my dog"."""
+_NAMELESS = "something"
+"""What is said of a concept that was learned without a class."""
 
 
 def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
@@ -44,6 +53,37 @@ def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
 def mentioned(prompt: str) -> frozenset[str]:
     """The names that stand behind a `V*` in a prompt, whether there are such concepts or not."""
     return frozenset(match[2].lower() for match in _IN_PROMPT.finditer(prompt))
+
+
+def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
+    """Say a prompt without its concepts: a word that everybody knows stands for each.
+
+    "V*alice, smiling, next to a V*falls waterfall" is "a person, smiling, next to a waterfall".
+
+    Args:
+        prompt: What may name concepts.
+        words: For each concept that it names, what kind of thing it is; "" for something.
+    """
+
+    def said(match: re.Match[str]) -> str:
+        word = words[match["name"].lower()]
+        before = match.string[: match.start()].split()
+        last = before[-1].lower() if before else "of"
+        if match["article"] or _BEFORE_AN_ARTICLE.fullmatch(last):
+            return with_article(word)
+        return word or _NAMELESS
+
+    for name, word in words.items():
+        if word:
+            # Some say what it is themselves.
+            twice = rf"(V\*{re.escape(name)}(?![\w-]))\s+{re.escape(word)}(?!\w)"
+            prompt = re.sub(twice, r"\1", prompt, flags=re.IGNORECASE)
+    return _NAMED.sub(said, prompt)
+
+
+def with_article(word: str) -> str:
+    """Say that there is a thing of some kind: "an owl"; "something" without a word for it."""
+    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}" if word else _NAMELESS
 
 
 def add_token(tokenizer: Any, name: str) -> int:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.regions import Prompt, prompts_of, regions
 
 BATCH = 8
 """How many pictures `draw_set` draws together, always: its pictures depend on it."""
@@ -16,7 +18,7 @@ BATCH = 8
 
 @torch.no_grad()
 def draw(
-    pipeline: Pipeline, prompt: str, seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
+    pipeline: Pipeline, prompt: Prompt, seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
 ) -> Iterator[Image.Image]:
     """Draw a picture for each seed.
 
@@ -34,26 +36,14 @@ def draw(
     Yields:
         The pictures, in the order of the seeds.
     """
-    guided = guidance > 1
-    wanted, unwanted = pipeline.encode_prompt(
-        prompt, pipeline.device, 1, guided, negative_prompt=negative if guided else None
-    )
+    wanted, unwanted = _states(pipeline, prompt, negative, guidance)
     for seed in seeds:
-        # Noise made on the CPU is the same on every device.
-        generator = torch.Generator().manual_seed(seed)
-        drawn: Any = pipeline(
-            prompt_embeds=wanted,
-            negative_prompt_embeds=unwanted,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generator,
-        )
-        yield drawn.images[0]
+        yield from _drawn(pipeline, prompt, wanted, unwanted, [seed], steps, guidance)
 
 
 @torch.no_grad()
 def draw_set(
-    pipeline: Pipeline, prompt: str, count: int, *, steps: int, guidance: float, first: int = 0
+    pipeline: Pipeline, prompt: Prompt, count: int, *, steps: int, guidance: float, first: int = 0
 ) -> Iterator[Image.Image]:
     """Draw a fixed set of pictures of one prompt, faster than one by one: seeds 0 to count - 1 in batches of 8.
 
@@ -71,13 +61,47 @@ def draw_set(
     Yields:
         The pictures, in the order of their seeds.
     """
-    wanted, unwanted = pipeline.encode_prompt(prompt, pipeline.device, 1, guidance > 1)
+    wanted, unwanted = _states(pipeline, prompt, "", guidance)
     for start in range(first, count, BATCH):
+        seeds = range(start, start + BATCH)
+        yield from _drawn(pipeline, prompt, wanted, unwanted, seeds, steps, guidance)[: count - start]
+
+
+def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> tuple[Tensor, Tensor | None]:
+    """Encode what is wanted, and with guidance what is not: hidden states of one length, (1, T, D)."""
+    guided = guidance > 1
+    wanted, unwanted = [], None
+    for text in prompts_of(prompt):
+        states, unwanted = pipeline.encode_prompt(
+            text, pipeline.device, 1, guided, negative_prompt=negative if guided else None
+        )
+        wanted.append(states)
+    # What is not wanted is so everywhere: the states behind its first ones are there for their number, and not seen.
+    return torch.cat(wanted, dim=1), None if unwanted is None else unwanted.repeat(1, len(wanted), 1)
+
+
+def _drawn(
+    pipeline: Pipeline,
+    prompt: Prompt,
+    wanted: Tensor,
+    unwanted: Tensor | None,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+) -> list[Image.Image]:
+    """Draw pictures of one prompt together."""
+    count = len(seeds)
+    with regions(pipeline.unet, len(prompts_of(prompt)) - 1) as seen:
+        # In a batch what is not wanted comes first.
+        halves = [True] * count if unwanted is None else [False] * count + [True] * count
+        seen.composed = torch.tensor(halves, device=pipeline.device)
         drawn: Any = pipeline(
-            prompt_embeds=wanted.expand(BATCH, -1, -1),
-            negative_prompt_embeds=None if unwanted is None else unwanted.expand(BATCH, -1, -1),
+            prompt_embeds=wanted.expand(count, -1, -1),
+            negative_prompt_embeds=None if unwanted is None else unwanted.expand(count, -1, -1),
             num_inference_steps=steps,
             guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(start + index) for index in range(BATCH)],
+            # Noise made on the CPU is the same on every device.
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         )
-        yield from drawn.images[: count - start]
+    pictures: list[Image.Image] = drawn.images
+    return pictures

@@ -1,8 +1,8 @@
-"""Two pictures in one, side by side: what a concept looks like beside something else, when no photograph shows it.
+"""Two pictures in one, side by side: what a concept looks like in a column of its own, when no photograph shows it.
 
 As in Cut-Mix-Unmix (Han et al. 2023, "SVDiff: Compact parameter space for diffusion fine-tuning", section 3.3) halves
-of a picture show two subjects, and its prompt names both. There both are being learned; here the other one is what
-the model draws already.
+of a picture show two subjects. There both are being learned, and one prompt names both; here the other one is what the
+base draws, and each column has its own prompt, as when several concepts are drawn together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
+
+from conceptctl.diffusion.regions import Composition
 
 RELATIONS = ("next to", "and")
 """What a prompt says between the left subject and the right one."""
@@ -29,33 +31,43 @@ SEAM = 1 / 8
 class Cast:
     """One subject of scenes."""
 
-    names: Sequence[str]
-    """How prompts may name it: "a cat"; "a V*falls", "V*falls"."""
+    called: str
+    """What the whole scene's prompt says it is: "a cat"."""
+    prompt: str
+    """Its column's: "a photo of a cat", "a photo of a V*falls"."""
     pictures: Sequence[Image.Image]
     """RGB, square, all of one size."""
 
 
-def scenes(
-    own: Cast, others: Sequence[Sequence[Cast]], count: int, rng: random.Random
-) -> Iterator[tuple[Image.Image, str]]:
+@dataclass(frozen=True)
+class Scene:
+    """A concept beside something else."""
+
+    picture: Image.Image
+    prompt: Composition
+    column: int
+    """Which column shows the concept: 0 for the left, 1 for the right."""
+
+
+def scenes(own: Cast, others: Sequence[Cast], count: int, rng: random.Random) -> Iterator[Scene]:
     """Paste pictures of a concept beside pictures of others, as often on the left as on the right.
 
     Args:
-        own: The concept's pictures.
-        others: What it is put beside, in groups: every group is as often there as every other, and so is each in it.
+        own: The concept.
+        others: What it is put beside.
         count: How many scenes.
         rng: The only source of randomness.
 
     Yields:
-        Scenes of the pictures' size, with their prompts.
+        Scenes of the pictures' size.
     """
-    groups = [group for group in others if group]
     for _ in range(count):
-        other = rng.choice(rng.choice(groups))
-        subjects = [(rng.choice(each.pictures), rng.choice(each.names)) for each in (own, other)]
-        rng.shuffle(subjects)
-        (left, first), (right, second) = subjects
-        yield side_by_side(left, right), f"{rng.choice(OPENINGS)}{first} {rng.choice(RELATIONS)} {second}"
+        pair = [own, rng.choice(others)]
+        rng.shuffle(pair)
+        left, right = pair
+        whole = f"{rng.choice(OPENINGS)}{left.called} {rng.choice(RELATIONS)} {right.called}"
+        picture = side_by_side(rng.choice(left.pictures), rng.choice(right.pictures))
+        yield Scene(picture, Composition(whole, (left.prompt, right.prompt)), pair.index(own))
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
@@ -72,10 +84,12 @@ def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
     return scene
 
 
-def learned_from(height: int, width: int) -> Tensor:
-    """Which latents of a scene are learned from: 1 for those, and 0 above the pictures and at the seam, (1, H, W)."""
-    share = torch.ones(1, height, width)
-    share[:, : height - int(SCALE * height)] = 0
+def learned_from(height: int, width: int, column: int) -> Tensor:
+    """Which latents of a scene are learned from: 1 for those of the concept's column, 0 at the seam, (1, H, W)."""
     seam = max(1, round(SEAM * width / 2))
-    share[:, :, width // 2 - seam : (width + 1) // 2 + seam] = 0
+    share = torch.zeros(1, height, width)
+    if column == 0:
+        share[:, :, : width // 2 - seam] = 1
+    else:
+        share[:, :, (width + 1) // 2 + seam :] = 1
     return share

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptctl.diffusion.models import Pipeline
+    from conceptctl.diffusion.regions import Prompt
+    from conceptctl.diffusion.scenes import Scene
 
 
 def gather(
@@ -27,7 +29,7 @@ def gather(
     *,
     flip: bool,
     auxiliary: tuple[Tensor, str] | None,
-    scenes: Sequence[tuple[Image.Image, str]],
+    scenes: Sequence[Scene],
 ) -> Examples:
     """Encode everything that a concept is learned from.
 
@@ -37,7 +39,7 @@ def gather(
         prompts: Of each picture, one or more.
         flip: Whether mirrored pictures count as well.
         auxiliary: The latents of auxiliary pictures, and the prompt of all of them.
-        scenes: Pictures of the concept beside something else, with their prompts.
+        scenes: Pictures of the concept beside something else.
     """
     shown, of_each = list(pictures), list(prompts)
     if flip:
@@ -46,14 +48,15 @@ def gather(
     # Every picture counts alike, however many prompts it has.
     times = math.lcm(*map(len, of_each))
     latents = [encode(pipeline, shown).repeat_interleave(times, dim=0)]
-    said = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
+    said: list[Prompt] = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
     concept = len(said)
     if auxiliary is not None:
         latents.append(auxiliary[0].to(latents[0].device))
         said += [auxiliary[1]] * len(auxiliary[0])
     if not scenes:
         return Examples(torch.cat(latents), said, concept)
-    latents.append(encode(pipeline, [picture for picture, _ in scenes]))
-    said += [prompt for _, prompt in scenes]
-    seen = learned_from(*latents[0].shape[2:]).to(latents[0].device)
-    return Examples(torch.cat(latents), said, concept, len(scenes), seen)
+    latents.append(encode(pipeline, [scene.picture for scene in scenes]))
+    said += [scene.prompt for scene in scenes]
+    height, width = latents[0].shape[2:]
+    seen = torch.stack([learned_from(height, width, scene.column) for scene in scenes])
+    return Examples(torch.cat(latents), said, concept, len(scenes), seen.to(latents[0].device))

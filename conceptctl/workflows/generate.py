@@ -14,6 +14,7 @@ from conceptctl.errors import NotFound, UsageError
 from conceptctl.store import base, blobs
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
+from conceptctl.workflows.compose import compose
 from conceptctl.workflows.defaults import defaults_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     negative: str = ""
+    columns: bool = True
+    """Whether concepts have a column each where the prompt names several."""
     at: int | None = None
     """The generation to draw with; the newest by default."""
     metadata: bool = True
@@ -98,9 +101,13 @@ def generate(
 
     with store.reading() as head, enough_memory(MORE_MEMORY):
         generation = head if request.at is None else store.generation(request.at)
-        names_in(request.prompt + " " + request.negative, [concept.name for concept in generation.concepts])
+        known = [concept.name for concept in generation.concepts]
+        named = names_in(request.prompt, known)
+        names_in(request.negative, known)
+        composed = compose(store, generation, request.prompt, named) if request.columns and len(named) > 1 else None
         pipeline = load(store, generation, device)
-    for what, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+    whole = composed.whole if composed else request.prompt
+    for what, text in (("prompt", whole), ("negative prompt", request.negative)):
         if lost := cut_off(pipeline.tokenizer, text):
             warn(f"the {what} is too long for this base; not seen: {lost!r}")
     defaults = defaults_of(generation.base)
@@ -109,7 +116,9 @@ def generate(
     seeds = [request.seed + index for index in range(request.count)]
     folder.mkdir(parents=True, exist_ok=True)
     images, pictures = [], []
-    drawing = draw(pipeline, request.prompt, seeds, steps=steps, guidance=guidance, negative=request.negative)
+    drawing = draw(
+        pipeline, composed or request.prompt, seeds, steps=steps, guidance=guidance, negative=request.negative
+    )
     for seed in seeds:
         with enough_memory(MORE_MEMORY):
             picture = next(drawing)
@@ -124,6 +133,7 @@ def generate(
             "base": generation.base.name,
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
+            **({"whole": composed.whole, "columns": composed.columns} if composed else {}),
         }
         info = png_info(recipe) if request.metadata else None
         path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)

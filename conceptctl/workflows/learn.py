@@ -248,19 +248,13 @@ class _Learning:
                 lambda drawn: save_drawn(job, drawn, self.plan.auxiliary, self.kept),
             )
             self._keep_drawn(job, state)
-        self.casts: list[list[Cast]] = []
+        self.others: list[Cast] = []
         if self.plan.beside:
-            known, self.attachments = companions.drawn_by_base(
+            self.others, self.attachments = companions.drawn(
                 self.writer, pipeline, self.attachments, self.watch.stage, self.watch.advance
             )
             self._keep_drawn(job, state)
-            self.casts.append(known)
         self.folded = generate.apply_concepts(self.store, self.head, pipeline)
-        if self.plan.beside:
-            seed, watch = self.request.train.seed, self.watch
-            self.casts.append(
-                companions.drawn_by_model(self.store, self.head, pipeline, seed, watch.stage, watch.advance)
-            )
         return pipeline
 
     def _keep_drawn(self, job: jobs.Job, state: State | None) -> None:
@@ -291,9 +285,9 @@ class _Learning:
                     hint="shorten it, or name the concept earlier",
                 )
         beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
-        scenes = companions.scenes_of(
-            self.request, pipeline.tokenizer, pictures, [own[0] for own in of_each], self.casts
-        )
+        own = self._prompt().format(self.request.name)
+        firsts = [prompts[0] for prompts in of_each]
+        scenes = companions.scenes_of(self.request, pipeline.tokenizer, own, pictures, firsts, self.others)
         return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
 
     def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:

@@ -77,7 +77,7 @@ class Plan:
     """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
     beside: tuple[str, ...]
-    """What it is shown beside, in scenes, as prompts name it."""
+    """What it is shown beside, in scenes."""
     device: str
 
 
@@ -285,7 +285,7 @@ def planned(head: Generation, request: Request, method: Method, checked: Checked
         notes=(*checked.notes, *_note_on_describing(request, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
-        beside=companions.named(head, request.train.seed) if method.config.scene_batch else (),
+        beside=companions.WORDS if method.config.scene_batch else (),
         device=device,
     )
 

@@ -3,7 +3,7 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from conceptctl.diffusion.prompts import add_token, cut_off, names_in
+from conceptctl.diffusion.prompts import add_token, cut_off, in_plain_words, names_in, with_article
 from conceptctl.errors import AlreadyExists, NotFound
 from conceptctl.pocket.train.vocabulary import build_tokenizer
 
@@ -62,3 +62,27 @@ def test_what_does_not_fit_is_shown(tokenizer):
 def test_a_concept_that_is_no_word_of_its_own_is_refused(prompt):
     with pytest.raises(NotFound):
         names_in(prompt, ["alice"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a photo of V*alice next to V*falls", "a photo of a person next to a waterfall"),
+        ("V*alice, smiling, next to a V*falls waterfall", "a person, smiling, next to a waterfall"),
+        ("my V*alice and the v*OWL", "my person and the owl"),
+        ("A V*owl behind V*alice person at night", "an owl behind a person at night"),
+        ("a photo of a V*it and V*alice", "a photo of something and a person"),
+        ("V*alice's hat on V*falls", "a person's hat on a waterfall"),
+        ("a big V*owl, V*alice.", "a big owl, a person."),
+        ("(V*alice:1.2) and V*falls waterfalls", "(a person:1.2) and a waterfall waterfalls"),
+        ("a V*al-ice and V*alice", "a cat and a person"),
+        ("no concept at all", "no concept at all"),
+    ],
+)
+def test_a_prompt_is_said_in_plain_words(prompt, said):
+    words = {"alice": "person", "falls": "waterfall", "owl": "owl", "it": "", "al-ice": "cat"}
+    assert in_plain_words(prompt, words) == said
+
+
+def test_a_thing_has_its_article():
+    assert [with_article(word) for word in ("cat", "owl", "")] == ["a cat", "an owl", "something"]

@@ -49,50 +49,41 @@ def test_the_middle_of_a_picture_stands_at_the_bottom_of_its_half():
     assert (above == above[:1]).all()
 
 
-def test_what_is_learned_from_shows_a_picture():
-    black = plain("black")
-    lower = black.copy()
-    lower.paste("white", (0, 1, 64, 64))
-    changed = np.asarray(side_by_side(lower, black)) != np.asarray(side_by_side(black, black))
-    seen = learned_from(16, 16)[0].bool().numpy().repeat(4, axis=0).repeat(4, axis=1)
-    left, right = seen[:, :32], seen[:, 32:]
-    assert left.any()
-    assert (left == right[:, ::-1]).all()
-    assert changed.all(axis=2)[:, :32][left].all()
-    assert not seen[:, 28:36].any()
-    assert learned_from(8, 8).sum() > 0
+@pytest.mark.parametrize("side", [8, 15, 16, 64])
+def test_what_is_learned_from_is_the_concepts_column_but_for_the_seam(side):
+    left, right = (learned_from(side, side, column)[0] for column in (0, 1))
+    assert torch.equal(left, right.flip(1))
+    assert (left == left[:1]).all()
+    assert left[0].diff().abs().sum() == 1
+    assert left[0, 0] == 1
+    assert side / 4 < left[0].sum() < side / 2
 
 
 def test_prompts_name_the_left_subject_first():
-    own = Cast(("a V*alice", "V*alice"), [plain("red")])
-    others = [
-        [Cast(("a cat",), [plain("blue")]), Cast(("a dog",), [plain("blue")])],
-        [],
-        [Cast(("a V*bob",), [plain("lime")])],
-    ]
-    named = Counter()
-    for picture, prompt in scenes(own, others, 400, random.Random(0)):
-        left_is_own = picture.getpixel((5, 60)) == (255, 0, 0)
-        first, relation, second = prompt.removeprefix("a photo of ").partition(
-            " next to " if " next to " in prompt else " and "
+    own = Cast("a person", "a photo of a V*alice", [plain("red")])
+    others = [Cast(f"a {word}", f"a photo of a {word}", [plain("blue")]) for word in ("cat", "dog")]
+    counted = Counter()
+    for scene in scenes(own, others, 400, random.Random(0)):
+        left_is_own = scene.picture.getpixel((5, 60)) == (255, 0, 0)
+        assert scene.picture.getpixel((60, 60) if left_is_own else (5, 60)) == (0, 0, 255)
+        assert scene.column == (0 if left_is_own else 1)
+        first, relation, second = scene.prompt.whole.removeprefix("a photo of ").partition(
+            " next to " if " next to " in scene.prompt.whole else " and "
         )
         assert relation
         mine, other = (first, second) if left_is_own else (second, first)
-        assert mine in own.names
-        assert picture.getpixel((60, 60) if left_is_own else (5, 60)) == (
-            (0, 255, 0) if "bob" in other else (0, 0, 255)
-        )
-        named[left_is_own] += 1
-        named[other] += 1
-    assert 150 < named[True] < 250
-    # Groups are there alike, and so is each in its group.
-    assert 150 < named["a V*bob"] < 250
-    assert 60 < named["a cat"] < 140
-    assert 60 < named["a dog"] < 140
+        assert mine == "a person"
+        columns = ("a photo of a V*alice", f"a photo of {other}")
+        assert scene.prompt.columns == (columns if left_is_own else columns[::-1])
+        counted[left_is_own] += 1
+        counted[other] += 1
+    assert 150 < counted[True] < 250
+    assert 150 < counted["a cat"] < 250
+    assert counted["a cat"] + counted["a dog"] == 400
 
 
 def test_a_step_draws_scenes_beside_the_rest():
-    examples = Examples(torch.zeros(10, 4, 8, 8), [""] * 10, 4, 3, torch.zeros(1, 8, 8))
+    examples = Examples(torch.zeros(10, 4, 8, 8), [""] * 10, 4, 3, torch.zeros(3, 1, 8, 8))
     drawn = [examples.choose(2, 1, 2, torch.Generator().manual_seed(seed)) for seed in range(200)]
     parts = zip(*(each.split([2, 1, 2]) for each in drawn), strict=True)
     assert [torch.cat(part).unique().tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -102,11 +93,12 @@ def test_a_step_draws_scenes_beside_the_rest():
 
 
 def test_of_a_scene_only_what_counts_is_learned_from(pipeline):
-    seen = torch.zeros(1, 8, 8)
-    seen[:, 4:] = 1
-    examples = Examples(torch.zeros(4, 4, 8, 8), [""] * 4, 2, 2, seen)
+    upper, lower = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    upper[:, :4] = 1
+    lower[:, 4:] = 1
+    examples = Examples(torch.zeros(4, 4, 8, 8), [""] * 4, 2, 2, torch.stack([upper, lower]))
+    assert torch.equal(examples.counted(torch.tensor([2, 1, 3])), torch.stack([upper, torch.ones(1, 8, 8), lower]))
     counted = examples.counted(torch.tensor([0, 3]))
-    assert torch.equal(counted, torch.stack([torch.ones(1, 8, 8), seen]))
     objective = Objective(pipeline)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 4, 8, 8, generator=generator)

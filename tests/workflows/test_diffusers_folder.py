@@ -42,7 +42,9 @@ def store(base_folder, tmp_path):
 
 
 def ours(store, folder, prompt=PROMPT, **changes):
-    made = generate(store, Request(prompt, steps=2, guidance=5.0, seed=3, **changes), folder, device="cpu")
+    # A program that knows only diffusers knows no columns.
+    request = Request(prompt, steps=2, guidance=5.0, seed=3, **{"columns": False, **changes})
+    made = generate(store, request, folder, device="cpu")
     with Image.open(made.images[0].path) as picture:
         return np.asarray(picture).copy()
 
@@ -65,6 +67,8 @@ def test_diffusers_draws_the_same_pixels(folded, store, tmp_path):
         fold(store)
     export_diffusers(store, (), tmp_path / "model")
     assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
+    alone = "a photo of V*alice in the snow"
+    assert np.array_equal(theirs(tmp_path / "model", alone), ours(store, tmp_path / "out", alone, columns=True))
 
 
 def test_a_base_in_half_precision_is_rounded_nowhere(base_folder, tmp_path):

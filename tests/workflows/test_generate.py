@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 
 from conceptctl.cli.app import run
+from conceptctl.diffusion.regions import Composition
+from conceptctl.diffusion.sampling import draw
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store.store import Store
+from conceptctl.workflows.compose import compose, word_of
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate import Request, generate, load
 from tests import synthetic
@@ -50,6 +53,37 @@ def test_a_concept_changes_the_picture(store, tmp_path):
     (with_concepts,) = drawn(store, tmp_path / "a", "a photo of a cat")
     (without,) = drawn(store, tmp_path / "b", "a photo of a cat", at=0)
     assert not np.array_equal(with_concepts, without)
+
+
+def test_several_concepts_have_a_column_each(store, tmp_path):
+    (together,) = drawn(store, tmp_path / "a")
+    (swapped,) = drawn(store, tmp_path / "b", "a photo of V*falls next to V*alice")
+    (anywhere,) = drawn(store, tmp_path / "c", columns=False)
+    assert not np.array_equal(together, swapped)
+    assert not np.array_equal(together, anywhere)
+    composed = Composition("a photo of a person next to a person", ("a photo of a V*alice", "a photo of a V*falls"))
+    how = {"steps": 2, "guidance": 7.5}
+    ((wanted,), (plain,)) = (
+        list(draw(load(store, store.head(), "cpu"), prompt, [0], **how))
+        for prompt in (composed, "a photo of V*alice next to V*falls")
+    )
+    assert np.array_equal(together, np.asarray(wanted))
+    assert np.array_equal(anywhere, np.asarray(plain))
+    # One concept, however often it is named, has the picture for itself.
+    (twice,) = drawn(store, tmp_path / "d", "V*alice and V*alice")
+    (plain,) = drawn(store, tmp_path / "e", "V*alice and V*alice", columns=False)
+    assert np.array_equal(twice, plain)
+
+
+def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
+    prompt = "V*falls in front of a V*alice, at night"
+    composed = compose(store, store.head(), prompt, ["falls", "alice"])
+    assert composed == Composition(
+        "a person in front of a person, at night", ("a photo of a V*falls", "a photo of a V*alice")
+    )
+    # A concept may come from a file of somebody else's.
+    words = {word: word_of(synthetic.record(store, "bob", class_word=word)) for word in ("owl", "V*alice", "ow\nl", "")}
+    assert words == {"owl": "owl", "V*alice": "", "ow\nl": "", "": ""}
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_how_many_are_drawn(store, tmp_path):
@@ -98,6 +132,13 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     recipe = json.loads(text["conceptctl"])
     assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
     assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
+    assert "columns" not in recipe
+    both = generate(store, Request("V*alice and V*falls", steps=1), tmp_path, device="cpu")
+    with Image.open(both.images[0].path) as picture:
+        recipe = json.loads(picture.text["conceptctl"])
+    assert recipe["prompt"] == "V*alice and V*falls"
+    assert recipe["whole"] == "a person and a person"
+    assert recipe["columns"] == ["a photo of a V*alice", "a photo of a V*falls"]
     bare = generate(store, Request("a cat", steps=1, metadata=False), tmp_path, device="cpu")
     with Image.open(bare.images[0].path) as picture:
         assert picture.text == {}
@@ -112,6 +153,9 @@ def test_a_prompt_that_is_too_long_is_warned_of(store, tmp_path):
     generate(store, request, tmp_path, device="cpu", warn=said.append)
     assert "negative" in said[1]
     assert "awake" in said[1]
+    # Its column sees a concept wherever the prompt names it.
+    generate(store, Request("V*alice" + " a cat" * 40 + " V*falls", steps=1), tmp_path, device="cpu", warn=said.append)
+    assert said[2].endswith("a cat person'")
 
 
 def test_the_contact_sheet_holds_every_picture(store, tmp_path):

@@ -1,0 +1,102 @@
+"""Several subjects in one picture, each in a column of its own.
+
+A concept takes all of a picture that its token can reach. So cross-attention sees the prompt as a whole everywhere,
+and what is said of one column in that column alone (after the regionally controllable sampling of Gu et al. 2023,
+"Mix-of-Show: Decentralized low-rank adaptation for multi-concept customization of diffusion models").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a picture of several subjects is drawn from."""
+
+    whole: str
+    """The prompt of the whole picture, which names no concept."""
+    columns: tuple[str, ...]
+    """The prompts of equal columns, from left to right."""
+
+
+Prompt = str | Composition
+"""What to draw, or what a picture shows."""
+
+
+def prompts_of(prompt: Prompt) -> tuple[str, ...]:
+    """The texts of a prompt, the whole picture's first: the order in which their hidden states follow each other."""
+    return (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
+
+
+class Regions:
+    """Which samples of a batch are composed, and of how many columns."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.composed: Tensor | None = None
+        """(B,), true where a sample's columns see their own prompts, on the device; the others see the first prompt
+        alone. None for all as they would be without columns."""
+        self._masks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def seen(self, places: int, states: int) -> Tensor | None:
+        """Which hidden states each place of a feature map attends to, (B, places, states); None for all of them.
+
+        Args:
+            places: Of a square feature map, row by row.
+            states: The hidden states of all prompts, one after the other.
+        """
+        if self.composed is None:
+            return None
+        if (places, states) not in self._masks:
+            device = self.composed.device
+            width, length = math.isqrt(places), states // (self.columns + 1)
+            assert width * width == places, "pictures are square"
+            prompt = torch.arange(states, device=device) // length
+            column = (torch.arange(width, device=device) * self.columns // width).repeat(width)
+            self._masks[places, states] = (prompt == 0)[None, None], (prompt == column[:, None] + 1)[None]
+        whole, own = self._masks[places, states]
+        return whole | (own & self.composed[:, None, None])
+
+
+@contextmanager
+def regions(unet: nn.Module, columns: int) -> Iterator[Regions]:
+    """Let a U-Net's cross-attention see so many columns, or what it sees anyhow; leave it as it was."""
+    shared = Regions(columns)
+    found: dict[Any, Any] = {
+        module: module.processor for name, module in unet.named_modules() if columns and name.endswith("attn2")
+    }
+    try:
+        for module, processor in found.items():
+            module.set_processor(_InColumns(processor, shared))
+        yield shared
+    finally:
+        for module, processor in found.items():
+            module.set_processor(processor)
+
+
+class _InColumns:
+    """Cross-attention as a processor of diffusers has it, with a mask."""
+
+    def __init__(self, processor: Any, shared: Regions) -> None:
+        self.processor, self.shared = processor, shared
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **rest: Any,
+    ) -> Tensor:
+        seen = self.shared.seen(hidden_states.shape[1], encoder_hidden_states.shape[1])
+        mask = attention_mask if seen is None else seen
+        attended: Tensor = self.processor(attn, hidden_states, encoder_hidden_states, mask, **rest)
+        return attended

@@ -1,0 +1,44 @@
+"""A prompt that names several concepts, as what each column of the picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from conceptctl.diffusion.prompts import in_plain_words, mentioned
+from conceptctl.store.concept import Record, read_record
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store
+from conceptctl.workflows.recall import recipe_of
+
+if TYPE_CHECKING:
+    from conceptctl.diffusion.regions import Composition
+
+
+def compose(store: Store, generation: Generation, prompt: str, names: Sequence[str]) -> Composition:
+    """Give each concept of a prompt a column of its own, in the order in which they are named.
+
+    In its column a concept is drawn from what it is remembered by; the whole picture from the prompt, in which its
+    class stands for it.
+
+    Args:
+        store: The store.
+        generation: Which of its generations knows the concepts.
+        prompt: What to draw.
+        names: The concepts that it names.
+
+    Raises:
+        StoreDamaged: A concept's file is damaged.
+    """
+    from conceptctl.diffusion.regions import Composition
+
+    known = {concept.name: concept for concept in generation.concepts}
+    records = {name: read_record(store.blob(known[name])) for name in names}
+    columns = tuple(recipe_of(record, generation.base).prompt_for(name) for name, record in records.items())
+    return Composition(in_plain_words(prompt, {name: word_of(record) for name, record in records.items()}), columns)
+
+
+def word_of(record: Record) -> str:
+    """What kind of thing a concept is; "" where that is no plain text, as in somebody else's file."""
+    word = record.class_word
+    return "" if not word.isprintable() or mentioned(word) else word

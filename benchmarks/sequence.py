@@ -31,6 +31,7 @@ from conceptctl.config import TrainConfig
 from conceptctl.diffusion.conditioning import Prompts
 from conceptctl.diffusion.latents import encode
 from conceptctl.diffusion.objective import Objective
+from conceptctl.diffusion.regions import Prompt
 from conceptctl.diffusion.sampling import draw_set
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import mmd, noise_floor
@@ -44,6 +45,7 @@ from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows import generate, recall
+from conceptctl.workflows.compose import compose
 from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.extractor import open_extractor
 from conceptctl.workflows.learn import learn
@@ -213,7 +215,7 @@ class Bench:
         losses = torch.cat([objective.errors(latents, *each, hidden) for each in drawn])
         return 1e4 * losses.mean().item()
 
-    def _set(self, pipeline: Any, prompt: str, count: int | None = None) -> Any:
+    def _set(self, pipeline: Any, prompt: Prompt, count: int | None = None) -> Any:
         return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
 
     def _pairs_read(self, method: str) -> dict[str, Any]:
@@ -227,8 +229,9 @@ class Bench:
         sheet: list[Image.Image] = []
         found: dict[str, list[float]] = {"both": [], "classes": [], "attributes": []}
         for pair in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
-            named = [self._prompt(store, concept).removeprefix(OPENING) for concept in pair]
-            pictures = list(self._set(pipeline, OPENING + " next to ".join(named), 8))
+            prompt = OPENING + " next to ".join(f"V*{concept.name}" for concept in pair)
+            composed = compose(store, store.head(), prompt, [concept.name for concept in pair])
+            pictures = list(self._set(pipeline, composed, 8))
             subjects = [concept.subject for concept in pair]
             for reading in self.judge.read(to_signed(to_tensor(pictures), CPU)):
                 there, right, asked = reading.agreement([(subject.kind, subject.shown()) for subject in subjects])

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,10 +22,17 @@ RELATIONS = ("next to", "and")
 """What a prompt says between the left subject and the right one."""
 OPENINGS = ("a photo of ", "a photo of ", "")
 """What a prompt begins with; one of them for each scene."""
-SCALE = 2 / 3
-"""How large pictures are in a scene. Half the width would show all of them, too small for their details."""
-SEAM = 1 / 8
-"""The share of a scene's width, in its middle, that is not learned from: nothing but the cut is there."""
+SCALE = 0.7
+"""How large pictures are in a scene."""
+CENTRE = 17 / 64
+"""How far their middle is from the side that they stand at, as a share of the scene's width."""
+RAISED = 1 / 20
+"""How far above the lower edge they stand, as a share of its height."""
+REACH = 5 / 8
+"""How much of the scene's width is the concept's picture: a column cuts off no more than it must, as in pictures where
+one stands before the other."""
+SEAM = 1 / 16
+"""How much of that, as a share of the scene's width, is not learned from: nothing but the cut is there."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +74,42 @@ def scenes(own: Cast, others: Sequence[Cast], count: int, rng: random.Random) ->
         rng.shuffle(pair)
         left, right = pair
         whole = f"{rng.choice(OPENINGS)}{left.called} {rng.choice(RELATIONS)} {right.called}"
-        picture = side_by_side(rng.choice(left.pictures), rng.choice(right.pictures))
-        yield Scene(picture, Composition(whole, (left.prompt, right.prompt)), pair.index(own))
+        column = pair.index(own)
+        picture = side_by_side(rng.choice(own.pictures), rng.choice(pair[1 - column].pictures), column)
+        yield Scene(picture, Composition(whole, (left.prompt, right.prompt)), column)
 
 
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Put the middles of two pictures of one size side by side, at the bottom; what is above goes on upwards."""
-    side = left.width
-    scene = Image.new("RGB", (side, side))
-    small, top = round(SCALE * side), side - round(SCALE * side)
-    for picture, edge in ((left, 0), (right, side // 2)):
-        width = side // 2 if edge == 0 else side - side // 2
-        inset = (small - width) // 2
-        shrunk = picture.resize((small, small), Image.Resampling.LANCZOS).crop((inset, 0, inset + width, small))
-        scene.paste(shrunk, (edge, top))
-        scene.paste(shrunk.crop((0, 0, width, 1)).resize((width, top)), (edge, 0))
+def side_by_side(own: Image.Image, other: Image.Image, column: int) -> Image.Image:
+    """Put a picture into a column of a scene, and what is seen of another one behind it.
+
+    Args:
+        own: RGB, square.
+        other: Of the same size.
+        column: 0 for the left, 1 for the right.
+    """
+    side = own.width
+    front, scene = _standing(own, column), _standing(other, 1 - column)
+    reach = round(REACH * side)
+    box = (0, 0, reach, side) if column == 0 else (side - reach, 0, side, side)
+    scene.paste(front.crop(box), box)
     return scene
 
 
+def _standing(picture: Image.Image, column: int) -> Image.Image:
+    """A picture, smaller, at its column's place; what is at its edges goes on outwards."""
+    side = picture.width
+    small = max(1, round(SCALE * side))
+    centre = CENTRE if column == 0 else 1 - CENTRE
+    left, top = round(centre * side - small / 2), side - round(RAISED * side) - small
+    shrunk = picture.resize((small, small), Image.Resampling.LANCZOS)
+    # Where a coordinate lies outside, the nearest one inside is taken.
+    columns, rows = (np.clip(np.arange(side) - start, 0, small - 1) for start in (left, top))
+    return Image.fromarray(np.asarray(shrunk)[rows][:, columns])
+
+
 def learned_from(height: int, width: int, column: int) -> Tensor:
-    """Which latents of a scene are learned from: 1 for those of the concept's column, 0 at the seam, (1, H, W)."""
-    seam = max(1, round(SEAM * width / 2))
+    """Which latents of a scene are learned from: 1 where the concept's picture is, but for its cut, (1, H, W)."""
     share = torch.zeros(1, height, width)
-    if column == 0:
-        share[:, :, : width // 2 - seam] = 1
-    else:
-        share[:, :, (width + 1) // 2 + seam :] = 1
-    return share
+    reach = max(1, round((REACH - SEAM) * width))
+    share[:, :, :reach] = 1
+    return share if column == 0 else share.flip(2)

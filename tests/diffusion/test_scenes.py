@@ -28,35 +28,43 @@ def plain(colour, side=64):
     return Image.new("RGB", (side, side), colour)
 
 
+@pytest.mark.parametrize("column", [0, 1])
 @pytest.mark.parametrize("side", [16, 63, 64, 512])
-def test_each_picture_fills_its_half(side):
-    scene = np.asarray(side_by_side(plain("red", side), plain("blue", side)))
+def test_the_other_one_is_seen_behind_the_concept(side, column):
+    scene = np.asarray(side_by_side(plain("red", side), plain("blue", side), column))
     assert scene.shape == (side, side, 3)
-    assert (scene[:, : side // 2] == (255, 0, 0)).all()
-    assert (scene[:, side // 2 :] == (0, 0, 255)).all()
+    red = (scene == (255, 0, 0)).all(axis=2)
+    assert (red | (scene == (0, 0, 255)).all(axis=2)).all()
+    assert (red == red[:1]).all()
+    assert red[0].sum() == round(side * 5 / 8)
+    assert red[0, 0 if column == 0 else -1]
 
 
-def test_the_middle_of_a_picture_stands_at_the_bottom_of_its_half():
+@pytest.mark.parametrize(("column", "middle"), [(0, 17), (1, 47)])
+def test_a_picture_stands_in_its_column_a_little_above_the_lower_edge(column, middle):
     marked = plain("white")
     marked.paste("black", (24, 40, 40, 64))
-    dark = np.asarray(side_by_side(marked, plain("white")).convert("L")) < 128
+    dark = np.asarray(side_by_side(marked, plain("white"), column).convert("L")) < 128
     rows, columns = np.nonzero(dark)
-    assert (rows.min(), rows.max()) == (pytest.approx(64 - 16, abs=1), 63)
-    assert columns.mean() == pytest.approx(15.5, abs=1)
-    # What is above goes on upwards as it was.
+    assert columns.mean() + 0.5 == pytest.approx(middle, abs=1)
+    assert rows.min() == pytest.approx(64 - 3 - 0.7 * 24, abs=1)
+    # What is below goes on downwards as it was, and what is above upwards.
     striped = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (64, 1, 3)))
-    above = np.asarray(side_by_side(striped, striped))[:22]
-    assert (above == above[:1]).all()
+    drawn = np.asarray(side_by_side(striped, striped, column))
+    assert (drawn == drawn[:1]).all()
+    assert rows.max() == 63
 
 
+@pytest.mark.parametrize("column", [0, 1])
 @pytest.mark.parametrize("side", [8, 15, 16, 64])
-def test_what_is_learned_from_is_the_concepts_column_but_for_the_seam(side):
-    left, right = (learned_from(side, side, column)[0] for column in (0, 1))
-    assert torch.equal(left, right.flip(1))
-    assert (left == left[:1]).all()
-    assert left[0].diff().abs().sum() == 1
-    assert left[0, 0] == 1
-    assert side / 4 < left[0].sum() < side / 2
+def test_what_is_learned_from_shows_the_concept(side, column):
+    share = learned_from(side, side, column)[0]
+    assert torch.equal(share, learned_from(side, side, 1 - column)[0].flip(1))
+    assert (share == share[:1]).all()
+    shown = (np.asarray(side_by_side(plain("red", side), plain("blue", side), column))[0] == (255, 0, 0)).all(axis=1)
+    assert shown[share[0].bool().numpy()].all()
+    assert side / 2 <= share[0].sum() < shown.sum()
+    assert share[0, 0 if column == 0 else -1] == 1
 
 
 def test_prompts_name_the_left_subject_first():

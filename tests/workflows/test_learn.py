@@ -185,6 +185,19 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
     assert same(delta(stores[0], "alice"), delta(stores[1], "alice"))
 
 
+@pytest.mark.parametrize("what", ["preview", "checkpointing"])
+def test_what_else_a_training_with_scenes_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
+    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=2))
+    shown, stores = [], [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
+    with_scenes(stores[0], folder)
+    watch = Watch(preview=lambda step, pictures: shown.append(step)) if what == "preview" else None
+    with_scenes(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing")
+    ours, theirs = (delta(each, "alice") for each in stores)
+    # Checkpointing computes some of it twice, in another order.
+    assert all(np.allclose(ours[place], theirs[place], atol=1e-5) for place in ours | theirs)
+    assert bool(shown) == (watch is not None)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}, {"scene_batch": 1}],

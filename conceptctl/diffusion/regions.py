@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+OVERLAP = 1 / 8
+"""How much of a column's width each of its neighbours' prompts is seen in too: what stands side by side touches."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -60,8 +63,10 @@ class Regions:
             width, length = math.isqrt(places), states // (self.columns + 1)
             assert width * width == places, "pictures are square"
             prompt = torch.arange(states, device=device) // length
-            column = (torch.arange(width, device=device) * self.columns // width).repeat(width)
-            self._masks[places, states] = (prompt == 0)[None, None], (prompt == column[:, None] + 1)[None]
+            # How far right a place is, in columns; from their middle, half a column is inside.
+            place = ((torch.arange(width, device=device) + 0.5) * self.columns / width).repeat(width)
+            column = (place[:, None] - (prompt - 0.5)).abs() <= 0.5 + OVERLAP
+            self._masks[places, states] = (prompt == 0)[None, None], (column & (prompt > 0))[None]
         whole, own = self._masks[places, states]
         return whole | (own & self.composed[:, None, None])
 

@@ -43,8 +43,8 @@ class Cast:
     """What the whole scene's prompt says it is: "a cat"."""
     prompt: str
     """Its column's: "a photo of a cat", "a photo of a V*falls"."""
-    pictures: Sequence[Image.Image]
-    """RGB, square, all of one size."""
+    pictures: Sequence[tuple[Image.Image, str]]
+    """RGB, square, all of one size, each with what is around its subject: "at night", or nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def scenes(own: Cast, others: Sequence[Cast], count: int, rng: random.Random) ->
         pair = [own, rng.choice(others)]
         rng.shuffle(pair)
         left, right = pair
-        whole = f"{rng.choice(OPENINGS)}{left.called} {rng.choice(RELATIONS)} {right.called}"
         column = pair.index(own)
-        picture = side_by_side(rng.choice(own.pictures), rng.choice(pair[1 - column].pictures), column)
-        yield Scene(picture, Composition(whole, (left.prompt, right.prompt)), column)
+        (front, around), (behind, _) = (rng.choice(each.pictures) for each in (own, pair[1 - column]))
+        whole = f"{rng.choice(OPENINGS)}{left.called} {rng.choice(RELATIONS)} {right.called} {around}".strip()
+        yield Scene(side_by_side(front, behind, column), Composition(whole, (left.prompt, right.prompt)), column)
 
 
 def side_by_side(own: Image.Image, other: Image.Image, column: int) -> Image.Image:

@@ -45,7 +45,8 @@ def drawn(
         latents, attachments = auxiliary.latents(
             writer, pipeline, word, PICTURES, attachments, stage, advance, what=f"{word} pictures to paste beside"
         )
-        casts.append(Cast(with_article(word), auxiliary.prompt_of(word), decode(pipeline, latents)))
+        pictures = [(picture, "") for picture in decode(pipeline, latents)]
+        casts.append(Cast(with_article(word), auxiliary.prompt_of(word), pictures))
     return casts, attachments
 
 
@@ -54,6 +55,7 @@ def scenes_of(
     tokenizer: Any,
     own: str,
     pictures: Sequence[Image.Image],
+    around: Sequence[str],
     prompts: Sequence[str],
     others: Sequence[Cast],
 ) -> list[Scene]:
@@ -64,6 +66,7 @@ def scenes_of(
         tokenizer: The base's, with the concept's token.
         own: What the concept's column is drawn from.
         pictures: The concept's.
+        around: What is around it in each, as far as anything is said of that.
         prompts: What each picture is learned under: one that names another concept shows more than this one.
         others: What the base draws; there are no scenes without it.
 
@@ -72,11 +75,15 @@ def scenes_of(
     """
     from conceptctl.diffusion.scenes import Cast, scenes
 
-    shown = [picture for picture, prompt in zip(pictures, prompts, strict=True) if mentioned(prompt) <= {request.name}]
+    shown = [
+        (picture, phrase)
+        for picture, phrase, prompt in zip(pictures, around, prompts, strict=True)
+        if mentioned(prompt) <= {request.name}
+    ]
     if not others or not shown:
         return []
     if request.flip:
-        shown += [ImageOps.mirror(picture) for picture in shown]
+        shown += [(ImageOps.mirror(picture), phrase) for picture, phrase in shown]
     cast = Cast(with_article(request.class_word), own, shown)
     made = scenes(cast, others, SCENES, random.Random(f"scenes:{request.train.seed}"))
     return [scene for scene in made if not any(cut_off(tokenizer, text) for text in prompts_of(scene.prompt))]

@@ -287,7 +287,7 @@ class _Learning:
         beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
         own = self._prompt().format(self.request.name)
         firsts = [prompts[0] for prompts in of_each]
-        scenes = companions.scenes_of(self.request, pipeline.tokenizer, own, pictures, firsts, self.others)
+        scenes = companions.scenes_of(self.request, pipeline.tokenizer, own, pictures, self.around, firsts, self.others)
         return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
 
     def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
@@ -295,6 +295,7 @@ class _Learning:
         from conceptctl.workflows import describe
 
         prompts = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
+        self.around = [""] * len(pictures)
         if self.describer:
             self.watch.stage("describing the pictures", 0)
             silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
@@ -302,6 +303,7 @@ class _Learning:
             around = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
             for index, phrase in zip(silent, around, strict=True):
                 prompts[index] = describe.described(prompts[index][0], phrase)
+                self.around[index] = phrase
             different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
             notes = (*self.checked.notes, describe.summary(around))
             self.plan = dataclasses.replace(self.plan, prompts=different, notes=notes)

@@ -68,15 +68,21 @@ def test_what_is_learned_from_shows_the_concept(side, column):
 
 
 def test_prompts_name_the_left_subject_first():
-    own = Cast("a person", "a photo of a V*alice", [plain("red")])
-    others = [Cast(f"a {word}", f"a photo of a {word}", [plain("blue")]) for word in ("cat", "dog")]
+    own = Cast("a person", "a photo of a V*alice", [(plain("red"), "at night"), (plain("lime"), "")])
+    others = [Cast(f"a {word}", f"a photo of a {word}", [(plain("blue"), "")]) for word in ("cat", "dog")]
     counted = Counter()
     for scene in scenes(own, others, 400, random.Random(0)):
-        left_is_own = scene.picture.getpixel((5, 60)) == (255, 0, 0)
-        assert scene.picture.getpixel((60, 60) if left_is_own else (5, 60)) == (0, 0, 255)
+        ends = [scene.picture.getpixel(place) for place in ((5, 60), (60, 60))]
+        left_is_own = ends[1] == (0, 0, 255)
+        shown, behind = ends if left_is_own else ends[::-1]
+        assert behind == (0, 0, 255)
+        # What is around the concept is said of the whole scene.
+        assert scene.prompt.whole.endswith(" at night") == (shown == (255, 0, 0))
         assert scene.column == (0 if left_is_own else 1)
-        first, relation, second = scene.prompt.whole.removeprefix("a photo of ").partition(
-            " next to " if " next to " in scene.prompt.whole else " and "
+        first, relation, second = (
+            scene.prompt.whole.removeprefix("a photo of ")
+            .removesuffix(" at night")
+            .partition(" next to " if " next to " in scene.prompt.whole else " and ")
         )
         assert relation
         mine, other = (first, second) if left_is_own else (second, first)

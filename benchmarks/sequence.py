@@ -156,8 +156,9 @@ class Bench:
         for concept in self.concepts:
             self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
         path = self.root / f"{method}-pairs.json"
-        if not path.exists() or self._pairs_read(method).get("judge") != self.judge_is:
-            path.write_text(json.dumps({**self._pairs(store, method), "judge": self.judge_is}), encoding="utf-8")
+        how = {"judge": self.judge_is, "drawn": "in columns"}
+        if not how.items() <= self._pairs_read(method).items():
+            path.write_text(json.dumps({**self._pairs(store, method), **how}), encoding="utf-8")
 
     def _draw(self, store: Store, generation: Generation, concept: Concept, stem: Path) -> None:
         """Draw a concept, and keep the pictures' features and what the judge says."""
@@ -268,7 +269,9 @@ class Bench:
             "judge_then_of_each": [each["success"] for each in looked["then"]],
             "judge_now_of_each": [each["success"] for each in looked[now]],
         }
-        row |= {f"pairs_{name}": value for name, value in self._pairs_read(method).items() if name != "judge"}
+        row |= {
+            f"pairs_{name}": value for name, value in self._pairs_read(method).items() if name not in ("judge", "drawn")
+        }
         row["A_mmd"], row["P_mmd"] = (statistics.mean(row[f"{which}_of_each"]) for which in "AP")
         # The last one had no time to be forgotten.
         row["F_mmd"] = statistics.mean(row["F_of_each"][:-1]) if count > 1 and method != ALONE else None

@@ -82,6 +82,7 @@ def generate(
         "generation": made.generation,
         "images": [{"path": str(image.path), "seed": image.seed} for image in made.images],
         "contact_sheet": str(made.contact_sheet),
+        "columns": list(made.columns),
     }
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)

@@ -17,7 +17,7 @@ _IN_PROMPT = re.compile(r"(\w*)V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
 _NAMED = re.compile(r"(?:\b(?P<article>an?)\s+)?V\*(?P<name>[a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
 _BEFORE_AN_ARTICLE = re.compile(
     r"above|and|as|at|behind|below|beneath|beside|between|by|for|from|in|into|is|near|of|on|onto|or|over|than|through|to"
-    r"|under|versus|vs|with|without|.*\W"
+    r"|under|versus|vs|with|without|\w+ing|.*\W|v\*.*"
 )
 """After these a thing has an article, where it may have none after others: "of a dog", "my dog"."""
 _NAMELESS = "something"
@@ -76,7 +76,7 @@ def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
     for name, word in words.items():
         if word:
             # Some say what it is themselves.
-            twice = rf"(V\*{re.escape(name)}(?![\w-]))\s+{re.escape(word)}(?!\w)"
+            twice = rf"(V\*{re.escape(name)}(?![\w-]))\s+{re.escape(word)}(?![\w-])"
             prompt = re.sub(twice, r"\1", prompt, flags=re.IGNORECASE)
     return _NAMED.sub(said, prompt)
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from conceptctl.errors import UsageError
 
 OVERLAP = 1 / 8
 """How much of a column's width each of its neighbours' prompts is seen in too: what stands side by side touches."""
@@ -55,17 +58,22 @@ class Regions:
         Args:
             places: Of a square feature map, row by row.
             states: The hidden states of all prompts, one after the other.
+
+        Raises:
+            UsageError: The feature map is not square.
         """
         if self.composed is None:
             return None
         if (places, states) not in self._masks:
             device = self.composed.device
             width, length = math.isqrt(places), states // (self.columns + 1)
-            assert width * width == places, "pictures are square"
+            if width * width != places:
+                raise UsageError("the pictures of this base are not square", hint="--no-columns")
             prompt = torch.arange(states, device=device) // length
-            # How far right a place is, in columns; from their middle, half a column is inside.
+            # How far right a place is, in columns; from their middle, half a column is inside, and the nearest place
+            # where columns are narrower than places.
             place = ((torch.arange(width, device=device) + 0.5) * self.columns / width).repeat(width)
-            column = (place[:, None] - (prompt - 0.5)).abs() <= 0.5 + OVERLAP
+            column = (place[:, None] - (prompt - 0.5)).abs() <= max(0.5 + OVERLAP, self.columns / width / 2)
             self._masks[places, states] = (prompt == 0)[None, None], (column & (prompt > 0))[None]
         whole, own = self._masks[places, states]
         return whole | (own & self.composed[:, None, None])
@@ -88,20 +96,21 @@ def regions(unet: nn.Module, columns: int) -> Iterator[Regions]:
 
 
 class _InColumns:
-    """Cross-attention as a processor of diffusers has it, with a mask."""
+    """Cross-attention with columns, as a processor of diffusers; without them it leaves all to the former one."""
 
     def __init__(self, processor: Any, shared: Regions) -> None:
         self.processor, self.shared = processor, shared
 
     def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        **rest: Any,
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *rest: Any, **named: Any
     ) -> Tensor:
         seen = self.shared.seen(hidden_states.shape[1], encoder_hidden_states.shape[1])
-        mask = attention_mask if seen is None else seen
-        attended: Tensor = self.processor(attn, hidden_states, encoder_hidden_states, mask, **rest)
-        return attended
+        if seen is None:
+            plain: Tensor = self.processor(attn, hidden_states, encoder_hidden_states, *rest, **named)
+            return plain
+        made = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        query, key, value = (each.unflatten(2, (attn.heads, -1)).transpose(1, 2) for each in made)
+        # One mask for all heads: diffusers' own processors copy it for each.
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+        out: Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
+        return out

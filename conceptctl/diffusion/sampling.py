@@ -69,7 +69,8 @@ def draw_set(
 
 def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> tuple[Tensor, Tensor | None]:
     """Encode what is wanted, and with guidance what is not: hidden states of one length, (1, T, D)."""
-    guided = guidance > 1
+    # Some bases are told how closely to follow, and draw no second picture for it.
+    guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
     wanted, unwanted = [], None
     for text in prompts_of(prompt):
         states, unwanted = pipeline.encode_prompt(

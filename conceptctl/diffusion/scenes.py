@@ -36,15 +36,24 @@ SEAM = 1 / 16
 
 
 @dataclass(frozen=True)
+class Portrait:
+    """One picture of a subject."""
+
+    picture: Image.Image
+    """RGB, square, of the size of all others."""
+    prompt: str
+    """Its column's: "a photo of a cat", "a photo of a V*falls"."""
+    around: str = ""
+    """What is said of the whole scene: "at night"."""
+
+
+@dataclass(frozen=True)
 class Cast:
     """One subject of scenes."""
 
     called: str
     """What the whole scene's prompt says it is: "a cat"."""
-    prompt: str
-    """Its column's: "a photo of a cat", "a photo of a V*falls"."""
-    pictures: Sequence[tuple[Image.Image, str]]
-    """RGB, square, all of one size, each with what is around its subject: "at night", or nothing."""
+    portraits: Sequence[Portrait]
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,13 @@ def scenes(own: Cast, others: Sequence[Cast], count: int, rng: random.Random) ->
     for _ in range(count):
         pair = [own, rng.choice(others)]
         rng.shuffle(pair)
-        left, right = pair
         column = pair.index(own)
-        (front, around), (behind, _) = (rng.choice(each.pictures) for each in (own, pair[1 - column]))
-        whole = f"{rng.choice(OPENINGS)}{left.called} {rng.choice(RELATIONS)} {right.called} {around}".strip()
-        yield Scene(side_by_side(front, behind, column), Composition(whole, (left.prompt, right.prompt)), column)
+        shown = [rng.choice(each.portraits) for each in pair]
+        front, behind = shown[column], shown[1 - column]
+        named = f" {rng.choice(RELATIONS)} ".join(each.called for each in pair)
+        whole = f"{rng.choice(OPENINGS)}{named} {front.around}".strip()
+        prompt = Composition(whole, tuple(each.prompt for each in shown))
+        yield Scene(side_by_side(front.picture, behind.picture, column), prompt, column)
 
 
 def side_by_side(own: Image.Image, other: Image.Image, column: int) -> Image.Image:

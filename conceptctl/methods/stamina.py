@@ -56,7 +56,7 @@ class Stamina(Method):
         "learning_rate": 0.06,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
-        "open_by": 6.0,
+        "open_by": 5.0,
         "spread": 8.0,
         "sparsity_weight": 1e-4,
         "forgetting_weight": 1e-6,

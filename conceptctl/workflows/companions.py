@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import ImageOps
@@ -15,10 +16,8 @@ from conceptctl.store.store import Writer
 from conceptctl.workflows import auxiliary
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from conceptctl.diffusion.models import Pipeline
-    from conceptctl.diffusion.scenes import Cast, Scene
+    from conceptctl.diffusion.scenes import Cast, Portrait, Scene
     from conceptctl.workflows.lesson import Request
 
 WORDS = ("cat", "person", "waterfall")
@@ -38,36 +37,25 @@ def drawn(
 ) -> tuple[list[Cast], tuple[Attachment, ...]]:
     """Draw each of `WORDS`, or take what the store has of it; see `auxiliary.latents`."""
     from conceptctl.diffusion.latents import decode
-    from conceptctl.diffusion.scenes import Cast
+    from conceptctl.diffusion.scenes import Cast, Portrait
 
     casts = []
     for word in WORDS:
         latents, attachments = auxiliary.latents(
             writer, pipeline, word, PICTURES, attachments, stage, advance, what=f"{word} pictures to paste beside"
         )
-        pictures = [(picture, "") for picture in decode(pipeline, latents)]
-        casts.append(Cast(with_article(word), auxiliary.prompt_of(word), pictures))
+        portraits = [Portrait(picture, auxiliary.prompt_of(word)) for picture in decode(pipeline, latents)]
+        casts.append(Cast(with_article(word), portraits))
     return casts, attachments
 
 
-def scenes_of(
-    request: Request,
-    tokenizer: Any,
-    own: str,
-    pictures: Sequence[Image.Image],
-    around: Sequence[str],
-    prompts: Sequence[str],
-    others: Sequence[Cast],
-) -> list[Scene]:
+def scenes_of(request: Request, tokenizer: Any, portraits: Sequence[Portrait], others: Sequence[Cast]) -> list[Scene]:
     """Paste a concept's pictures beside what the base draws.
 
     Args:
         request: What is learned.
         tokenizer: The base's, with the concept's token.
-        own: What the concept's column is drawn from.
-        pictures: The concept's.
-        around: What is around it in each, as far as anything is said of that.
-        prompts: What each picture is learned under: one that names another concept shows more than this one.
+        portraits: The concept's pictures: one whose prompt names another concept shows more than this one.
         others: What the base draws; there are no scenes without it.
 
     Returns:
@@ -75,15 +63,11 @@ def scenes_of(
     """
     from conceptctl.diffusion.scenes import Cast, scenes
 
-    shown = [
-        (picture, phrase)
-        for picture, phrase, prompt in zip(pictures, around, prompts, strict=True)
-        if mentioned(prompt) <= {request.name}
-    ]
-    if not others or not shown:
+    own = [portrait for portrait in portraits if mentioned(portrait.prompt) <= {request.name}]
+    if not others or not own:
         return []
     if request.flip:
-        shown += [(ImageOps.mirror(picture), phrase) for picture, phrase in shown]
-    cast = Cast(with_article(request.class_word), own, shown)
+        own += [replace(portrait, picture=ImageOps.mirror(portrait.picture)) for portrait in own]
+    cast = Cast(with_article(request.class_word), own)
     made = scenes(cast, others, SCENES, random.Random(f"scenes:{request.train.seed}"))
     return [scene for scene in made if not any(cut_off(tokenizer, text) for text in prompts_of(scene.prompt))]

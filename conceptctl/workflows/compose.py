@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from conceptctl.diffusion.prompts import in_plain_words, mentioned
-from conceptctl.store.concept import Record, read_record
+from conceptctl.diffusion.prompts import in_plain_words
+from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows.recall import recipe_of
+from conceptctl.workflows.recall import recipe_of, word_of
 
 if TYPE_CHECKING:
     from conceptctl.diffusion.regions import Composition
@@ -36,9 +36,3 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
     records = {name: read_record(store.blob(known[name])) for name in names}
     columns = tuple(recipe_of(record, generation.base).prompt_for(name) for name, record in records.items())
     return Composition(in_plain_words(prompt, {name: word_of(record) for name, record in records.items()}), columns)
-
-
-def word_of(record: Record) -> str:
-    """What kind of thing a concept is; "" where that is no plain text, as in somebody else's file."""
-    word = record.class_word
-    return "" if not word.isprintable() or mentioned(word) else word

@@ -64,6 +64,8 @@ class Generated:
     generation: int
     images: tuple[Drawn, ...]
     contact_sheet: Path
+    columns: tuple[str, ...] = ()
+    """What each column was drawn from, from left to right, where the prompt names several concepts."""
 
 
 def generate(
@@ -97,6 +99,7 @@ def generate(
     _check_places(folder, grid)
     from conceptctl.diffusion.models import enough_memory
     from conceptctl.diffusion.prompts import cut_off, names_in
+    from conceptctl.diffusion.regions import prompts_of
     from conceptctl.diffusion.sampling import draw
 
     with store.reading() as head, enough_memory(MORE_MEMORY):
@@ -106,8 +109,8 @@ def generate(
         names_in(request.negative, known)
         composed = compose(store, generation, request.prompt, named) if request.columns and len(named) > 1 else None
         pipeline = load(store, generation, device)
-    whole = composed.whole if composed else request.prompt
-    for what, text in (("prompt", whole), ("negative prompt", request.negative)):
+    texts = prompts_of(composed or request.prompt)
+    for what, text in (*(("prompt", text) for text in texts), ("negative prompt", request.negative)):
         if lost := cut_off(pipeline.tokenizer, text):
             warn(f"the {what} is too long for this base; not seen: {lost!r}")
     defaults = defaults_of(generation.base)
@@ -133,7 +136,8 @@ def generate(
             "base": generation.base.name,
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
-            **({"whole": composed.whole, "columns": composed.columns} if composed else {}),
+            "columns": composed.columns if composed else (),
+            **({"whole": composed.whole} if composed else {}),
         }
         info = png_info(recipe) if request.metadata else None
         path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
@@ -143,7 +147,7 @@ def generate(
     sheet = grid or folder / "contact-sheet.png"
     sheet.parent.mkdir(parents=True, exist_ok=True)
     sheet = _save_new(contact_sheet(pictures), sheet)
-    return Generated(generation.seq, tuple(images), sheet)
+    return Generated(generation.seq, tuple(images), sheet, composed.columns if composed else ())
 
 
 def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline:

@@ -272,6 +272,7 @@ class _Learning:
 
     def _examples(self, pipeline: Pipeline, number: int) -> Examples:
         from conceptctl.diffusion.prompts import cut_off
+        from conceptctl.diffusion.scenes import Portrait
         from conceptctl.workflows.examples import gather
 
         pictures = [picture.image() for picture in self.checked.pictures]
@@ -285,9 +286,15 @@ class _Learning:
                     hint="shorten it, or name the concept earlier",
                 )
         beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
+        # A caption says what is in its picture, and in the column that shows it.
         own = self._prompt().format(self.request.name)
-        firsts = [prompts[0] for prompts in of_each]
-        scenes = companions.scenes_of(self.request, pipeline.tokenizer, own, pictures, self.around, firsts, self.others)
+        portraits = [
+            Portrait(picture, prompts[0] if kept.caption else own, around)
+            for picture, kept, prompts, around in zip(
+                pictures, self.checked.pictures, of_each, self.around, strict=True
+            )
+        ]
+        scenes = companions.scenes_of(self.request, pipeline.tokenizer, portraits, self.others)
         return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
 
     def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:

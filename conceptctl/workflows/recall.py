@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conceptctl.diffusion.prompts import MARKER
+from conceptctl.diffusion.prompts import MARKER, mentioned
+from conceptctl.methods import METHODS, find_method
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Base, Concept
 from conceptctl.store.store import Store
@@ -58,7 +60,7 @@ def recipe_of(record: Record, base: Base) -> Recipe:
         isinstance(prompt, str)
         and len(prompt) <= LONGEST
         and prompt.isprintable()
-        and PLACEHOLDER in prompt
+        and re.search(rf"(?<![\w-]){re.escape(PLACEHOLDER)}(?![\w-])", prompt)
         and prompt.upper().count(MARKER) == 1
         and type(steps) is int
         and 1 <= steps <= 1000
@@ -67,7 +69,22 @@ def recipe_of(record: Record, base: Base) -> Recipe:
     ):
         return Recipe(prompt, steps, float(guidance), recorded=True)
     defaults = defaults_of(base)
-    return Recipe(PROMPT, defaults.steps, defaults.guidance, recorded=False)
+    return Recipe(_prompt_of(record), defaults.steps, defaults.guidance, recorded=False)
+
+
+def _prompt_of(record: Record) -> str:
+    """What a concept's method learns it under."""
+    if record.method not in METHODS:
+        return PROMPT
+    filled = find_method(record.method).prompt.format_map({"token": PLACEHOLDER, "word": word_of(record)})
+    return " ".join(filled.split())
+
+
+def word_of(record: Record) -> str:
+    """What kind of thing a concept is; "" where that is no plain text, as in somebody else's file."""
+    word = record.class_word
+    plain = word.isprintable() and word == " ".join(word.split()) and len(word) <= LONGEST and not mentioned(word)
+    return word if plain else ""
 
 
 def remembered_features(

@@ -76,6 +76,8 @@ def test_a_concept_that_is_no_word_of_its_own_is_refused(prompt):
         ("a big V*owl, V*alice.", "a big owl, a person."),
         ("(V*alice:1.2) and V*falls waterfalls", "(a person:1.2) and a waterfall waterfalls"),
         ("a V*al-ice and V*alice", "a cat and a person"),
+        ("V*alice person-like V*falls", "a person person-like waterfall"),
+        ("V*alice riding V*falls, V*owl V*alice", "a person riding a waterfall, an owl a person"),
         ("no concept at all", "no concept at all"),
     ],
 )

@@ -8,6 +8,7 @@ from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import Prompts
 from conceptctl.diffusion.regions import Composition, Regions, regions
 from conceptctl.diffusion.sampling import draw, draw_set
+from conceptctl.errors import UsageError
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -52,6 +53,22 @@ def test_every_place_sees_the_whole_prompt_and_its_own_columns(columns):
     assert own.any(dim=1).all()
 
 
+@pytest.mark.parametrize("columns", [4, 6, 7, 10, 40])
+def test_every_column_is_seen_somewhere_however_many_there_are(columns):
+    shared = Regions(columns)
+    shared.composed = torch.tensor([True])
+    own = shared.seen(16, columns + 1)[0, :, 1:]
+    assert own.any(dim=0).all()
+    assert own.any(dim=1).all()
+
+
+def test_pictures_that_are_not_square_have_no_columns():
+    shared = Regions(2)
+    shared.composed = torch.tensor([True])
+    with pytest.raises(UsageError, match="not square"):
+        shared.seen(32, 6)
+
+
 @torch.no_grad()
 def test_what_is_said_of_a_column_stays_in_it(pipeline, attention):
     generator = torch.Generator().manual_seed(0)
@@ -70,6 +87,18 @@ def test_what_is_said_of_a_column_stays_in_it(pipeline, attention):
             assert torch.equal(changed[1], torch.full((8, 8), block == 0))
     plain = attention(features[1:], states[1:, :4])
     torch.testing.assert_close(before[1].flatten(0, 1), plain[0])
+
+
+@torch.no_grad()
+def test_without_columns_attention_is_that_of_diffusers(pipeline, attention):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 64, attention.to_q.in_features, generator=generator)
+    states = torch.randn(2, 12, attention.to_k.in_features, generator=generator)
+    wanted = attention(features, states)
+    with regions(pipeline.unet, 2) as shared:
+        assert torch.equal(attention(features, states), wanted)
+        shared.composed = torch.tensor([False, False])
+        torch.testing.assert_close(attention(features, states.repeat(1, 3, 1)), wanted)
 
 
 def test_a_unet_is_as_it_was(pipeline):

@@ -11,9 +11,11 @@ from PIL import Image
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import starting_row
 from conceptctl.diffusion.examples import Examples
+from conceptctl.diffusion.fit import Schedule, Trainable, _step_seed, denoising_loss
 from conceptctl.diffusion.latents import decode, encode
 from conceptctl.diffusion.objective import Objective
-from conceptctl.diffusion.scenes import Cast, learned_from, scenes, side_by_side
+from conceptctl.diffusion.regions import Composition, prompts_of, regions
+from conceptctl.diffusion.scenes import Cast, Portrait, learned_from, scenes, side_by_side
 from tests.tiny_pipeline import write_tiny_pipeline
 
 
@@ -68,8 +70,9 @@ def test_what_is_learned_from_shows_the_concept(side, column):
 
 
 def test_prompts_name_the_left_subject_first():
-    own = Cast("a person", "a photo of a V*alice", [(plain("red"), "at night"), (plain("lime"), "")])
-    others = [Cast(f"a {word}", f"a photo of a {word}", [(plain("blue"), "")]) for word in ("cat", "dog")]
+    portraits = [Portrait(plain("red"), "a photo of a V*alice", "at night"), Portrait(plain("lime"), "V*alice asleep")]
+    own = Cast("a person", portraits)
+    others = [Cast(f"a {word}", [Portrait(plain("blue"), f"a photo of a {word}")]) for word in ("cat", "dog")]
     counted = Counter()
     for scene in scenes(own, others, 400, random.Random(0)):
         ends = [scene.picture.getpixel(place) for place in ((5, 60), (60, 60))]
@@ -87,7 +90,7 @@ def test_prompts_name_the_left_subject_first():
         assert relation
         mine, other = (first, second) if left_is_own else (second, first)
         assert mine == "a person"
-        columns = ("a photo of a V*alice", f"a photo of {other}")
+        columns = (portraits[shown != (255, 0, 0)].prompt, f"a photo of {other}")
         assert scene.prompt.columns == (columns if left_is_own else columns[::-1])
         counted[left_is_own] += 1
         counted[other] += 1
@@ -132,3 +135,37 @@ def test_latents_are_decoded_as_the_pipeline_does(pipeline):
     wanted = ((raw / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy()
     for picture, pixels in zip(decode(pipeline, latents), wanted, strict=True):
         assert np.abs(np.asarray(picture).astype(float) - pixels).max() <= 1
+
+
+def test_in_a_training_columns_see_their_own_prompts(pipeline):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    composed = Composition("a cat next to a dog", ("a photo of a V*alice", "a dog"))
+    seen = learned_from(8, 8, 0)[None]
+    examples = Examples(latents, ["a photo of a V*alice", composed], 1, 1, seen)
+    schedule = Schedule(1, 1, scene_batch=1)
+    row = starting_row(pipeline, "cat")
+
+    class Token(torch.nn.Module):
+        def forward(self):
+            return row
+
+    found = denoising_loss(
+        pipeline, pipeline.number, Trainable(None, Token(), 0.0), examples, schedule, batches=1, sampled=False
+    )
+    objective = Objective(pipeline)
+
+    def errors(mask):
+        step = torch.Generator().manual_seed(_step_seed(schedule.seed, 1))
+        chosen = examples.choose(1, 0, 1, step)
+        noise, times = objective.draw(latents[chosen], step)
+        hidden = [pipeline.encode_prompt(text, torch.device("cpu"), 1, False)[0] for text in prompts_of(composed)]
+        alone = pipeline.encode_prompt("a photo of a V*alice", torch.device("cpu"), 1, False)[0]
+        with torch.no_grad(), regions(pipeline.unet, 2) as shared:
+            plain = objective.errors(latents[:1], noise[:1], times[:1], alone)
+            shared.composed = torch.tensor([True]) if mask else None
+            scene = objective.errors(latents[1:], noise[1:], times[1:], torch.cat(hidden, dim=1), seen)
+        return torch.cat([plain, scene]).mean().item()
+
+    assert found == pytest.approx(errors(mask=True), rel=1e-5)
+    assert abs(errors(mask=True) - errors(mask=False)) > 3e-4 * found

@@ -12,9 +12,10 @@ from conceptctl.diffusion.regions import Composition
 from conceptctl.diffusion.sampling import draw
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store.store import Store
-from conceptctl.workflows.compose import compose, word_of
+from conceptctl.workflows.compose import compose
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate import Request, generate, load
+from conceptctl.workflows.recall import recipe_of, word_of
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
@@ -82,8 +83,22 @@ def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
         "a person in front of a person, at night", ("a photo of a V*falls", "a photo of a V*alice")
     )
     # A concept may come from a file of somebody else's.
-    words = {word: word_of(synthetic.record(store, "bob", class_word=word)) for word in ("owl", "V*alice", "ow\nl", "")}
-    assert words == {"owl": "owl", "V*alice": "", "ow\nl": "", "": ""}
+    words = ("owl", "big owl", "V*alice", "ow\nl", "", "  ", "owl " * 300)
+    plain = [word_of(synthetic.record(store, "bob", class_word=word)) for word in words]
+    assert plain == ["owl", "big owl", "", "", "", "", ""]
+
+
+def test_a_concept_whose_pictures_were_not_remembered_is_drawn_as_its_method_learned_it(store):
+    prompts = {
+        method: recipe_of(synthetic.record(store, "bob", method=method), store.head().base).prompt
+        for method in ("stamina", "lora", "ti++", "another")
+    }
+    assert prompts == {
+        "stamina": "a photo of a V*{}",
+        "lora": "a photo of a V*{} person",
+        "ti++": "a photo of a V*{} person",
+        "another": "a photo of a V*{}",
+    }
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_how_many_are_drawn(store, tmp_path):
@@ -132,7 +147,7 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     recipe = json.loads(text["conceptctl"])
     assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
     assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
-    assert "columns" not in recipe
+    assert recipe["columns"] == []
     both = generate(store, Request("V*alice and V*falls", steps=1), tmp_path, device="cpu")
     with Image.open(both.images[0].path) as picture:
         recipe = json.loads(picture.text["conceptctl"])
@@ -209,10 +224,15 @@ def test_the_command(store, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert [image["seed"] for image in answer["images"]] == [4, 5]
     assert answer["generation"] == 2
+    assert answer["columns"] == []
     assert pixels(answer["contact_sheet"]).shape == (16, 32, 3)
     assert "warnings" not in answer
     assert run(["generate", "V*alice " + "a cat " * 40, "--json", *options]) == 0
     assert "too long" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert run(["generate", "V*falls and V*alice", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"] == ["a photo of a V*falls", "a photo of a V*alice"]
+    assert run(["generate", "V*falls and V*alice", "--no-columns", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"] == []
     assert run(["generate", "V*alcie", "--json", *options]) == 5
     assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
 

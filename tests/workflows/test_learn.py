@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -453,6 +454,18 @@ def test_scenes_are_made_of_what_shows_the_concept_alone_under_prompts_that_are_
     # With so long a class, not all that is said of some scenes is seen.
     with_scenes(store, write_pictures(tmp_path / "others"), "erin", class_word="cat " * 25 + "cat")
     assert 0 < seen[-1].scenes < 96
+
+
+def test_a_caption_is_what_its_column_shows(store, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
+    folder = write_pictures(tmp_path / "photos")
+    (folder / "0.txt").write_text("{token} in the snow")
+    with_scenes(store, folder)
+    shown = Counter(text for prompt in seen[0].prompts[-96:] for text in prompt.columns if "V*alice" in text)
+    assert set(shown) == {"V*alice in the snow", "a photo of a V*alice"}
+    assert 10 < shown["V*alice in the snow"] < 40
+    assert not any("snow" in prompt.whole for prompt in seen[0].prompts[-96:])
 
 
 def test_what_the_base_drew_to_paste_beside_is_found_after_an_interruption(store, folder):

@@ -39,7 +39,7 @@ class Prompts:
         self.columns = max(len(prompts_of(prompt)) for prompt in prompts) - 1
         """How many columns the composed ones have, all of them as many; 0 where none is composed."""
         self.composed = torch.tensor([isinstance(prompt, Composition) for prompt in prompts])
-        """Which examples are."""
+        """Which examples are, (N,)."""
         # What is not composed has the same prompt in every column, where it is not seen.
         texts = [
             prompts_of(prompt) if isinstance(prompt, Composition) else (prompt,) * (self.columns + 1)
@@ -80,11 +80,6 @@ class Prompts:
         if len(theirs) and self.fixed is not None:
             parts.append(self.fixed[self._sent(theirs)])
         return torch.cat(parts)[self._sent(inverse)].flatten(1, 2)
-
-    def in_columns(self, examples: Tensor) -> Tensor | None:
-        """Which of some examples are composed, (B,) on the device; None where none is."""
-        composed = self.composed[examples]
-        return self._sent(composed) if composed.any() else None
 
     def _sent(self, indices: Tensor) -> Tensor:
         # The loop does not wait for the device.

@@ -261,7 +261,7 @@ class _Run:
 
     projected: Adapted
     slot: Slot
-    seen: Regions
+    regions: Regions
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class _Run:
         with (
             adapted(cross_attention(unet)) as self.projected,
             learned_row(self.pipeline, self.number) as self.slot,
-            regions(unet, self.prompts.columns) as self.seen,
+            regions(unet, self.prompts.columns) as self.regions,
         ):
             yield
 
@@ -335,7 +335,7 @@ class _Run:
         self.projected.put(deltas)
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
-        self.seen.composed = self.prompts.in_columns(chosen)
+        self.regions.compose(self.prompts.composed[chosen])
         counted = self.examples.counted(chosen)
         losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden, counted).mean()}
         losses |= self.penalty(deltas, self.step / self.schedule.steps, generator)
@@ -389,7 +389,7 @@ class _Run:
         self.projected.put(self.trainable.folded())
         self.slot.row = self.trainable.token()
         # What it draws is no batch of the training's.
-        self.seen.composed = None
+        self.regions.rows = None
         preview(self.step)
 
     def state(self) -> State:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.diffusion.regions import Prompt, prompts_of, regions
+from conceptctl.diffusion.regions import Composition, Prompt, prompts_of, regions
 
 BATCH = 8
 """How many pictures `draw_set` draws together, always: its pictures depend on it."""
@@ -92,10 +92,10 @@ def _drawn(
 ) -> list[Image.Image]:
     """Draw pictures of one prompt together."""
     count = len(seeds)
-    with regions(pipeline.unet, len(prompts_of(prompt)) - 1) as seen:
+    with regions(pipeline.unet, len(prompts_of(prompt)) - 1) as shared:
         # In a batch what is not wanted comes first.
         halves = [True] * count if unwanted is None else [False] * count + [True] * count
-        seen.composed = torch.tensor(halves, device=pipeline.device)
+        shared.compose(torch.tensor(halves) & isinstance(prompt, Composition))
         drawn: Any = pipeline(
             prompt_embeds=wanted.expand(count, -1, -1),
             negative_prompt_embeds=None if unwanted is None else unwanted.expand(count, -1, -1),

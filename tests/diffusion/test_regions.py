@@ -30,13 +30,9 @@ def pixels(pictures):
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 5])
 def test_every_place_sees_the_whole_prompt_and_its_own_columns(columns):
-    shared = Regions(columns)
-    assert shared.seen(64, 4 * (columns + 1)) is None
-    shared.composed = torch.tensor([True, False])
-    composed, plain = shared.seen(64, 4 * (columns + 1)).expand(2, 64, -1).unflatten(2, (columns + 1, 4))
+    shared = Regions(columns, CPU)
+    composed = shared.seen(64, 4 * (columns + 1)).unflatten(1, (columns + 1, 4))
     assert composed[:, 0].all()
-    assert plain[:, 0].all()
-    assert not plain[:, 1:].any()
     own = composed[:, 1:].all(dim=2)
     assert torch.equal(own, composed[:, 1:].any(dim=2))
     seen = own.T.view(columns, 8, 8)
@@ -55,16 +51,14 @@ def test_every_place_sees_the_whole_prompt_and_its_own_columns(columns):
 
 @pytest.mark.parametrize("columns", [4, 6, 7, 10, 40])
 def test_every_column_is_seen_somewhere_however_many_there_are(columns):
-    shared = Regions(columns)
-    shared.composed = torch.tensor([True])
-    own = shared.seen(16, columns + 1)[0, :, 1:]
+    shared = Regions(columns, CPU)
+    own = shared.seen(16, columns + 1)[:, 1:]
     assert own.any(dim=0).all()
     assert own.any(dim=1).all()
 
 
 def test_pictures_that_are_not_square_have_no_columns():
-    shared = Regions(2)
-    shared.composed = torch.tensor([True])
+    shared = Regions(2, CPU)
     with pytest.raises(UsageError, match="not square"):
         shared.seen(32, 6)
 
@@ -75,7 +69,7 @@ def test_what_is_said_of_a_column_stays_in_it(pipeline, attention):
     features = torch.randn(2, 64, attention.to_q.in_features, generator=generator)
     states = torch.randn(2, 12, attention.to_k.in_features, generator=generator)
     with regions(pipeline.unet, 2) as shared:
-        shared.composed = torch.tensor([True, False])
+        shared.compose(torch.tensor([True, False]))
         before = attention(features, states).view(2, 8, 8, -1)
         for block, side in ((1, slice(0, 5)), (2, slice(3, 8)), (0, slice(0, 8))):
             other = states.clone()
@@ -97,8 +91,13 @@ def test_without_columns_attention_is_that_of_diffusers(pipeline, attention):
     wanted = attention(features, states)
     with regions(pipeline.unet, 2) as shared:
         assert torch.equal(attention(features, states), wanted)
-        shared.composed = torch.tensor([False, False])
-        torch.testing.assert_close(attention(features, states.repeat(1, 3, 1)), wanted)
+        shared.compose(torch.tensor([False, True]))
+        other = torch.randn(2, 24, attention.to_k.in_features, generator=generator)
+        found = attention(features, torch.cat([states, other], dim=1))
+        assert torch.equal(found[0], attention.processor.processor(attention, features[:1], states[:1])[0])
+        assert not torch.allclose(found[1], wanted[1], atol=1e-3)
+        shared.compose(torch.tensor([False, False]))
+        assert torch.equal(attention(features, states), wanted)
 
 
 def test_a_unet_is_as_it_was(pipeline):
@@ -149,9 +148,8 @@ def test_prompts_of_examples_have_their_columns_behind_them(pipeline):
     }
     assert prompts.columns == 2
     torch.testing.assert_close(prompts.hidden(torch.tensor([0, 2])), torch.stack([plain["a cat"]] * 2))
-    assert prompts.in_columns(torch.tensor([0, 2])) is None
     chosen = torch.tensor([3, 0, 1])
-    assert prompts.in_columns(chosen).tolist() == [True, False, True]
+    assert prompts.composed[chosen].tolist() == [True, False, True]
     found = prompts.hidden(chosen).unflatten(1, (3, -1))
     for place, said in ((0, ("a cat", "a dog", "a cat")), (2, ("a dog", "a cat", "two cats"))):
         torch.testing.assert_close(found[place], torch.stack([plain[text] for text in said]))

@@ -163,7 +163,7 @@ def test_in_a_training_columns_see_their_own_prompts(pipeline):
         alone = pipeline.encode_prompt("a photo of a V*alice", torch.device("cpu"), 1, False)[0]
         with torch.no_grad(), regions(pipeline.unet, 2) as shared:
             plain = objective.errors(latents[:1], noise[:1], times[:1], alone)
-            shared.composed = torch.tensor([True]) if mask else None
+            shared.compose(torch.tensor([mask]))
             scene = objective.errors(latents[1:], noise[1:], times[1:], torch.cat(hidden, dim=1), seen)
         return torch.cat([plain, scene]).mean().item()
 

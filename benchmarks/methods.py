@@ -26,6 +26,8 @@ from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
 from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
+from conceptctl.diffusion.regions import Composition
+from conceptctl.diffusion.scenes import learned_from
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
@@ -94,8 +96,11 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
 def prepared(device: str) -> tuple[Any, Examples]:
     chosen = models.choose_device(device)
     pipeline = models.load_pipeline(pocket.base_folder(), chosen)
-    latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
+    latents = torch.randn(20, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(chosen)
+    alone = ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4
+    scene = Composition("a person next to a cat", ("a photo of a V*alice", "a photo of a cat"))
+    shown = learned_from(16, 16, 0).expand(4, -1, -1, -1).to(chosen)
+    return pipeline, Examples(latents, [*alone, *[scene] * 4], 12, 4, shown)
 
 
 def peak(name: str) -> float:

@@ -23,8 +23,9 @@ from conceptctl.parts.tokens import Row
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
         "steps": 1000,
-        "batch_size": 7,
+        "batch_size": 5,
         "auxiliary_batch": 1,
+        "scene_batch": 2,
         "optimizer": "muon",
         "learning_rate": 0.02,
         "token_learning_rate": 2e-3,

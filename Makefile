@@ -16,12 +16,14 @@ $(READY): pyproject.toml constraints.txt
 # In a store of its own under this folder, never the user's.
 DEMO := --store .demo/store
 CONCEPTS := .demo/concepts
+# Both are drawn together afterwards, so both are learned in a column too.
+LEARN := --steps 530 --batch-size 5 --set scene_batch=2 $(DEMO)
 demo: $(READY)
 	rm -rf .demo
 	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2
 	$(BIN)/conceptctl init $(DEMO)
-	$(BIN)/conceptctl learn $(CONCEPTS)/person-000/train --token alice --class person --steps 530 $(DEMO)
-	$(BIN)/conceptctl learn $(CONCEPTS)/waterfall-000/train --token falls --class waterfall --steps 530 $(DEMO)
+	$(BIN)/conceptctl learn $(CONCEPTS)/person-000/train --token alice --class person $(LEARN)
+	$(BIN)/conceptctl learn $(CONCEPTS)/waterfall-000/train --token falls --class waterfall $(LEARN)
 	$(BIN)/conceptctl fold $(DEMO)
 	$(BIN)/conceptctl generate "a photo of a V*alice" -n 9 -o .demo/alice $(DEMO)
 	$(BIN)/conceptctl generate "a photo of a V*falls" -n 9 -o .demo/falls $(DEMO)

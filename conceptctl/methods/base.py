@@ -23,9 +23,8 @@ from conceptctl.parts.tokens import Row
 POCKET: Mapping[str, float | int | str] = MappingProxyType(
     {
         "steps": 1000,
-        "batch_size": 5,
+        "batch_size": 7,
         "auxiliary_batch": 1,
-        "scene_batch": 2,
         "optimizer": "muon",
         "learning_rate": 0.02,
         "token_learning_rate": 2e-3,

@@ -13,6 +13,7 @@ import itertools
 import json
 import multiprocessing
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,9 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
     without = partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
     yield "STAMINA without Muon, preservation, damping and P2", without
+    scenes = {"batch_size": 5, "scene_batch": 2}
+    yield "TI++, 5 + 1 and 2 scenes", partial(Variant, pipeline, number, start, "ti++", tasks=0, **scenes)
+    yield "STAMINA, 5 + 1 and 2 scenes", partial(Variant, pipeline, number, start, "stamina", tasks=1, **scenes)
 
 
 def prepared(device: str) -> tuple[Any, Examples]:
@@ -104,7 +108,7 @@ def prepared(device: str) -> tuple[Any, Examples]:
 
 
 def peak(name: str) -> float:
-    """The peak memory of a process that trains one variant on the CPU, in MB."""
+    """The peak memory of a process that trains one variant on the CPU, in MB; only Linux says it."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (name, str(bundle.WEIGHTS)))
 
@@ -147,7 +151,7 @@ def main() -> None:
             if (variant.trainable.adapter is not None)
             else 0.0
         )
-        memory = peak(name) if options.device == "cpu" else float("nan")
+        memory = peak(name) if options.device == "cpu" and sys.platform == "linux" else float("nan")
         rows[name] = {"seconds": median, "ratio": ratio, "share": share, "memory": memory}
         print(f"| {name} | {median:.3f} | {ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
     if options.profile:

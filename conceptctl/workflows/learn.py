@@ -276,7 +276,7 @@ class _Learning:
         from conceptctl.workflows.examples import gather
 
         pictures = [picture.image() for picture in self.checked.pictures]
-        of_each = self._prompts(pipeline, pictures)
+        of_each, around = self._prompts(pipeline, pictures)
         for prompt in self.plan.prompts:
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
@@ -289,32 +289,30 @@ class _Learning:
         # A caption says what is in its picture, and in the column that shows it.
         own = self._prompt().format(self.request.name)
         portraits = [
-            Portrait(picture, prompts[0] if kept.caption else own, around)
-            for picture, kept, prompts, around in zip(
-                pictures, self.checked.pictures, of_each, self.around, strict=True
-            )
+            Portrait(picture, prompts[0] if kept.caption else own, phrase)
+            for picture, kept, prompts, phrase in zip(pictures, self.checked.pictures, of_each, around, strict=True)
         ]
         scenes = companions.scenes_of(self.request, pipeline.tokenizer, portraits, self.others)
         return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
 
-    def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
-        """The prompts of each picture: one, or with what is around the concept too where there is no caption."""
+    def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> tuple[list[list[str]], list[str]]:
+        """The prompts of each picture, and what is around the concept in it, where there is no caption to say so."""
         from conceptctl.workflows import describe
 
         prompts = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
-        self.around = [""] * len(pictures)
+        around = [""] * len(pictures)
         if self.describer:
             self.watch.stage("describing the pictures", 0)
             silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
             shown = [pictures[index] for index in silent]
-            around = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
-            for index, phrase in zip(silent, around, strict=True):
+            found = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
+            for index, phrase in zip(silent, found, strict=True):
                 prompts[index] = describe.described(prompts[index][0], phrase)
-                self.around[index] = phrase
+                around[index] = phrase
             different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
-            notes = (*self.checked.notes, describe.summary(around))
+            notes = (*self.checked.notes, describe.summary(found))
             self.plan = dataclasses.replace(self.plan, prompts=different, notes=notes)
-        return prompts
+        return prompts, around
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch

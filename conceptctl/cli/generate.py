@@ -84,5 +84,8 @@ def generate(
         "contact_sheet": str(made.contact_sheet),
         "columns": list(made.columns),
     }
+    if made.columns:
+        shown = ", ".join(f"{prompt!r}" for prompt in made.columns)
+        out.say(f"side by side, from the left: {shown}; --no-columns lets them appear anywhere")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)

@@ -20,6 +20,7 @@ _BEFORE_AN_ARTICLE = re.compile(
     r"|under|versus|vs|with|without|\w+ing|.*\W|v\*.*"
 )
 """After these a thing has an article, where it may have none after others: "of a dog", "my dog"."""
+_OPENING = re.compile(r"\s*(?P<opening>an? (?:[\w-]+ ){1,3}of) (?:an? )?V\*", re.IGNORECASE)
 _NAMELESS = "something"
 """What is said of a concept that was learned without a class."""
 
@@ -79,6 +80,12 @@ def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
             twice = rf"(V\*{re.escape(name)}(?![\w-]))\s+{re.escape(word)}(?![\w-])"
             prompt = re.sub(twice, r"\1", prompt, flags=re.IGNORECASE)
     return _NAMED.sub(said, prompt)
+
+
+def opening(prompt: str) -> str:
+    """What a prompt asks for, of the first concept that it names: "an oil painting of"; "" where it does not say."""
+    match = _OPENING.match(prompt)
+    return match["opening"] if match else ""
 
 
 def with_article(word: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from conceptctl.diffusion.prompts import add_token, cut_off, in_plain_words, names_in, with_article
+from conceptctl.diffusion.prompts import add_token, cut_off, in_plain_words, names_in, opening, with_article
 from conceptctl.errors import AlreadyExists, NotFound
 from conceptctl.pocket.train.vocabulary import build_tokenizer
 
@@ -88,3 +88,20 @@ def test_a_prompt_is_said_in_plain_words(prompt, said):
 
 def test_a_thing_has_its_article():
     assert [with_article(word) for word in ("cat", "owl", "")] == ["a cat", "an owl", "something"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("a photo of V*alice next to V*falls", "a photo of"),
+        ("An oil painting of a V*alice", "An oil painting of"),
+        ("a black-and-white photo of V*alice", "a black-and-white photo of"),
+        ("V*alice, a friend of V*bob", ""),
+        ("a dog next to a photo of V*alice", ""),
+        ("a photo of a smiling V*alice", ""),
+        ("a painting, of V*alice", ""),
+        ("a photo of a cat", ""),
+    ],
+)
+def test_what_a_prompt_opens_with(prompt, opened):
+    assert opening(prompt) == opened

@@ -82,6 +82,8 @@ def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
     assert composed == Composition(
         "a person in front of a person, at night", ("a photo of a V*falls", "a photo of a V*alice")
     )
+    painted = compose(store, store.head(), "An oil painting of a V*falls and V*alice", ["falls", "alice"])
+    assert painted.columns == ("An oil painting of a V*falls", "An oil painting of a V*alice")
     # A concept may come from a file of somebody else's.
     words = ("owl", "big owl", "V*alice", "ow\nl", "", "  ", "owl " * 300)
     plain = [word_of(synthetic.record(store, "bob", class_word=word)) for word in words]
@@ -233,6 +235,10 @@ def test_the_command(store, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["columns"] == ["a photo of a V*falls", "a photo of a V*alice"]
     assert run(["generate", "V*falls and V*alice", "--no-columns", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["columns"] == []
+    assert run(["generate", "V*falls and V*alice", *options]) == 0
+    assert "'a photo of a V*falls', 'a photo of a V*alice'; --no-columns" in capsys.readouterr().err
+    assert run(["generate", "V*falls", *options]) == 0
+    assert "--no-columns" not in capsys.readouterr().err
     assert run(["generate", "V*alcie", "--json", *options]) == 5
     assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
 

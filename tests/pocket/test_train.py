@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from conceptctl.pocket.train import clip, judge, unet, vae
+from conceptctl.pocket.train import clip, decoder, judge, unet, vae
 from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signed
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
@@ -120,6 +120,7 @@ def workspace(tmp_path_factory):
     sizes.setitem(unet.CORPUS, "cpu", 16)
     stages = {
         "vae": (lambda: vae.VaeStage(CPU, batch=2), vae.RECIPES),
+        "decoder": (lambda: decoder.DecoderStage(CPU, folder, batch=2), decoder.RECIPES),
         "clip": (lambda: clip.ClipStage(CPU, folder, batch=4), clip.RECIPES),
         "judge": (lambda: judge.JudgeStage(CPU, folder, batch=4), judge.RECIPES),
         "unet": (lambda: unet.UnetStage(CPU, folder, batch=2), unet.RECIPES),
@@ -141,6 +142,7 @@ def test_every_stage_trains_and_measures_itself(workspace):
         assert all(torch.isfinite(torch.tensor(value)) for value in line["losses"].values()), name
     assert {key for line in measured.values() for key in line["measures"]} == {
         "psnr",
+        "unseen psnr",
         "retrieval",
         "right",
         "worst",

@@ -15,7 +15,7 @@ from conceptctl.pocket.train.base import write_base
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import bundled_weights
 
-STAGES = ("vae", "clip", "judge", "unet")
+STAGES = ("vae", "decoder", "clip", "judge", "unet")
 """In the order in which they need each other."""
 
 
@@ -43,7 +43,9 @@ def main() -> None:
     chosen = STAGES if options.stage == "all" else () if options.stage == "write" else (options.stage,)
     for stage_name in chosen:
         stage, recipe = _stage(stage_name, device, options.workspace)
-        if options.further and not (options.workspace / f"{stage_name}.safetensors").exists():
+        begun = (options.workspace / f"{stage_name}.safetensors").exists()
+        # The decoder begins with the autoencoder that is there in any case.
+        if options.further and not begun and stage_name != "decoder":
             stage.network.load_state_dict(bundled_weights(stage_name), strict=False)
         Trainer(stage, recipe, options.workspace, device, minutes=options.minutes).run()
     if options.stage in ("all", "write"):
@@ -57,6 +59,7 @@ def _stage(name: str, device: torch.device, workspace: Path) -> tuple[Stage[Any,
     recipe: Recipe = module.RECIPES[device.type]
     make = {
         "vae": lambda: module.VaeStage(device, batch=recipe.batch, workers=workers),
+        "decoder": lambda: module.DecoderStage(device, workspace, batch=recipe.batch, workers=workers),
         "clip": lambda: module.ClipStage(device, workspace, batch=recipe.batch, workers=workers),
         "judge": lambda: module.JudgeStage(device, workspace, batch=recipe.batch, workers=workers),
         "unet": lambda: module.UnetStage(device, workspace, batch=recipe.batch, workers=workers),

@@ -11,21 +11,28 @@ from transformers import CLIPImageProcessor
 
 from conceptctl.pocket.bundle import JUDGE_FILE, write_manifest
 from conceptctl.pocket.train import unet as unet_stage
-from conceptctl.pocket.train.trained import averaged_weights, load_frozen, text_tower, trained_clip, trained_vae
+from conceptctl.pocket.train.trained import (
+    load_frozen,
+    text_tower,
+    tokenizer_folder,
+    trained_clip,
+    trained_or_bundled_weights,
+    trained_vae,
+)
 
 
 def write_base(workspace: Path, target: Path) -> None:
     """Write everything that ships: the pipeline, CLIP, the judge and the manifest, in half precision.
 
-    What stood in the target folder before is replaced.
+    What stood in the target folder before is replaced. A network without a checkpoint is the one that ships.
 
     Args:
-        workspace: The folder of the stages' checkpoints, all four of them.
+        workspace: The folder of the stages' checkpoints.
         target: The folder to write, `bundle.WEIGHTS` for the package's own.
     """
     clip, tokenizer = trained_clip(workspace)
     unet = unet_stage.build()
-    load_frozen(unet, averaged_weights(workspace, "unet"))
+    load_frozen(unet, trained_or_bundled_weights(workspace, "unet"))
     half = [part.half() for part in (trained_vae(workspace), text_tower(clip), unet, clip)]
     vae, text, unet, clip = half
     preprocess = CLIPImageProcessor(
@@ -41,16 +48,18 @@ def write_base(workspace: Path, target: Path) -> None:
         feature_extractor=preprocess,
         requires_safety_checker=False,
     )
-    shutil.rmtree(target, ignore_errors=True)
-    pipeline.save_pretrained(target / "base")
+    judge = trained_or_bundled_weights(workspace, "judge")
+    # Some of it may come from the target.
+    fresh = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipeline.save_pretrained(fresh / "base")
     for name in ("vocab.json", "merges.txt"):
-        shutil.copy(workspace / "tokenizer" / name, target / "base" / "tokenizer" / name)
-    clip.save_pretrained(target / "clip")
-    tokenizer.save_pretrained(target / "clip")
-    preprocess.save_pretrained(target / "clip")
-    judge = {
-        name: value.half() for name, value in averaged_weights(workspace, "judge").items() if value.is_floating_point()
-    }
-    (target / JUDGE_FILE).parent.mkdir()
-    save_file(judge, target / JUDGE_FILE)
-    write_manifest(target)
+        shutil.copy(tokenizer_folder(workspace) / name, fresh / "base" / "tokenizer" / name)
+    clip.save_pretrained(fresh / "clip")
+    tokenizer.save_pretrained(fresh / "clip")
+    preprocess.save_pretrained(fresh / "clip")
+    (fresh / JUDGE_FILE).parent.mkdir()
+    save_file({name: value.half() for name, value in judge.items() if value.is_floating_point()}, fresh / JUDGE_FILE)
+    write_manifest(fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)

@@ -24,6 +24,9 @@ PRACTICE_SHARE = 0.25
 SCRIBBLED_SHARE = 0.3
 """The share of its pictures of the world that small random shapes are drawn over."""
 
+LATENT_NOISE = 0.15
+"""The most noise that latents get where what is decoded is to look generated, in the latents' deviations."""
+
 
 def to_tensor(pictures: list[Image.Image]) -> Tensor:
     """Stack RGB pictures of one size into a uint8 tensor (B, 3, H, W)."""

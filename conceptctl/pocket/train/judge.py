@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from conceptctl.pocket.judge import JudgeNetwork, labels_of
-from conceptctl.pocket.train.data import Batches, spoil, to_signed, to_tensor
+from conceptctl.pocket.train.data import LATENT_NOISE, Batches, spoil, to_signed, to_tensor
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
-from conceptctl.pocket.train.trained import trained_or_bundled_vae
+from conceptctl.pocket.train.trained import trained_vae
 from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import draw_scene, reading_order
@@ -23,12 +23,8 @@ RECIPES = {
     "cpu": Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, weight_decay=0.01),
     "cuda": Recipe(samples=5_000_000, batch=256, learning_rate=3e-3, weight_decay=0.01),
 }
-
-
 DECODED = 0.5
 """The share of its pictures that went through the autoencoder, as all that is generated did."""
-LATENT_NOISE = 0.15
-"""The most noise that is added to those in between, in deviations of the latents: what is generated is not exact."""
 
 
 class Judged(NamedTuple):
@@ -47,7 +43,7 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
 
     def __init__(self, device: torch.device, workspace: Path, *, batch: int, workers: int = 0) -> None:
         self.device = device
-        self.vae = trained_or_bundled_vae(workspace).to(device, memory_format=torch.channels_last)
+        self.vae = trained_vae(workspace).to(device, memory_format=torch.channels_last)
         torch.manual_seed(0)
         self.network = JudgeNetwork().to(device)
         self.batches = Batches(partial(_step, batch), workers)
@@ -81,7 +77,7 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
     @torch.no_grad()
     def _decoded(self, pictures: Tensor) -> Tensor:
         latents = self.vae.encode(pictures).latent_dist.mode()
-        noise = torch.rand(len(latents), 1, 1, 1, device=self.device) * LATENT_NOISE / self.vae.config.scaling_factor
+        noise = torch.rand(len(latents), 1, 1, 1, device=self.device) * LATENT_NOISE
         decoded: Tensor = self.vae.decode(latents + noise * torch.randn_like(latents)).sample
         return decoded.clamp(-1, 1)
 

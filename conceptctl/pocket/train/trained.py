@@ -39,6 +39,13 @@ def bundled_weights(stage: str) -> dict[str, Tensor]:
     return {prefix + name: value.float() for name, value in load_file(file).items()}
 
 
+def trained_or_bundled_weights(workspace: Path, stage: str) -> dict[str, Tensor]:
+    """Read the averaged weights from a stage's checkpoint, or those that ship where the workspace has none."""
+    if (workspace / f"{stage}.safetensors").exists():
+        return averaged_weights(workspace, stage)
+    return bundled_weights(stage)
+
+
 def load_frozen(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights into a network that is not trained any further."""
     network.load_state_dict(weights)
@@ -46,27 +53,29 @@ def load_frozen(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def trained_vae(workspace: Path) -> AutoencoderKL:
-    """Load the trained autoencoder, its latents standardized."""
+    """Load the trained autoencoder, its latents standardized, or the one that ships where the workspace has none."""
     vae = vae_stage.build()
-    load_frozen(vae, averaged_weights(workspace, "vae"))
-    vae_stage.standardize(vae, to_signed(autoencoder_pictures(512, "vae:standard"), torch.device("cpu")))
-    return vae
-
-
-def trained_or_bundled_vae(workspace: Path) -> AutoencoderKL:
-    """Load the trained autoencoder, or the one that ships where the workspace has none: see `--further`."""
+    # The decoder's checkpoint holds the whole autoencoder, standardized before.
+    if (workspace / "decoder.safetensors").exists():
+        load_frozen(vae, averaged_weights(workspace, "decoder"))
+        return vae
+    load_frozen(vae, trained_or_bundled_weights(workspace, "vae"))
     if (workspace / "vae.safetensors").exists():
-        return trained_vae(workspace)
-    vae = AutoencoderKL.from_pretrained(base_folder(), subfolder="vae", torch_dtype=torch.float32)
-    vae.eval().requires_grad_(False)
+        vae_stage.standardize(vae, to_signed(autoencoder_pictures(512, "vae:standard"), torch.device("cpu")))
     return vae
+
+
+def tokenizer_folder(workspace: Path) -> Path:
+    """Where the tokenizer's vocabulary is: the workspace's own, or the one that ships."""
+    own = workspace / "tokenizer"
+    return own if own.exists() else base_folder() / "tokenizer"
 
 
 def trained_clip(workspace: Path) -> tuple[CLIPModel, CLIPTokenizer]:
-    """Load the trained CLIP model and its tokenizer."""
-    tokenizer = CLIPTokenizer.from_pretrained(workspace / "tokenizer")
+    """Load the trained CLIP model and its tokenizer, or those that ship where the workspace has none."""
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder(workspace))
     model = clip_stage.build(tokenizer)
-    weights = averaged_weights(workspace, "clip")
+    weights = trained_or_bundled_weights(workspace, "clip")
     load_frozen(
         model, {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
     )

@@ -16,8 +16,7 @@ $(READY): pyproject.toml constraints.txt
 # In a store of its own under this folder, never the user's.
 DEMO := --store .demo/store
 CONCEPTS := .demo/concepts
-# Both are drawn together afterwards, so both are learned in a column too.
-LEARN := --steps 530 --batch-size 5 --set scene_batch=2 $(DEMO)
+LEARN := --steps 530 $(DEMO)
 demo: $(READY)
 	rm -rf .demo
 	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2

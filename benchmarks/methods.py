@@ -27,8 +27,6 @@ from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
 from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
-from conceptctl.diffusion.regions import Composition
-from conceptctl.diffusion.scenes import learned_from
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
@@ -92,19 +90,13 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
     without = partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
     yield "STAMINA without Muon, preservation, damping and P2", without
-    scenes = {"batch_size": 5, "scene_batch": 2}
-    yield "TI++, 5 + 1 and 2 scenes", partial(Variant, pipeline, number, start, "ti++", tasks=0, **scenes)
-    yield "STAMINA, 5 + 1 and 2 scenes", partial(Variant, pipeline, number, start, "stamina", tasks=1, **scenes)
 
 
 def prepared(device: str) -> tuple[Any, Examples]:
     chosen = models.choose_device(device)
     pipeline = models.load_pipeline(pocket.base_folder(), chosen)
-    latents = torch.randn(20, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(chosen)
-    alone = ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4
-    scene = Composition("a person next to a cat", ("a photo of a V*alice", "a photo of a cat"))
-    shown = learned_from(16, 16, 0).expand(4, -1, -1, -1).to(chosen)
-    return pipeline, Examples(latents, [*alone, *[scene] * 4], 12, 4, shown)
+    latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
 
 
 def peak(name: str) -> float:

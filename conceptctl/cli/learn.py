@@ -303,9 +303,7 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"would learn V*{plan.name} from {plan.pictures} pictures with {plan.method}, "
         f"{plan.config['steps']} steps on {plan.device}",
         *(f"prompt: {prompt}" for prompt in plan.prompts[:5]),
-        *([f"beside {plan.auxiliary} pictures of a {plan.class_word}"] if plan.auxiliary else []),
-        *([f"in scenes with {', '.join(plan.beside)}"] if plan.beside else []),
-        *([] if plan.auxiliary or plan.beside else ["beside no other pictures"]),
+        f"beside {plan.auxiliary} pictures of a {plan.class_word}" if plan.auxiliary else "beside no other pictures",
         "settings: " + ", ".join(f"{name}={value}" for name, value in plan.config.items()),
     ]
     lines += [f"note: {note}" for note in plan.notes]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.diffusion.regions import Composition, Prompt, prompts_of
 
 _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
@@ -27,7 +25,7 @@ class Prompts:
     Those without the token are encoded once; the others in every step, each different one once.
     """
 
-    def __init__(self, pipeline: Pipeline, prompts: Sequence[Prompt], number: int) -> None:
+    def __init__(self, pipeline: Pipeline, prompts: Sequence[str], number: int) -> None:
         """Take the prompts of all examples.
 
         Args:
@@ -36,16 +34,7 @@ class Prompts:
             number: The token's number.
         """
         tokenizer, self.encoder = pipeline.tokenizer, pipeline.text_encoder
-        self.columns = max(len(prompts_of(prompt)) for prompt in prompts) - 1
-        """How many columns the composed ones have, all of them as many; 0 where none is composed."""
-        self.composed = torch.tensor([isinstance(prompt, Composition) for prompt in prompts])
-        """Which examples are, (N,)."""
-        # What is not composed has the same prompt in every column, where it is not seen.
-        texts = [
-            prompts_of(prompt) if isinstance(prompt, Composition) else (prompt,) * (self.columns + 1)
-            for prompt in prompts
-        ]
-        different = list(dict.fromkeys(chain.from_iterable(texts)))
+        different = list(dict.fromkeys(prompts))
         numbers = tokenizer(
             different,
             padding="max_length",
@@ -57,20 +46,15 @@ class Prompts:
         order = holds.argsort(descending=True, stable=True)
         # Prompts with the token come first, so that one slice of them is encoded again.
         place = {different[index]: position for position, index in enumerate(order.tolist())}
-        self.of_example = torch.tensor([[place[text] for text in each] for each in texts])
+        self.of_example = torch.tensor([place[prompt] for prompt in prompts])
         self.learned = int(holds.sum())
         self.numbers = numbers[order].to(pipeline.device)
         with torch.no_grad():
             self.fixed = self._encode(self.numbers[self.learned :]) if self.learned < len(order) else None
 
     def hidden(self, examples: Tensor) -> Tensor:
-        """The hidden states (B, T, D) of the prompts of some examples, given by their indices (B,) on the CPU.
-
-        Where one of them is composed, those of its columns follow the whole picture's, (B, (1 + columns) T, D).
-        """
+        """The hidden states (B, T, D) of the prompts of some examples, given by their indices (B,) on the CPU."""
         chosen = self.of_example[examples]
-        if not self.composed[examples].any():
-            chosen = chosen[:, :1]
         wanted, inverse = chosen.unique(return_inverse=True)
         ours = wanted[wanted < self.learned]
         theirs = wanted[wanted >= self.learned] - self.learned
@@ -79,7 +63,7 @@ class Prompts:
             parts.append(self._encode(self.numbers[self._sent(ours)]))
         if len(theirs) and self.fixed is not None:
             parts.append(self.fixed[self._sent(theirs)])
-        return torch.cat(parts)[self._sent(inverse)].flatten(1, 2)
+        return torch.cat(parts)[self._sent(inverse)]
 
     def _sent(self, indices: Tensor) -> Tensor:
         # The loop does not wait for the device.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,7 +17,6 @@ from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import Adapted, Deltas, adapted, cross_attention, freeze
-from conceptctl.diffusion.regions import Regions, regions
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 
@@ -96,8 +94,6 @@ class Schedule:
     """How much less samples count that have little noise (Choi et al. 2022); 0 for all alike."""
     timestep_sampling: str = "uniform"
     """One of `TIMESTEP_SAMPLINGS`."""
-    scene_batch: int = 0
-    """Scenes in a step, beside all those."""
     accumulation: int = 1
     """Portions in a step, one after the other: their gradients' mean is taken."""
 
@@ -192,7 +188,7 @@ def fit(
     callbacks = callbacks or Callbacks()
     freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
     run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
-    with run.attached():
+    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
         _loop(run, callbacks)
     return run.state()
 
@@ -222,7 +218,7 @@ def denoising_loss(
     uniform = replace(schedule, timestep_sampling="uniform")
     run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share, generator: {}, State())
     total = 0.0
-    with run.attached():
+    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
         for index in range(batches):
             run.step = schedule.steps + index
             total += run.losses(run.generator(), sampled=sampled)["denoising"].item()
@@ -261,7 +257,6 @@ class _Run:
 
     projected: Adapted
     slot: Slot
-    regions: Regions
 
     def __init__(
         self,
@@ -275,7 +270,6 @@ class _Run:
     ) -> None:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
         self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma)
-        self.pipeline, self.number = pipeline, number
         self.prompts = Prompts(pipeline, examples.prompts, number)
         if schedule.timestep_sampling == "importance":
             # Of the model and the token as the training finds them, so that a run that goes on measures the same.
@@ -300,17 +294,6 @@ class _Run:
         if state.tensors:
             self._restore(state.tensors)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Let the pipeline use what trains, and leave it as it was."""
-        unet = self.pipeline.unet
-        with (
-            adapted(cross_attention(unet)) as self.projected,
-            learned_row(self.pipeline, self.number) as self.slot,
-            regions(unet, self.prompts.columns) as self.regions,
-        ):
-            yield
-
     def generator(self) -> torch.Generator:
         """Where all that is random in a step comes from."""
         return torch.Generator().manual_seed(_step_seed(self.schedule.seed, self.step))
@@ -327,17 +310,14 @@ class _Run:
 
     def losses(self, generator: torch.Generator, *, sampled: bool = True) -> dict[str, Tensor]:
         """The losses of one portion, with a graph behind "loss"; not `sampled`, with the deltas as they are kept."""
-        schedule = self.schedule
-        chosen = self.examples.choose(schedule.batch_size, schedule.auxiliary_batch, schedule.scene_batch, generator)
+        chosen = self.examples.choose(self.schedule.batch_size, self.schedule.auxiliary_batch, generator)
         latents = self.examples.latents[chosen.to(self.examples.latents.device, non_blocking=True)]
         noise, timesteps = self.objective.draw(latents, generator)
         deltas = self.trainable.deltas(generator) if sampled else self.trainable.folded()
         self.projected.put(deltas)
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
-        self.regions.compose(self.prompts.composed[chosen])
-        counted = self.examples.counted(chosen)
-        losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden, counted).mean()}
+        losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden).mean()}
         losses |= self.penalty(deltas, self.step / self.schedule.steps, generator)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
@@ -388,8 +368,6 @@ class _Run:
         """Let somebody draw with what is learned so far."""
         self.projected.put(self.trainable.folded())
         self.slot.row = self.trainable.token()
-        # What it draws is no batch of the training's.
-        self.regions.rows = None
         preview(self.step)
 
     def state(self) -> State:

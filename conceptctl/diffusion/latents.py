@@ -1,4 +1,4 @@
-"""Pictures to latents, encoded once and held in memory, from which they never reach a disk; and back."""
+"""Pictures to latents: encoded once and held in memory, from which they never reach a disk."""
 
 from __future__ import annotations
 
@@ -35,15 +35,3 @@ def encode(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     scaled: Tensor = ((torch.cat(parts) - shift) * vae.config.scaling_factor).contiguous()
     return scaled
-
-
-@torch.no_grad()
-def decode(pipeline: Pipeline, latents: Tensor) -> list[Image.Image]:
-    """Decode scaled latents (N, C, H, W), as `encode` returns them, into RGB pictures."""
-    vae = pipeline.vae
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    pictures: list[Image.Image] = []
-    for part in latents.split(_TOGETHER):
-        raw = part.to(vae.device, vae.dtype) / vae.config.scaling_factor + shift
-        pictures += pipeline.image_processor.postprocess(vae.decode(raw).sample, output_type="pil")
-    return pictures

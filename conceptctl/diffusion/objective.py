@@ -101,9 +101,7 @@ class Objective:
         self.chances = chances
         self.weights = (weights / (self.times * chances)).float().to(latents.device)
 
-    def errors(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor, counted: Tensor | None = None
-    ) -> Tensor:
+    def errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """Denoise once and compare.
 
         Args:
@@ -111,7 +109,6 @@ class Objective:
             noise: Their noise, of the same shape.
             timesteps: (B,), integers.
             hidden: The prompts' hidden states (B, T, D).
-            counted: What each latent's error counts, (B, 1, H, W); all alike without it.
 
         Returns:
             The mean squared error of each sample, weighted if so asked, (B,), fp32.
@@ -121,11 +118,7 @@ class Objective:
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)
-        squared = functional.mse_loss(predicted, target, reduction="none")
-        if counted is None:
-            errors = squared.mean(dim=(1, 2, 3))
-        else:
-            errors = (squared * counted).mean(dim=(1, 2, 3)) / counted.mean(dim=(1, 2, 3))
+        errors = functional.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
         return errors if self.weights is None else errors * self.weights[timesteps]
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -51,8 +51,6 @@ class Config:
     """The concept's pictures in a step."""
     auxiliary_batch: int = 8
     """Auxiliary pictures in a step, beside the concept's."""
-    scene_batch: int = 0
-    """Scenes in a step, beside those: pictures of the concept pasted beside what the base draws; not in the papers."""
     learning_rate: float = 5e-4
     """Step size of the adapters."""
     token_learning_rate: float = 5e-4

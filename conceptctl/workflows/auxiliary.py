@@ -41,7 +41,6 @@ def latents(
     advance: Callable[[int], None],
     begun: Tensor | None = None,
     save: Callable[[Tensor], None] = lambda drawn: None,
-    what: str = "",
 ) -> tuple[Tensor, tuple[Attachment, ...]]:
     """Return the latents of a class's auxiliary pictures, drawing them if the store has none yet.
 
@@ -55,7 +54,6 @@ def latents(
         advance: Called with each batch of pictures drawn.
         begun: The latents of the first of them, where an interrupted run had drawn some.
         save: Called now and then, and when drawing is interrupted, with the latents so far.
-        what: What the stage is called, where it is not what auxiliary pictures are for.
 
     Returns:
         The latents (count, C, H, W), and the attachments with these as the last.
@@ -76,7 +74,7 @@ def latents(
             if tensorfile.read_header(path).metadata == about:
                 rest = tuple(each for each in attachments if each != attachment)
                 return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
-    stage(f"drawing {what or f'{class_word} pictures to learn beside'}", count)
+    stage(f"drawing {class_word} pictures to learn beside", count)
     found = _draw(pipeline, prompt_of(class_word), count, defaults, begun, advance, save)
     ref = writer.add_tensors({"latents": weights.array_tensor(found.numpy())}, about)
     drawn = Attachment(KIND, "", ref)

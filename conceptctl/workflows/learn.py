@@ -15,7 +15,7 @@ from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows import auxiliary, companions, generate
+from conceptctl.workflows import auxiliary, generate
 from conceptctl.workflows.concept_files import add_concept, check_free
 from conceptctl.workflows.defaults import defaults_of
 from conceptctl.workflows.lesson import (
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
     from conceptctl.diffusion.examples import Examples
     from conceptctl.diffusion.fit import State, Trainable
     from conceptctl.diffusion.models import Pipeline
-    from conceptctl.diffusion.scenes import Cast
     from conceptctl.methods.base import Method, Task
 
 PREVIEW_PICTURES = 4
-MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, --set scene_batch=0, or --device cpu"
+MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
 HEALTH_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
 
@@ -225,7 +224,7 @@ class _Learning:
         if slot.step < 0:
             self.begun = from_slot(slot).tensors["latents"]
             return job, None
-        for found in slot.state.get("drawn", ()):
+        if found := slot.state.get("auxiliary"):
             self.attachments = auxiliary.with_kept(self.writer.layout, self.attachments, BlobRef(**found))
         state: State = from_slot(slot)
         return job, state
@@ -247,22 +246,13 @@ class _Learning:
                 self.begun,
                 lambda drawn: save_drawn(job, drawn, self.plan.auxiliary, self.kept),
             )
-            self._keep_drawn(job, state)
-        self.others: list[Cast] = []
-        if self.plan.beside:
-            self.others, self.attachments = companions.drawn(
-                self.writer, pipeline, self.attachments, self.watch.stage, self.watch.advance
-            )
-            self._keep_drawn(job, state)
+            # They may take longer than the training: an interrupted run finds them again.
+            kept = self.attachments[-1].blob
+            self.kept["auxiliary"] = {"sha256": kept.sha256, "size": kept.size}
+            if state is None:
+                job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
         self.folded = generate.apply_concepts(self.store, self.head, pipeline)
         return pipeline
-
-    def _keep_drawn(self, job: jobs.Job, state: State | None) -> None:
-        """Let an interrupted run find what the base has drawn: it may have taken longer than the training."""
-        drawn = [each.blob for each in self.attachments if each.kind == auxiliary.KIND]
-        self.kept["drawn"] = [{"sha256": ref.sha256, "size": ref.size} for ref in drawn]
-        if state is None:
-            job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
 
     def _add_token(self, pipeline: Pipeline) -> int:
         from conceptctl.diffusion import conditioning, models
@@ -272,11 +262,10 @@ class _Learning:
 
     def _examples(self, pipeline: Pipeline, number: int) -> Examples:
         from conceptctl.diffusion.prompts import cut_off
-        from conceptctl.diffusion.scenes import Portrait
         from conceptctl.workflows.examples import gather
 
         pictures = [picture.image() for picture in self.checked.pictures]
-        of_each, around = self._prompts(pipeline, pictures)
+        of_each = self._prompts(pipeline, pictures)
         for prompt in self.plan.prompts:
             if lost := cut_off(pipeline.tokenizer, prompt):
                 self.watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
@@ -286,33 +275,24 @@ class _Learning:
                     hint="shorten it, or name the concept earlier",
                 )
         beside = (self.auxiliary, auxiliary.prompt_of(self.request.class_word)) if self.auxiliary is not None else None
-        # A caption says what is in its picture, and in the column that shows it.
-        own = self._prompt().format(self.request.name)
-        portraits = [
-            Portrait(picture, prompts[0] if kept.caption else own, phrase)
-            for picture, kept, prompts, phrase in zip(pictures, self.checked.pictures, of_each, around, strict=True)
-        ]
-        scenes = companions.scenes_of(self.request, pipeline.tokenizer, portraits, self.others)
-        return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside, scenes=scenes)
+        return gather(pipeline, pictures, of_each, flip=self.request.flip, auxiliary=beside)
 
-    def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> tuple[list[list[str]], list[str]]:
-        """The prompts of each picture, and what is around the concept in it, where there is no caption to say so."""
+    def _prompts(self, pipeline: Pipeline, pictures: list[Image.Image]) -> list[list[str]]:
+        """The prompts of each picture: one, or with what is around the concept too where there is no caption."""
         from conceptctl.workflows import describe
 
         prompts = [[prompt] for prompt in prompts_of(self.request, self.method, self.checked)]
-        around = [""] * len(pictures)
         if self.describer:
             self.watch.stage("describing the pictures", 0)
             silent = [index for index, picture in enumerate(self.checked.pictures) if not picture.caption]
             shown = [pictures[index] for index in silent]
-            found = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
-            for index, phrase in zip(silent, found, strict=True):
+            around = describe.surroundings(self.describer, pipeline.tokenizer, shown, self.request.class_word)
+            for index, phrase in zip(silent, around, strict=True):
                 prompts[index] = describe.described(prompts[index][0], phrase)
-                around[index] = phrase
             different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
-            notes = (*self.checked.notes, describe.summary(found))
+            notes = (*self.checked.notes, describe.summary(around))
             self.plan = dataclasses.replace(self.plan, prompts=different, notes=notes)
-        return prompts, around
+        return prompts
 
     def _task(self, pipeline: Pipeline, number: int) -> Task:
         import torch

@@ -15,7 +15,6 @@ from conceptctl.methods import find_method
 from conceptctl.store import base, concept
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows import companions
 from conceptctl.workflows.concept_files import check_name_free
 from conceptctl.workflows.defaults import POCKET, Defaults, defaults_of
 
@@ -76,8 +75,6 @@ class Plan:
     prompts: tuple[str, ...]
     """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
-    beside: tuple[str, ...]
-    """What it is shown beside, in scenes."""
     device: str
 
 
@@ -285,7 +282,6 @@ def planned(head: Generation, request: Request, method: Method, checked: Checked
         notes=(*checked.notes, *_note_on_describing(request, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
-        beside=companions.WORDS if method.config.scene_batch else (),
         device=device,
     )
 

@@ -262,6 +262,16 @@ def test_a_step_takes_no_picture_twice_unless_there_are_too_few(count):
     assert torch.cat(drawn).unique().tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_step_draws_auxiliary_examples_beside_the_concepts():
+    examples = Examples(torch.zeros(7, 4, 8, 8), [""] * 7, 4)
+    drawn = [examples.choose(2, 1, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    parts = zip(*(each.split([2, 1]) for each in drawn), strict=True)
+    assert [torch.cat(part).unique().tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert len(examples.choose(2, 0, torch.Generator())) == 2
+    alone = Examples(torch.zeros(4, 4, 8, 8), [""] * 4, 4)
+    assert len(alone.choose(2, 1, torch.Generator())) == 2
+
+
 @pytest.fixture(params=["<|endoftext|>", "!"])
 def padded(request, pipeline):
     # Stable Diffusion 2 pads with "!".

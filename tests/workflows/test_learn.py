@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from PIL import Image
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
-from conceptctl.diffusion import fit as fit_module
 from conceptctl.diffusion.fit import Callbacks, _Run
 from conceptctl.diffusion.projections import cross_attention
-from conceptctl.diffusion.regions import Composition
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.methods import METHODS
 from conceptctl.store import jobs, weights
@@ -187,12 +184,12 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["preview", "checkpointing"])
-def test_what_else_a_training_with_scenes_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
+def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
     monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=2))
     shown, stores = [], [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
-    with_scenes(stores[0], folder)
+    teach(stores[0], folder)
     watch = Watch(preview=lambda step, pictures: shown.append(step)) if what == "preview" else None
-    with_scenes(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing")
+    teach(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing")
     ours, theirs = (delta(each, "alice") for each in stores)
     # Checkpointing computes some of it twice, in another order.
     assert all(np.allclose(ours[place], theirs[place], atol=1e-5) for place in ours | theirs)
@@ -200,9 +197,7 @@ def test_what_else_a_training_with_scenes_does_changes_nothing(base_folder, fold
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}, {"scene_batch": 1}],
-    ids=["papers", "ours", "scenes"],
+    "settings", [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}], ids=["papers", "ours"]
 )
 def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path, settings):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
@@ -365,6 +360,21 @@ def test_interrupted_drawing_of_auxiliary_pictures_goes_on(base_folder, folder, 
     assert same(delta(whole, "alice"), delta(broken, "alice"))
 
 
+def test_auxiliary_pictures_are_found_after_an_interruption_of_the_training(store, folder):
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what), report=_stop)
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, watch=watch)
+    assert sum("drawing" in what for what in stages) == 1
+    stages.clear()
+    teach(store, folder, watch=dataclasses.replace(watch, report=lambda report: None))
+    assert not any("drawing" in what for what in stages)
+
+
+def _stop(report):
+    raise KeyboardInterrupt
+
+
 def test_damaged_auxiliary_pictures_are_drawn_again(store, folder):
     teach(store, folder, "alice", auxiliary=3)
     path = store.layout.blob(store.head().attachments[0].blob.sha256)
@@ -378,109 +388,6 @@ def test_damaged_auxiliary_pictures_are_drawn_again(store, folder):
     path.unlink()
     teach(store, folder, "carol", class_word="dog", auxiliary=3)
     assert store.concept("carol")
-
-
-def with_scenes(store, folder, name="alice", **changes):
-    return teach(store, folder, name, settings={"scene_batch": 2}, **changes)
-
-
-def test_scenes_show_a_concept_beside_what_the_base_draws(store, folder, monkeypatch):
-    seen = []
-    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
-    stages = []
-    watch = Watch(stage=lambda what, total: stages.append(what))
-    with_scenes(store, folder, "alice", watch=watch)
-    with_scenes(store, folder, "bob", class_word="", watch=watch)
-    # What the base draws is drawn once.
-    words = ("cat", "person", "waterfall")
-    assert [what for what in stages if "paste" in what] == [
-        f"drawing {word} pictures to paste beside" for word in words
-    ]
-    for examples, token, called in ((seen[0], "V*alice", "a cat"), (seen[1], "V*bob", "something")):
-        prompts = examples.prompts[-examples.scenes :]
-        assert examples.scenes == len(prompts) == 96
-        others = {f"a photo of a {word}" for word in words}
-        for prompt, share in zip(prompts, examples.learned_from, strict=True):
-            left, right = prompt.columns
-            own = f"a photo of a {token}"
-            assert (left == own and right in others) or (right == own and left in others)
-            assert called in prompt.whole
-            assert "V*" not in prompt.whole
-            # The concept's own column is what is learned from.
-            assert share[..., :2].all() == (left == own)
-            assert share[..., -2:].all() == (right == own)
-        assert examples.latents.shape[0] == len(examples.prompts)
-        assert not any(isinstance(prompt, Composition) for prompt in examples.prompts[: -examples.scenes])
-
-
-@pytest.mark.parametrize("method", ["ti++", "lora"])
-def test_every_method_can_learn_scenes(store, folder, monkeypatch, method):
-    seen = []
-    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
-    with_scenes(store, folder, "alice", train=TrainConfig(method=method, steps=2))
-    assert all("a photo of a V*alice cat" in prompt.columns for prompt in seen[0].prompts[-96:])
-
-
-def _watched(seen, real):
-    def fit(pipeline, number, trainable, examples, *rest, **named):
-        seen.append(examples)
-        return real(pipeline, number, trainable, examples, *rest, **named)
-
-    return fit
-
-
-def test_the_plan_says_what_it_is_shown_beside(store, folder):
-    assert plan(store, asked(folder, settings={"scene_batch": 2}), device="cpu").beside == (
-        "cat",
-        "person",
-        "waterfall",
-    )
-    assert plan(store, asked(folder, settings={"scene_batch": 0}), device="cpu").beside == ()
-
-
-def test_scenes_are_made_of_what_shows_the_concept_alone_under_prompts_that_are_seen(store, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
-    folder = write_pictures(tmp_path / "photos")
-    teach(store, folder, "bob")
-    for path in sorted(folder.glob("*.png"))[1:]:
-        path.with_suffix(".txt").write_text("{token} beside V*bob, at home")
-    with_scenes(store, folder, "carol", flip=True)
-    assert seen[-1].scenes == 96
-    for path in folder.glob("*.png"):
-        path.with_suffix(".txt").write_text("{token} beside V*bob")
-    with_scenes(store, folder, "dave")
-    assert seen[-1].scenes == 0
-    # With so long a class, not all that is said of some scenes is seen.
-    with_scenes(store, write_pictures(tmp_path / "others"), "erin", class_word="cat " * 25 + "cat")
-    assert 0 < seen[-1].scenes < 96
-
-
-def test_a_caption_is_what_its_column_shows(store, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(fit_module, "fit", _watched(seen, fit_module.fit))
-    folder = write_pictures(tmp_path / "photos")
-    (folder / "0.txt").write_text("{token} in the snow")
-    with_scenes(store, folder)
-    shown = Counter(text for prompt in seen[0].prompts[-96:] for text in prompt.columns if "V*alice" in text)
-    assert set(shown) == {"V*alice in the snow", "a photo of a V*alice"}
-    assert 10 < shown["V*alice in the snow"] < 40
-    assert not any("snow" in prompt.whole for prompt in seen[0].prompts[-96:])
-
-
-def test_what_the_base_drew_to_paste_beside_is_found_after_an_interruption(store, folder):
-    stages = []
-    watch = Watch(stage=lambda what, total: stages.append(what), report=_stop)
-    with pytest.raises(KeyboardInterrupt):
-        with_scenes(store, folder, "alice", watch=watch, auxiliary=3)
-    assert sum("to paste beside" in what for what in stages) == 3
-    stages.clear()
-    with_scenes(store, folder, "alice", watch=dataclasses.replace(watch, report=lambda report: None), auxiliary=3)
-    assert not any("drawing" in what for what in stages)
-
-
-def _stop(report):
-    raise KeyboardInterrupt
 
 
 def test_captions_are_what_pictures_are_learned_under(store, tmp_path):

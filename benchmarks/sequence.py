@@ -28,10 +28,10 @@ from torch import Tensor
 
 from conceptctl import pocket
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion.columns import Prompt
 from conceptctl.diffusion.conditioning import Prompts
 from conceptctl.diffusion.latents import encode
 from conceptctl.diffusion.objective import Objective
-from conceptctl.diffusion.regions import Prompt
 from conceptctl.diffusion.sampling import draw_set
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import mmd, noise_floor

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 from torch import Tensor
 
+from conceptctl.diffusion.columns import Column, Prompt, prompts_of
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.diffusion.regions import Composition, Prompt, prompts_of, regions
 
 BATCH = 8
 """How many pictures `draw_set` draws together, always: its pictures depend on it."""
+STRENGTH = 0.9
+"""How much of the noise a column is painted over from, as a share of the steps: nearly all, so that the concept has its
+own shape and colours; what is left keeps the picture's light."""
 
 
 @torch.no_grad()
@@ -36,9 +40,9 @@ def draw(
     Yields:
         The pictures, in the order of the seeds.
     """
-    wanted, unwanted = _states(pipeline, prompt, negative, guidance)
+    states = _states(pipeline, prompt, negative, guidance)
     for seed in seeds:
-        yield from _drawn(pipeline, prompt, wanted, unwanted, [seed], steps, guidance)
+        yield from _drawn(pipeline, states, [seed], steps, guidance)
 
 
 @torch.no_grad()
@@ -61,48 +65,71 @@ def draw_set(
     Yields:
         The pictures, in the order of their seeds.
     """
-    wanted, unwanted = _states(pipeline, prompt, "", guidance)
+    states = _states(pipeline, prompt, "", guidance)
     for start in range(first, count, BATCH):
         seeds = range(start, start + BATCH)
-        yield from _drawn(pipeline, prompt, wanted, unwanted, seeds, steps, guidance)[: count - start]
-
-
-def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> tuple[Tensor, Tensor | None]:
-    """Encode what is wanted, and with guidance what is not: hidden states of one length, (1, T, D)."""
-    # Some bases are told how closely to follow, and draw no second picture for it.
-    guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
-    wanted, unwanted = [], None
-    for text in prompts_of(prompt):
-        states, unwanted = pipeline.encode_prompt(
-            text, pipeline.device, 1, guided, negative_prompt=negative if guided else None
-        )
-        wanted.append(states)
-    # What is not wanted is so everywhere: the states behind its first ones are there for their number, and not seen.
-    return torch.cat(wanted, dim=1), None if unwanted is None else unwanted.repeat(1, len(wanted), 1)
+        yield from _drawn(pipeline, states, seeds, steps, guidance)[: count - start]
 
 
 def _drawn(
-    pipeline: Pipeline,
-    prompt: Prompt,
-    wanted: Tensor,
-    unwanted: Tensor | None,
-    seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    pipeline: Pipeline, states: Sequence[_States], seeds: Sequence[int], steps: int, guidance: float
 ) -> list[Image.Image]:
     """Draw pictures of one prompt together."""
     count = len(seeds)
-    with regions(pipeline.unet, len(prompts_of(prompt)) - 1) as shared:
-        # In a batch what is not wanted comes first.
-        halves = [True] * count if unwanted is None else [False] * count + [True] * count
-        shared.compose(torch.tensor(halves) & isinstance(prompt, Composition))
-        drawn: Any = pipeline(
-            prompt_embeds=wanted.expand(count, -1, -1),
-            negative_prompt_embeds=None if unwanted is None else unwanted.expand(count, -1, -1),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            # Noise made on the CPU is the same on every device.
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        )
-    pictures: list[Image.Image] = drawn.images
+    # Noise made on the CPU is the same on every device.
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
+    whole, *columns = (each.expanded(count) for each in states)
+    pictures: list[Image.Image] = pipeline(**whole, **how).images
+    if not columns:
+        return pictures
+    painter = _painter(pipeline)
+    # What is named first is painted last: it stands in front.
+    for index, own in reversed(list(enumerate(columns))):
+        place = Column(index, len(columns), *pictures[0].size)
+        painted = painter(
+            **own,
+            **how,
+            image=[place.cut_out(picture) for picture in pictures],
+            mask_image=[place.painted()] * count,
+            height=pictures[0].height,
+            width=pictures[0].width,
+            # One step at the least.
+            strength=max(STRENGTH, 1 / steps),
+        ).images
+        pictures = [place.put_back(*each) for each in zip(pictures, painted, strict=True)]
     return pictures
+
+
+class _States(NamedTuple):
+    """The hidden states of what is wanted and, with guidance, of what is not: (1, T, D)."""
+
+    wanted: Tensor
+    unwanted: Tensor | None
+
+    def expanded(self, count: int) -> dict[str, Tensor | None]:
+        """What a pipeline is given to draw so many pictures."""
+        unwanted = None if self.unwanted is None else self.unwanted.expand(count, -1, -1)
+        return {"prompt_embeds": self.wanted.expand(count, -1, -1), "negative_prompt_embeds": unwanted}
+
+
+def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> list[_States]:
+    """Encode every text of a prompt, and with guidance what is not wanted."""
+    # Some bases are told how closely to follow, and draw no second picture for it.
+    guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
+    unwanted = negative if guided else None
+    return [
+        _States(*pipeline.encode_prompt(text, pipeline.device, 1, guided, negative_prompt=unwanted))
+        for text in prompts_of(prompt)
+    ]
+
+
+def _painter(pipeline: Pipeline) -> StableDiffusionInpaintPipeline:
+    """The pipeline that paints over parts of pictures, with the same networks."""
+    # It adapts the scheduler's configuration to itself.
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    painter = StableDiffusionInpaintPipeline(
+        **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
+    )
+    painter.set_progress_bar_config(disable=True)
+    return painter

@@ -13,7 +13,7 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.recall import recipe_of, word_of
 
 if TYPE_CHECKING:
-    from conceptctl.diffusion.regions import Composition
+    from conceptctl.diffusion.columns import Composition
 
 
 def compose(store: Store, generation: Generation, prompt: str, names: Sequence[str]) -> Composition:
@@ -31,7 +31,7 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
     Raises:
         StoreDamaged: A concept's file is damaged.
     """
-    from conceptctl.diffusion.regions import Composition
+    from conceptctl.diffusion.columns import Composition
 
     known = {concept.name: concept for concept in generation.concepts}
     records = {name: read_record(store.blob(known[name])) for name in names}

@@ -97,9 +97,9 @@ def generate(
     """
     _check(request)
     _check_places(folder, grid)
+    from conceptctl.diffusion.columns import prompts_of
     from conceptctl.diffusion.models import enough_memory
     from conceptctl.diffusion.prompts import cut_off, names_in
-    from conceptctl.diffusion.regions import prompts_of
     from conceptctl.diffusion.sampling import draw
 
     with store.reading() as head, enough_memory(MORE_MEMORY):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from conceptctl.cli.app import run
-from conceptctl.diffusion.regions import Composition
+from conceptctl.diffusion.columns import Composition
 from conceptctl.diffusion.sampling import draw
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store.store import Store

@@ -1,0 +1,127 @@
+"""Several concepts in one picture, side by side: each is painted over a picture that knows none of them.
+
+A concept takes all of a picture that its token can reach, and what is small loses its details. So the picture is drawn
+without concepts first; then the place of each is cut out, enlarged to the size at which concepts are learned, painted
+over with the concept's own prompt, made smaller and put back. What lies around the place is held to what it was while
+that is painted (Lugmayr et al. 2022, "RePaint: Inpainting using denoising diffusion probabilistic models").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIZE = 3 / 4
+"""How much of a picture's width and height is cut out for one of two columns; for more of them it is less."""
+RAISED = 1 / 48
+"""How far above the picture's lower edge that ends, as a share of its height."""
+HEADROOM = 1 / 16
+"""How much of what is cut out, at its upper edge, is held to what it was."""
+TOGETHER = 9 / 10
+"""How far its middle is from the picture's middle, as a share of how far the column's is."""
+OVERLAP = 1 / 8
+"""How far a column reaches into the one to its right, as a share of a column's width: what stands side by side
+touches, and what is named first stands in front."""
+SEAM = 1 / 16
+"""Over how much of the picture's width and height what was painted goes over into what was there; narrow columns have
+narrower ones."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a picture of several subjects is drawn from."""
+
+    whole: str
+    """The prompt of the whole picture, which names no concept."""
+    columns: tuple[str, ...]
+    """The prompts of equal columns, from left to right."""
+
+
+Prompt = str | Composition
+"""What to draw."""
+
+
+def prompts_of(prompt: Prompt) -> tuple[str, ...]:
+    """The texts of a prompt, the whole picture's first."""
+    return (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's place in pictures of one size."""
+
+    index: int
+    """From 0 for the leftmost."""
+    count: int
+    """How many columns there are."""
+    width: int
+    """The picture's, in pixels."""
+    height: int
+    """The picture's, in pixels."""
+
+    def cut_out(self, picture: Image.Image) -> Image.Image:
+        """What is in the column's place, as large as the picture; beyond its edges the nearest pixels go on."""
+        return self._enlarged(np.asarray(picture), Image.Resampling.LANCZOS)
+
+    def painted(self) -> Image.Image:
+        """Which of what is cut out is painted over: white there, black elsewhere, as large as the picture."""
+        return self._enlarged(np.where(self._share(0.0) > 0, np.uint8(255), np.uint8(0)), Image.Resampling.NEAREST)
+
+    def put_back(self, picture: Image.Image, painted: Image.Image) -> Image.Image:
+        """Put what was cut out and painted over back into the picture."""
+        left, top, width, height = self._box()
+        before = np.asarray(picture, dtype=np.float32)
+        small = np.asarray(painted.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
+        after = before.copy()
+        rows, columns = self._inside()
+        after[rows, columns] = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        share = self._share(min(SEAM, 1 / (4 * self.count)))[..., None]
+        return Image.fromarray((before + share * (after - before)).round().astype(np.uint8))
+
+    def _box(self) -> tuple[int, int, int, int]:
+        """Left, top, width and height of what is cut out: as wide beside its height as the picture is."""
+        size = min(SIZE, 2 * SIZE / self.count)
+        width, height = (max(1, round(size * side)) for side in (self.width, self.height))
+        from_middle = TOGETHER * ((self.index + 0.5) / self.count - 0.5)
+        left = round((0.5 + from_middle) * self.width - width / 2)
+        return left, self.height - round(RAISED * self.height) - height, width, height
+
+    def _inside(self) -> tuple[slice, slice]:
+        """The rows and columns of the picture that are cut out."""
+        left, top, width, height = self._box()
+        return slice(top, top + height), slice(max(0, left), min(self.width, left + width))
+
+    def _enlarged(self, picture: np.ndarray, resampling: Image.Resampling) -> Image.Image:
+        left, top, width, height = self._box()
+        columns = np.clip(np.arange(left, left + width), 0, self.width - 1)
+        cut = picture[top : top + height][:, columns]
+        return Image.fromarray(cut).resize((self.width, self.height), resampling)
+
+    def _share(self, seam: float) -> np.ndarray:
+        """How much of each pixel is painted over, (height, width), 0 to 1.
+
+        Args:
+            seam: Over which share of the picture's sides this rises from 0 to 1; at its middle the hard edge would be.
+        """
+        rows, columns = self._inside()
+        first, last = self.index == 0, self.index == self.count - 1
+        one = self.width / self.count
+        left, right = self.index * one, (self.index + 1 + OVERLAP) * one
+        top = rows.start + HEADROOM * (rows.stop - rows.start)
+        across, down = np.arange(self.width) + 0.5, np.arange(self.height) + 0.5
+        inside = np.ones((self.height, self.width), dtype=np.float32)
+        if not first:
+            inside *= _rising(across - left, seam * self.width)
+        if not last:
+            inside *= _rising(right - across, seam * self.width)
+        inside *= _rising(down - top, seam * self.height)[:, None]
+        known = np.zeros_like(inside)
+        known[rows, columns] = 1
+        return inside * known
+
+
+def _rising(distance: np.ndarray, width: float) -> np.ndarray:
+    """From 0 to 1 around a distance of 0, over so many pixels."""
+    return np.clip(distance / width + 0.5, 0, 1) if width else (distance > 0).astype(np.float32)

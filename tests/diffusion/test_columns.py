@@ -1,0 +1,152 @@
+"""Columns: where they are, what is painted over, and that a pipeline is as it was afterwards."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conceptctl.diffusion import models
+from conceptctl.diffusion.columns import Column, Composition, prompts_of
+from conceptctl.diffusion.sampling import draw, draw_set
+from tests.tiny_pipeline import write_tiny_pipeline
+
+CPU = torch.device("cpu")
+SIZES = [(64, 64), (512, 512), (96, 64)]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return models.load_pipeline(write_tiny_pipeline(tmp_path_factory.mktemp("base")), CPU)
+
+
+def pixels(pictures):
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
+
+
+def noise(width, height):
+    """A smooth picture, which survives being enlarged."""
+    small = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def white_on_black(column):
+    """Where a white picture shows when it is put into a black one: (height, width), 0 to 1."""
+    black, white = (Image.new("RGB", (column.width, column.height), colour) for colour in ("black", "white"))
+    return np.asarray(column.put_back(black, white))[:, :, 0] / 255
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
+def test_what_is_not_painted_over_stays(size, count):
+    picture = noise(*size)
+    for index in range(count):
+        column = Column(index, count, *size)
+        cut = column.cut_out(picture)
+        assert cut.size == picture.size
+        back = np.asarray(column.put_back(picture, cut)).astype(int)
+        change = np.abs(back - np.asarray(picture)).max(axis=2)
+        shown = white_on_black(column)
+        assert (change[shown == 0] == 0).all()
+        if count <= 3:
+            assert change.max() <= 40
+            assert change.mean() < 2
+        assert shown.max() == 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_column_is_where_it_belongs(size, count):
+    width, height = size
+    for index in range(count):
+        shown = white_on_black(Column(index, count, *size))
+        across = shown.max(axis=0)
+        one = width / count
+        middle = int((index + 0.5) * one)
+        assert across[middle] == 1
+        # It reaches a little into the one to its right, and a seam further on both sides.
+        seam = width / 32 + 1
+        assert (across[: max(0, int(index * one - seam))] == 0).all()
+        if index < count - 1:
+            assert (across[int((index + 1 + 1 / 8) * one + seam) :] == 0).all()
+            assert across[int((index + 1) * one)] > 0
+        assert shown[: height // 8].max() == 0
+        assert shown[int(0.9 * height), middle] == 1
+
+
+def test_the_picture_is_cut_out_at_one_scale_in_both_directions():
+    for size in SIZES:
+        for count in (1, 2, 4):
+            _, _, width, height = Column(0, count, *size)._box()
+            assert width / height == pytest.approx(size[0] / size[1], rel=0.05)
+
+
+def test_beyond_the_edge_its_pixels_go_on():
+    picture = Image.new("RGB", (64, 64), "red")
+    picture.paste("blue", (32, 0, 64, 64))
+    assert np.asarray(Column(0, 2, 64, 64).cut_out(picture))[:, 0].tolist() == [[255, 0, 0]] * 64
+    assert np.asarray(Column(1, 2, 64, 64).cut_out(picture))[:, -1].tolist() == [[0, 0, 255]] * 64
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_is_held_is_the_headroom_and_the_other_column(index):
+    mask = np.asarray(Column(index, 2, 64, 64).painted())
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask[0] == 0).all()
+    assert (mask[-1] == 255).any()
+    outer, inner = (0, -1) if index == 0 else (-1, 0)
+    assert mask[40, outer] == 255
+    assert mask[40, inner] == 0
+
+
+def test_what_is_named_first_stands_in_front():
+    picture = Image.new("RGB", (64, 64), "black")
+    for index, colour in ((1, "blue"), (0, "red")):
+        column = Column(index, 2, 64, 64)
+        picture = column.put_back(picture, Image.new("RGB", (64, 64), colour))
+    row = np.asarray(picture)[40]
+    assert row[33].tolist() == [255, 0, 0]
+    assert row[40].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_every_column_is_painted_from_its_own_prompt(pipeline, guidance, columns):
+    how = {"steps": 3, "guidance": guidance}
+    said = ["a cat"] * columns
+    (before,) = pixels(draw(pipeline, Composition("a cat", tuple(said)), [0], **how))
+    for index in range(columns):
+        other = [*said[:index], "a dog", *said[index + 1 :]]
+        (after,) = pixels(draw(pipeline, Composition("a cat", tuple(other)), [0], **how))
+        shown = white_on_black(Column(index, columns, *before.shape[:2]))
+        changed = np.abs(after - before).max(axis=2) > 0
+        assert changed[shown == 1].any()
+        if index == 0:
+            # Painted last: nothing that it changes is seen by the others.
+            assert not changed[shown == 0].any()
+
+
+def test_what_is_not_wanted_counts_in_columns_too(pipeline):
+    composed = Composition("a cat", ("a dog", "a cat"))
+    one, other = (
+        pixels(draw(pipeline, composed, [0], steps=3, guidance=4.0, negative=negative)) for negative in ("", "a cat")
+    )
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_picture_does_not_depend_on_the_others_and_the_pipeline_is_as_it_was(pipeline, steps):
+    composed = Composition("a cat", ("a dog", "a cat"))
+    config, how = dict(pipeline.scheduler.config), {"steps": steps, "guidance": 4.0}
+    plain = pixels(draw(pipeline, "a cat", [0], **how))
+    together, alone = (pixels(draw(pipeline, composed, seeds, **how)) for seeds in ([0, 1], [1]))
+    assert np.array_equal(together[1:], alone)
+    assert (together[0] != together[1]).any()
+    assert np.array_equal(pixels(draw(pipeline, "a cat", [0], **how)), plain)
+    assert dict(pipeline.scheduler.config) == config
+    few, many = (pixels(draw_set(pipeline, composed, count, **how)) for count in (2, 9))
+    assert np.array_equal(few, many[:2])
+
+
+def test_texts_of_a_prompt():
+    assert prompts_of("a cat") == ("a cat",)
+    assert prompts_of(Composition("a cat", ("a dog", "an owl"))) == ("a cat", "a dog", "an owl")

@@ -16,7 +16,7 @@ from PIL import Image
 SIZE = 3 / 4
 """How much of a picture's width and height is cut out for one of two columns; for more of them it is less."""
 RAISED = 1 / 48
-"""How far above the picture's lower edge that ends, as a share of its height."""
+"""How far above the picture's lower edge that ends, as a share of its height; its last row of pixels goes on below."""
 HEADROOM = 1 / 16
 """How much of what is cut out, at its upper edge, is held to what it was."""
 TOGETHER = 9 / 10
@@ -76,15 +76,18 @@ class Column:
         small = np.asarray(painted.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
         after = before.copy()
         rows, columns = self._inside()
+        after[rows.start :, columns] = small[-1, columns.start - left : columns.stop - left]
         after[rows, columns] = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        share = self._share(min(SEAM, 1 / (4 * self.count)))[..., None]
+        share = self._share(min(SEAM, 1 / (8 * self.count)))[..., None]
         return Image.fromarray((before + share * (after - before)).round().astype(np.uint8))
 
     def _box(self) -> tuple[int, int, int, int]:
         """Left, top, width and height of what is cut out: as wide beside its height as the picture is."""
         size = min(SIZE, 2 * SIZE / self.count)
         width, height = (max(1, round(size * side)) for side in (self.width, self.height))
-        from_middle = TOGETHER * ((self.index + 0.5) / self.count - 0.5)
+        # The more there are, the less room is there for it beside column, overlap and seam.
+        together = 1 - (1 - TOGETHER) * (2 / max(2, self.count)) ** 2
+        from_middle = together * ((self.index + 0.5) / self.count - 0.5)
         left = round((0.5 + from_middle) * self.width - width / 2)
         return left, self.height - round(RAISED * self.height) - height, width, height
 
@@ -118,7 +121,7 @@ class Column:
             inside *= _rising(right - across, seam * self.width)
         inside *= _rising(down - top, seam * self.height)[:, None]
         known = np.zeros_like(inside)
-        known[rows, columns] = 1
+        known[rows.start :, columns] = 1
         return inside * known
 
 

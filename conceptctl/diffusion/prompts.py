@@ -20,7 +20,20 @@ _BEFORE_AN_ARTICLE = re.compile(
     r"|under|versus|vs|with|without|\w+ing|.*\W|v\*.*"
 )
 """After these a thing has an article, where it may have none after others: "of a dog", "my dog"."""
-_OPENING = re.compile(r"\s*(?P<opening>an? (?:[\w-]+ ){1,3}of) (?:an? )?V\*", re.IGNORECASE)
+_MEDIUM = (
+    "photo|photograph|picture|image|portrait|painting|drawing|sketch|watercolou?r|illustration|render|rendering|cartoon"
+    "|comic|engraving|poster|sculpture|statue|close-up|closeup|shot"
+)
+_OPENING = re.compile(
+    rf"\s*(?P<opening>(?:(?:an?|the)\s+)?(?:[\w-]+\s+){{0,3}}(?:{_MEDIUM})\s+of)\s+(?:(?:an?|the|my)\s+)?V\*",
+    re.IGNORECASE,
+)
+_SURROUNDINGS = re.compile(
+    r"V\*[\w-]+(?:\s+[\w-]+)?\s*,?\s+"
+    r"(?P<surroundings>(?:in(?!\s+front)|on(?!\s+top)|at|under|inside|outside|during)\s(?:(?!V\*).)+)$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Behind the last concept, and one more word, which may say its class."""
 _NAMELESS = "something"
 """What is said of a concept that was learned without a class."""
 
@@ -83,9 +96,15 @@ def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
 
 
 def opening(prompt: str) -> str:
-    """What a prompt asks for, of the first concept that it names: "an oil painting of"; "" where it does not say."""
+    """What kind of picture a prompt asks for, of the first concept that it names: "an oil painting of"; "" for none."""
     match = _OPENING.match(prompt)
     return match["opening"] if match else ""
+
+
+def surroundings(prompt: str) -> str:
+    """Where or when a prompt's concepts are, said behind the last of them: "in the snow at night"; "" for nothing."""
+    match = _SURROUNDINGS.search(prompt)
+    return match["surroundings"].strip() if match else ""
 
 
 def with_article(word: str) -> str:

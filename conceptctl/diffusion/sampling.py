@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 from torch import Tensor
 
 from conceptctl.diffusion.columns import Column, Prompt, prompts_of
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.errors import UsageError
 
 BATCH = 8
 """How many pictures `draw_set` draws together, always: its pictures depend on it."""
@@ -40,9 +42,9 @@ def draw(
     Yields:
         The pictures, in the order of the seeds.
     """
-    states = _states(pipeline, prompt, negative, guidance)
+    states, painter = _states(pipeline, prompt, negative, guidance), _painter_for(pipeline, prompt)
     for seed in seeds:
-        yield from _drawn(pipeline, states, [seed], steps, guidance)
+        yield from _drawn(pipeline, painter, states, [seed], steps, guidance)
 
 
 @torch.no_grad()
@@ -65,25 +67,31 @@ def draw_set(
     Yields:
         The pictures, in the order of their seeds.
     """
-    states = _states(pipeline, prompt, "", guidance)
+    states, painter = _states(pipeline, prompt, "", guidance), _painter_for(pipeline, prompt)
     for start in range(first, count, BATCH):
         seeds = range(start, start + BATCH)
-        yield from _drawn(pipeline, states, seeds, steps, guidance)[: count - start]
+        yield from _drawn(pipeline, painter, states, seeds, steps, guidance)[: count - start]
 
 
 def _drawn(
-    pipeline: Pipeline, states: Sequence[_States], seeds: Sequence[int], steps: int, guidance: float
+    pipeline: Pipeline,
+    painter: StableDiffusionInpaintPipeline | None,
+    states: Sequence[_States],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
 ) -> list[Image.Image]:
     """Draw pictures of one prompt together."""
     count = len(seeds)
-    # Noise made on the CPU is the same on every device.
+    # Noise made on the CPU is the same on every device. The columns' follows the whole picture's.
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
     whole, *columns = (each.expanded(count) for each in states)
     pictures: list[Image.Image] = pipeline(**whole, **how).images
-    if not columns:
+    if painter is None:
         return pictures
-    painter = _painter(pipeline)
+    # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
+    strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
     # What is named first is painted last: it stands in front.
     for index, own in reversed(list(enumerate(columns))):
         place = Column(index, len(columns), *pictures[0].size)
@@ -94,8 +102,7 @@ def _drawn(
             mask_image=[place.painted()] * count,
             height=pictures[0].height,
             width=pictures[0].width,
-            # One step at the least.
-            strength=max(STRENGTH, 1 / steps),
+            strength=strength,
         ).images
         pictures = [place.put_back(*each) for each in zip(pictures, painted, strict=True)]
     return pictures
@@ -124,10 +131,26 @@ def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) 
     ]
 
 
-def _painter(pipeline: Pipeline) -> StableDiffusionInpaintPipeline:
-    """The pipeline that paints over parts of pictures, with the same networks."""
-    # It adapts the scheduler's configuration to itself.
-    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+def check_paintable(pipeline: Pipeline) -> None:
+    """Check that parts of a base's pictures can be painted over.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    config = pipeline.unet.config
+    square = isinstance(config.sample_size, int)
+    if not square or config.in_channels != 4 or not hasattr(pipeline.scheduler, "add_noise"):
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--no-columns")
+
+
+def _painter_for(pipeline: Pipeline, prompt: Prompt) -> StableDiffusionInpaintPipeline | None:
+    """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without columns."""
+    if isinstance(prompt, str):
+        return None
+    check_paintable(pipeline)
+    # It adapts the scheduler's configuration to itself. Begun in the middle, PNDM leaves out the step that it doubles.
+    kind = type(pipeline.scheduler)
+    scheduler = (DDIMScheduler if kind is PNDMScheduler else kind).from_config(pipeline.scheduler.config)
     painter = StableDiffusionInpaintPipeline(
         **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
     )

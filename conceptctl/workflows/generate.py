@@ -100,7 +100,7 @@ def generate(
     from conceptctl.diffusion.columns import prompts_of
     from conceptctl.diffusion.models import enough_memory
     from conceptctl.diffusion.prompts import cut_off, names_in
-    from conceptctl.diffusion.sampling import draw
+    from conceptctl.diffusion.sampling import check_paintable, draw
 
     with store.reading() as head, enough_memory(MORE_MEMORY):
         generation = head if request.at is None else store.generation(request.at)
@@ -109,6 +109,8 @@ def generate(
         names_in(request.negative, known)
         composed = compose(store, generation, request.prompt, named) if request.columns and len(named) > 1 else None
         pipeline = load(store, generation, device)
+    if composed:
+        check_paintable(pipeline)
     texts = prompts_of(composed or request.prompt)
     for what, text in (*(("prompt", text) for text in texts), ("negative prompt", request.negative)):
         if lost := cut_off(pipeline.tokenizer, text):

@@ -1,5 +1,6 @@
 """Columns: where they are, what is painted over, and that a pipeline is as it was afterwards."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 from conceptctl.diffusion import models
 from conceptctl.diffusion.columns import Column, Composition, prompts_of
 from conceptctl.diffusion.sampling import draw, draw_set
+from conceptctl.errors import UsageError
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -54,7 +56,7 @@ def test_what_is_not_painted_over_stays(size, count):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 10])
 def test_a_column_is_where_it_belongs(size, count):
     width, height = size
     for index in range(count):
@@ -70,7 +72,12 @@ def test_a_column_is_where_it_belongs(size, count):
             assert (across[int((index + 1 + 1 / 8) * one + seam) :] == 0).all()
             assert across[int((index + 1) * one)] > 0
         assert shown[: height // 8].max() == 0
-        assert shown[int(0.9 * height), middle] == 1
+        assert shown[-1, middle] == 1
+        # To the picture's edges, and never from nothing to all at once but where columns are hardly wider than pixels.
+        assert index > 0 or (shown[-1, : middle + 1] == 1).all()
+        assert index < count - 1 or (shown[-1, middle:] == 1).all()
+        steepest = 1 / (min(1 / 16, 1 / (8 * count)) * width)
+        assert np.abs(np.diff(shown[-1])).max() <= min(1, 1.1 * steepest + 1 / 255)
 
 
 def test_the_picture_is_cut_out_at_one_scale_in_both_directions():
@@ -123,6 +130,46 @@ def test_every_column_is_painted_from_its_own_prompt(pipeline, guidance, columns
         if index == 0:
             # Painted last: nothing that it changes is seen by the others.
             assert not changed[shown == 0].any()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["PNDM", "DDIM", "EulerDiscrete", "EulerAncestralDiscrete", "LCM", "HeunDiscrete", "DPMSolverMultistep"],
+)
+@pytest.mark.parametrize("steps", [1, 2, 4, 11])
+def test_columns_are_painted_whatever_the_scheduler(pipeline, scheduler, steps):
+    if scheduler == "PNDM" and steps < 4:
+        pytest.skip("it draws nothing in so few steps, with columns or without")
+    kind = getattr(diffusers, f"{scheduler}Scheduler")
+    other = diffusers.StableDiffusionPipeline(
+        **{**pipeline.components, "scheduler": kind.from_config(pipeline.scheduler.config)},
+        requires_safety_checker=False,
+    )
+    other.set_progress_bar_config(disable=True)
+    (one,), (two,) = (
+        pixels(draw(other, Composition("a cat", (said, "a cat")), [0], steps=steps, guidance=4.0))
+        for said in ("a cat", "a dog")
+    )
+    shown = white_on_black(Column(0, 2, *one.shape[:2]))
+    changed = np.abs(one - two).max(axis=2) > 0
+    assert changed[shown == 1].any()
+    assert not changed[shown == 0].any()
+
+
+@pytest.mark.parametrize("what", ["sample_size", "in_channels", "scheduler"])
+def test_a_base_that_cannot_paint_over_is_refused(pipeline, what, monkeypatch):
+    if what == "scheduler":
+        monkeypatch.setattr(pipeline, "scheduler", diffusers.IPNDMScheduler())
+    else:
+        wrong = {"sample_size": [8, 12], "in_channels": 9}[what]
+        monkeypatch.setattr(
+            pipeline.unet,
+            "_internal_dict",
+            diffusers.configuration_utils.FrozenDict({**pipeline.unet.config, what: wrong}),
+        )
+    with pytest.raises(UsageError, match="several concepts") as error:
+        list(draw(pipeline, Composition("a cat", ("a cat", "a dog")), [0], steps=1, guidance=1.0))
+    assert error.value.hint == "--no-columns"
 
 
 def test_what_is_not_wanted_counts_in_columns_too(pipeline):

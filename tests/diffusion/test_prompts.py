@@ -3,7 +3,15 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from conceptctl.diffusion.prompts import add_token, cut_off, in_plain_words, names_in, opening, with_article
+from conceptctl.diffusion.prompts import (
+    add_token,
+    cut_off,
+    in_plain_words,
+    names_in,
+    opening,
+    surroundings,
+    with_article,
+)
 from conceptctl.errors import AlreadyExists, NotFound
 from conceptctl.pocket.train.vocabulary import build_tokenizer
 
@@ -101,7 +109,33 @@ def test_a_thing_has_its_article():
         ("a photo of a smiling V*alice", ""),
         ("a painting, of V*alice", ""),
         ("a photo of a cat", ""),
+        ("Photo of V*alice", "Photo of"),
+        ("the painting of the V*alice", "the painting of"),
+        ("a photo  of my V*alice", "a photo  of"),
+        ("a cat in front of V*falls next to V*alice", ""),
+        ("a dog on top of V*alice", ""),
+        ("a group of V*alice and V*bob", ""),
+        ("a friend of V*alice", ""),
     ],
 )
 def test_what_a_prompt_opens_with(prompt, opened):
     assert opening(prompt) == opened
+
+
+@pytest.mark.parametrize(
+    ("prompt", "where"),
+    [
+        ("V*alice next to V*falls at night", "at night"),
+        ("a V*alice and a V*falls waterfall, in the snow, at night", "in the snow, at night"),
+        ("V*alice in a forest next to V*falls", ""),
+        ("V*alice at night", "at night"),
+        ("V*alice in front of V*falls", ""),
+        ("V*alice next to V*falls in front of a castle", ""),
+        ("V*alice next to V*falls on top of a hill", ""),
+        ("V*alice next to V*falls and a dog", ""),
+        ("a cat in the snow", ""),
+        ("V*alice", ""),
+    ],
+)
+def test_what_a_prompt_says_is_around(prompt, where):
+    assert surroundings(prompt) == where

@@ -80,7 +80,7 @@ def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
     prompt = "V*falls in front of a V*alice, at night"
     composed = compose(store, store.head(), prompt, ["falls", "alice"])
     assert composed == Composition(
-        "a person in front of a person, at night", ("a photo of a V*falls", "a photo of a V*alice")
+        "a person in front of a person, at night", ("a photo of a V*falls at night", "a photo of a V*alice at night")
     )
     painted = compose(store, store.head(), "An oil painting of a V*falls and V*alice", ["falls", "alice"])
     assert painted.columns == ("An oil painting of a V*falls", "An oil painting of a V*alice")

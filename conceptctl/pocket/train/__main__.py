@@ -15,14 +15,16 @@ from conceptctl.pocket.train.base import write_base
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import bundled_weights
 
-STAGES = ("vae", "decoder", "clip", "judge", "unet")
+STAGES = ("vae", "clip", "judge", "unet")
 """In the order in which they need each other."""
+LATER = "decoder"
+"""What can be trained on by itself when the others are done."""
 
 
 def main() -> None:
     """Train one stage, or all in order and write the base; or only write it, from what is trained."""
     parser = argparse.ArgumentParser(prog="python -m conceptctl.pocket.train", description=__doc__)
-    parser.add_argument("--stage", choices=(*STAGES, "all", "write"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, LATER, "all", "write"), default="all")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--minutes", type=float, help="time for each stage, earlier runs of it included")
     parser.add_argument("--workspace", type=Path, default=Path("pocket-training"), help="folder of the checkpoints")
@@ -39,13 +41,15 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+    if options.stage == "write" and not any(options.workspace.glob("*.safetensors")):
+        parser.error(f"there is no checkpoint in {options.workspace}")
     options.workspace.mkdir(parents=True, exist_ok=True)
     chosen = STAGES if options.stage == "all" else () if options.stage == "write" else (options.stage,)
     for stage_name in chosen:
         stage, recipe = _stage(stage_name, device, options.workspace)
         begun = (options.workspace / f"{stage_name}.safetensors").exists()
         # The decoder begins with the autoencoder that is there in any case.
-        if options.further and not begun and stage_name != "decoder":
+        if options.further and not begun and stage_name != LATER:
             stage.network.load_state_dict(bundled_weights(stage_name), strict=False)
         Trainer(stage, recipe, options.workspace, device, minutes=options.minutes).run()
     if options.stage in ("all", "write"):

@@ -61,5 +61,9 @@ def write_base(workspace: Path, target: Path) -> None:
     (fresh / JUDGE_FILE).parent.mkdir()
     save_file({name: value.half() for name, value in judge.items() if value.is_floating_point()}, fresh / JUDGE_FILE)
     write_manifest(fresh)
-    shutil.rmtree(target, ignore_errors=True)
+    former = target.with_name(f"{target.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        target.rename(former)
     fresh.rename(target)
+    shutil.rmtree(former, ignore_errors=True)

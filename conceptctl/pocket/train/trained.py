@@ -53,13 +53,21 @@ def load_frozen(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def trained_vae(workspace: Path) -> AutoencoderKL:
-    """Load the trained autoencoder, its latents standardized, or the one that ships where the workspace has none."""
+    """Load the trained autoencoder, its latents standardized, or the one that ships where the workspace has none.
+
+    Raises:
+        ValueError: The decoder was trained on latents of another encoder.
+    """
     vae = vae_stage.build()
+    weights = trained_or_bundled_weights(workspace, "vae")
     # The decoder's checkpoint holds the whole autoencoder, standardized before.
     if (workspace / "decoder.safetensors").exists():
-        load_frozen(vae, averaged_weights(workspace, "decoder"))
+        whole = averaged_weights(workspace, "decoder")
+        if not all(torch.equal(whole[name], value) for name, value in weights.items() if name.startswith("encoder.")):
+            raise ValueError(f"the encoder was trained on: delete {workspace / 'decoder.safetensors'}")
+        load_frozen(vae, whole)
         return vae
-    load_frozen(vae, trained_or_bundled_weights(workspace, "vae"))
+    load_frozen(vae, weights)
     if (workspace / "vae.safetensors").exists():
         vae_stage.standardize(vae, to_signed(autoencoder_pictures(512, "vae:standard"), torch.device("cpu")))
     return vae

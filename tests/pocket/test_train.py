@@ -2,13 +2,15 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from conceptctl.pocket.train import clip, decoder, judge, unet, vae
+from conceptctl.pocket import bundle
+from conceptctl.pocket.train import clip, decoder, judge, loop, unet, vae
 from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signed
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
@@ -223,3 +225,47 @@ def test_the_base_is_written_in_the_real_format(workspace, tmp_path):
     names = ("attn2.to_k.weight", "attn2.to_v.weight")
     keys_and_values = [p.numel() for name, p in pipeline.unet.named_parameters() if name.endswith(names)]
     assert sum(keys_and_values) >= 1_000_000
+
+
+def test_the_decoder_is_trained_alone(workspace):
+    folder, _ = workspace
+    whole, before = averaged_weights(folder, "decoder"), averaged_weights(folder, "vae")
+    same = {name for name, value in before.items() if torch.equal(whole[name], value)}
+    assert {name for name in before if name.startswith("encoder.")} <= same
+    assert not {name for name in before if name.startswith("decoder.conv")} & same
+
+
+def test_a_decoder_of_another_encoder_is_refused(workspace, tmp_path):
+    folder, _ = workspace
+    shutil.copy(folder / "decoder.safetensors", tmp_path)
+    with pytest.raises(ValueError, match="the encoder was trained on: delete"):
+        trained_vae(tmp_path)
+
+
+def test_what_was_not_trained_is_written_as_it_ships(workspace, tmp_path):
+    from conceptctl.pocket.train.base import write_base
+
+    folder, _ = workspace
+    shutil.copy(folder / "unet.safetensors", tmp_path)
+    target = tmp_path / "weights"
+    shutil.copytree(bundle.WEIGHTS, target)
+    write_base(tmp_path, target)
+    files = {path.relative_to(target).as_posix() for path in target.rglob("*.safetensors")}
+    changed = {name for name in files if (target / name).read_bytes() != (bundle.WEIGHTS / name).read_bytes()}
+    assert changed == {"base/unet/diffusion_pytorch_model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"unet.safetensors", "weights"}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_unet_trains_in_either_precision(workspace, monkeypatch, fast):
+    folder, _ = workspace
+    for module in (loop, unet):
+        monkeypatch.setattr(module, "has_fast_bf16", lambda device: fast)
+    monkeypatch.setattr(unet, "_CHUNK", 8)
+    monkeypatch.setitem(unet.CORPUS, "cpu", 16)
+    stage = unet.UnetStage(CPU, folder, batch=2)
+    seen = []
+    stage.network.conv_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trainer = Trainer(stage, unet.RECIPES["cpu"], folder / "elsewhere", CPU)
+    assert torch.isfinite(trainer._step()["loss"])
+    assert seen == [torch.bfloat16 if fast else torch.float32]

@@ -63,7 +63,9 @@ def trained_vae(workspace: Path) -> AutoencoderKL:
     # The decoder's checkpoint holds the whole autoencoder, standardized before.
     if (workspace / "decoder.safetensors").exists():
         whole = averaged_weights(workspace, "decoder")
-        if not all(torch.equal(whole[name], value) for name, value in weights.items() if name.startswith("encoder.")):
+        encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+        # What ships is in half precision.
+        if not all(torch.equal(whole[name].half(), value.half()) for name, value in encoder.items()):
             raise ValueError(f"the encoder was trained on: delete {workspace / 'decoder.safetensors'}")
         load_frozen(vae, whole)
         return vae

@@ -153,7 +153,9 @@ def _corpus(
     pairs: float,
 ) -> Corpus:
     path = workspace / f"{name}-corpus.safetensors"
-    if not path.exists():
+    corpus = Corpus(**load_file(path)) if path.exists() else None
+    # A recipe may ask for more than an earlier one did.
+    if corpus is None or len(corpus.latents) != size:
         batches = Batches(partial(_captioned, tokenizer, name, pairs), workers)
         vae = trained_vae(workspace).to(device, memory_format=torch.channels_last)
         latents, tokens = [], []
@@ -163,8 +165,9 @@ def _corpus(
                 mode = vae.encode(to_signed(pictures, device)).latent_dist.mode()
             latents.append(mode.half().cpu().contiguous())
             tokens.append(captions)
-        save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens)}, path)
-    return Corpus(**load_file(path))
+        corpus = Corpus(torch.cat(latents), torch.cat(tokens))
+        save_file(corpus._asdict(), path)
+    return corpus
 
 
 def _captioned(tokenizer: CLIPTokenizer, name: str, pairs: float, chunk: int) -> tuple[Tensor, Tensor]:

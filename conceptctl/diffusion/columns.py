@@ -21,9 +21,6 @@ HEADROOM = 1 / 16
 """How much of what is cut out, at its upper edge, is held to what it was."""
 TOGETHER = 9 / 10
 """How far its middle is from the picture's middle, as a share of how far the column's is."""
-OVERLAP = 1 / 8
-"""How far a column reaches into the one to its right, as a share of a column's width: what stands side by side
-touches, and what is named first stands in front."""
 SEAM = 1 / 16
 """Over how much of the picture's width and height what was painted goes over into what was there; narrow columns have
 narrower ones."""
@@ -85,7 +82,7 @@ class Column:
         """Left, top, width and height of what is cut out: as wide beside its height as the picture is."""
         size = min(SIZE, 2 * SIZE / self.count)
         width, height = (max(1, round(size * side)) for side in (self.width, self.height))
-        # The more there are, the less room is there for it beside column, overlap and seam.
+        # The more there are, the less room is there for it beside column and seam.
         together = 1 - (1 - TOGETHER) * (2 / max(2, self.count)) ** 2
         from_middle = together * ((self.index + 0.5) / self.count - 0.5)
         left = round((0.5 + from_middle) * self.width - width / 2)
@@ -111,7 +108,7 @@ class Column:
         rows, columns = self._inside()
         first, last = self.index == 0, self.index == self.count - 1
         one = self.width / self.count
-        left, right = self.index * one, (self.index + 1 + OVERLAP) * one
+        left, right = self.index * one, (self.index + 1) * one
         top = rows.start + HEADROOM * (rows.stop - rows.start)
         across, down = np.arange(self.width) + 0.5, np.arange(self.height) + 0.5
         inside = np.ones((self.height, self.width), dtype=np.float32)

@@ -92,8 +92,7 @@ def _drawn(
         return pictures
     # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
     strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
-    # What is named first is painted last: it stands in front.
-    for index, own in reversed(list(enumerate(columns))):
+    for index, own in enumerate(columns):
         place = Column(index, len(columns), *pictures[0].size)
         painted = painter(
             **own,

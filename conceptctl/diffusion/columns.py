@@ -20,7 +20,8 @@ RAISED = 1 / 48
 HEADROOM = 1 / 16
 """How much of what is cut out, at its upper edge, is held to what it was."""
 TOGETHER = 9 / 10
-"""How far its middle is from the picture's middle, as a share of how far the column's is."""
+"""How far its middle is from the picture's middle, as a share of how far the column's is, for two columns; nearer to 1
+for more of them."""
 SEAM = 1 / 16
 """Over how much of the picture's width and height what was painted goes over into what was there; narrow columns have
 narrower ones."""
@@ -67,7 +68,7 @@ class Column:
         return self._enlarged(np.where(self._share(0.0) > 0, np.uint8(255), np.uint8(0)), Image.Resampling.NEAREST)
 
     def put_back(self, picture: Image.Image, painted: Image.Image) -> Image.Image:
-        """Put what was cut out and painted over back into the picture."""
+        """Put what was cut out and painted over, as large as the picture, back into it; both RGB."""
         left, top, width, height = self._box()
         before = np.asarray(picture, dtype=np.float32)
         small = np.asarray(painted.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
@@ -106,20 +107,17 @@ class Column:
             seam: Over which share of the picture's sides this rises from 0 to 1; at its middle the hard edge would be.
         """
         rows, columns = self._inside()
-        first, last = self.index == 0, self.index == self.count - 1
-        one = self.width / self.count
-        left, right = self.index * one, (self.index + 1) * one
         top = rows.start + HEADROOM * (rows.stop - rows.start)
         across, down = np.arange(self.width) + 0.5, np.arange(self.height) + 0.5
-        inside = np.ones((self.height, self.width), dtype=np.float32)
-        if not first:
-            inside *= _rising(across - left, seam * self.width)
-        if not last:
-            inside *= _rising(right - across, seam * self.width)
-        inside *= _rising(down - top, seam * self.height)[:, None]
-        known = np.zeros_like(inside)
-        known[rows.start :, columns] = 1
-        return inside * known
+        share = np.zeros((self.height, self.width), dtype=np.float32)
+        share[rows.start :, columns] = 1
+        share *= _rising(down - top, seam * self.height)[:, None]
+        # What is outermost goes on to the picture's edge.
+        if self.index > 0:
+            share *= _rising(across - self.index * self.width / self.count, seam * self.width)
+        if self.index < self.count - 1:
+            share *= _rising((self.index + 1) * self.width / self.count - across, seam * self.width)
+        return share
 
 
 def _rising(distance: np.ndarray, width: float) -> np.ndarray:

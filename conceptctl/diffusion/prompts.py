@@ -24,8 +24,9 @@ _MEDIUM = (
     "photo|photograph|picture|image|portrait|painting|drawing|sketch|watercolou?r|illustration|render|rendering|cartoon"
     "|comic|engraving|poster|sculpture|statue|close-up|closeup|shot"
 )
+_BETWEEN = "in|on|at|by|near|with|and|holding|beside"
 _OPENING = re.compile(
-    rf"\s*(?P<opening>(?:(?:an?|the)\s+)?(?:[\w-]+\s+){{0,3}}(?:{_MEDIUM})\s+of)\s+(?:(?:an?|the|my)\s+)?V\*",
+    rf"\s*(?P<opening>(?:(?:an?|the)\s+)?(?:(?!(?:{_BETWEEN})\b)[\w-]+\s+){{0,3}}(?:{_MEDIUM})\s+of)\s+(?:(?:an?|the|my)\s+)?V\*",
     re.IGNORECASE,
 )
 _SURROUNDINGS = re.compile(

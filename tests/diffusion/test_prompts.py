@@ -116,6 +116,8 @@ def test_a_thing_has_its_article():
         ("a dog on top of V*alice", ""),
         ("a group of V*alice and V*bob", ""),
         ("a friend of V*alice", ""),
+        ("a cat in a picture of V*alice", ""),
+        ("a cat with photo of V*alice", ""),
     ],
 )
 def test_what_a_prompt_opens_with(prompt, opened):

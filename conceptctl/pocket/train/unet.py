@@ -26,10 +26,10 @@ from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import PAIR_SHARE, draw_scene
 
 RECIPES = {
-    "cpu": Recipe(samples=20_000_000, batch=64, learning_rate=1e-3, weight_decay=0.01, warmup=100),
+    "cpu": Recipe(samples=20_000_000, batch=64, learning_rate=1.5e-3, weight_decay=0.01, warmup=100),
     "cuda": Recipe(samples=20_000_000, batch=512, learning_rate=2e-3, average=0.9995, weight_decay=0.01),
 }
-CORPUS = {"cpu": 150_000, "cuda": 1_000_000}
+CORPUS = {"cpu": 50_000, "cuda": 1_000_000}
 """How many pictures are encoded once and drawn from, by device."""
 CAPTIONS = 2
 """Captions of each picture."""

@@ -91,13 +91,13 @@ def parameters(plain, folded) -> None:
 
 
 def same_pixels(store: Store, folded, prompt: str, steps: int) -> None:
-    """Say whether the folder and `generate --no-columns` draw the same."""
+    """Say whether the folder and `generate --prompt-only` draw the same."""
     ours = load(store, store.head(), "cpu")
     images = [
         one(prompt, num_inference_steps=steps, guidance_scale=5.0, generator=torch.Generator().manual_seed(7)).images[0]
         for one in (ours, folded)
     ]
-    print(f"\nsame pixels as `generate --no-columns` draws: {images[0].tobytes() == images[1].tobytes()}")
+    print(f"\nsame pixels as `generate --prompt-only` draws: {images[0].tobytes() == images[1].tobytes()}")
 
 
 def main() -> None:

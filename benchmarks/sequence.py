@@ -156,7 +156,7 @@ class Bench:
         for concept in self.concepts:
             self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
         path = self.root / f"{method}-pairs.json"
-        how = {"judge": self.judge_is, "drawn": "painted in columns"}
+        how = {"judge": self.judge_is, "drawn": "painted in columns, with silhouettes"}
         if not how.items() <= self._pairs_read(method).items():
             path.write_text(json.dumps({**self._pairs(store, method), **how}), encoding="utf-8")
 

@@ -81,7 +81,7 @@ def test_learn_fold_generate_eval_export(prediction_type, pictures, clip_folder,
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     theirs = pipeline(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=generator).images[0]
-    # That program knows of no columns.
-    assert np.array_equal(np.asarray(theirs), drawn("plain", "--no-columns")[0])
+    # That program draws from the prompt alone.
+    assert np.array_equal(np.asarray(theirs), drawn("plain", "--prompt-only")[0])
     assert not np.array_equal(np.asarray(theirs), after[0])
     assert command("verify", "--read-data")["problems"] == []

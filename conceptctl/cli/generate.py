@@ -31,11 +31,11 @@ def generate(
     grid: Annotated[
         Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
     ] = None,
-    no_columns: Annotated[
+    prompt_only: Annotated[
         bool,
         typer.Option(
-            "--no-columns",
-            help="Let several concepts appear anywhere, not side by side in the order in which the prompt names them.",
+            "--prompt-only",
+            help="Draw from the prompt alone, as other programs do: concepts may be lost, or what is said beside them.",
         ),
     ] = False,
     at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
@@ -63,7 +63,7 @@ def generate(
         steps=defaults.steps if steps is None else steps,
         guidance=defaults.guidance if guidance is None else guidance,
         negative=defaults.negative if negative is None else negative,
-        columns=not no_columns,
+        prompt_only=prompt_only,
         at=at,
         metadata=not no_metadata,
     )
@@ -86,6 +86,6 @@ def generate(
     }
     if made.columns:
         shown = ", ".join(f"{prompt!r}" for prompt in made.columns)
-        out.say(f"side by side, from the left: {shown}; --no-columns lets them appear anywhere")
+        out.say(f"side by side, from the left: {shown}; --prompt-only lets them appear anywhere")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)

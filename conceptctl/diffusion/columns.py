@@ -2,8 +2,9 @@
 
 A concept takes all of a picture that its token can reach, and what is small loses its details. So the picture is drawn
 without concepts first; then the place of each is cut out, enlarged to the size at which concepts are learned, painted
-over with the concept's own prompt, made smaller and put back. What lies around the place is held to what it was while
-that is painted (Lugmayr et al. 2022, "RePaint: Inpainting using denoising diffusion probabilistic models").
+over with the concept's own prompt, made smaller and put back: all that is in its column, and of what reaches beyond it
+the concept itself. A strip at its top is held to what it was while that is painted (Lugmayr et al. 2022, "RePaint:
+Inpainting using denoising diffusion probabilistic models"), so that light and background are taken up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from conceptctl.diffusion.words import Worded
 
 SIZE = 3 / 4
 """How much of a picture's width and height is cut out for one of two columns; for more of them it is less."""
@@ -33,17 +36,18 @@ class Composition:
 
     whole: str
     """The prompt of the whole picture, which names no concept."""
-    columns: tuple[str, ...]
-    """The prompts of equal columns, from left to right."""
+    columns: tuple[str | Worded, ...]
+    """What equal columns show, from left to right."""
 
 
-Prompt = str | Composition
+Prompt = str | Worded | Composition
 """What to draw."""
 
 
 def prompts_of(prompt: Prompt) -> tuple[str, ...]:
-    """The texts of a prompt, the whole picture's first."""
-    return (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
+    """What the picture is drawn from, and then what each of its columns is."""
+    parts = (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
+    return tuple(part.prompt if isinstance(part, Worded) else part for part in parts)
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,21 @@ class Column:
 
     def painted(self) -> Image.Image:
         """Which of what is cut out is painted over: white there, black elsewhere, as large as the picture."""
-        return self._enlarged(np.where(self._share(0.0) > 0, np.uint8(255), np.uint8(0)), Image.Resampling.NEAREST)
+        return self._enlarged(np.where(self._place(0.0) > 0, np.uint8(255), np.uint8(0)), Image.Resampling.NEAREST)
 
-    def put_back(self, picture: Image.Image, painted: Image.Image) -> Image.Image:
-        """Put what was cut out and painted over, as large as the picture, back into it; both RGB."""
-        left, top, width, height = self._box()
+    def put_back(self, picture: Image.Image, painted: Image.Image, silhouette: Image.Image) -> Image.Image:
+        """Put what was cut out and painted over back into the picture.
+
+        Args:
+            picture: RGB.
+            painted: RGB, as large as the picture.
+            silhouette: Which of that is the concept: gray, as large as the picture.
+        """
         before = np.asarray(picture, dtype=np.float32)
-        small = np.asarray(painted.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
-        after = before.copy()
-        rows, columns = self._inside()
-        after[rows.start :, columns] = small[-1, columns.start - left : columns.stop - left]
-        after[rows, columns] = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        share = self._share(min(SEAM, 1 / (8 * self.count)))[..., None]
+        after = self._reduced(painted, before)
+        concept = self._reduced(silhouette, np.zeros_like(before[..., 0])) / 255
+        seam = min(SEAM, 1 / (8 * self.count))
+        share = (self._place(seam) * np.maximum(self._own(seam), concept))[..., None]
         return Image.fromarray((before + share * (after - before)).round().astype(np.uint8))
 
     def _box(self) -> tuple[int, int, int, int]:
@@ -100,7 +107,17 @@ class Column:
         cut = picture[top : top + height][:, columns]
         return Image.fromarray(cut).resize((self.width, self.height), resampling)
 
-    def _share(self, seam: float) -> np.ndarray:
+    def _reduced(self, enlarged: Image.Image, around: np.ndarray) -> np.ndarray:
+        """Put what was enlarged into its place in a copy of what is around."""
+        left, top, width, height = self._box()
+        small = np.asarray(enlarged.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
+        rows, columns = self._inside()
+        found = around.copy()
+        found[rows.start :, columns] = small[-1, columns.start - left : columns.stop - left]
+        found[rows, columns] = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return found
+
+    def _place(self, seam: float) -> np.ndarray:
         """How much of each pixel is painted over, (height, width), 0 to 1.
 
         Args:
@@ -108,15 +125,19 @@ class Column:
         """
         rows, columns = self._inside()
         top = rows.start + HEADROOM * (rows.stop - rows.start)
-        across, down = np.arange(self.width) + 0.5, np.arange(self.height) + 0.5
         share = np.zeros((self.height, self.width), dtype=np.float32)
         share[rows.start :, columns] = 1
-        share *= _rising(down - top, seam * self.height)[:, None]
-        # What is outermost goes on to the picture's edge.
+        found: np.ndarray = share * _rising(np.arange(self.height) + 0.5 - top, seam * self.height)[:, None]
+        return found
+
+    def _own(self, seam: float) -> np.ndarray:
+        """How much of each pixel is the column's own, (width,), 0 to 1; what is outermost goes on to the edge."""
+        across, one = np.arange(self.width) + 0.5, self.width / self.count
+        share = np.ones(self.width, dtype=np.float32)
         if self.index > 0:
-            share *= _rising(across - self.index * self.width / self.count, seam * self.width)
+            share *= _rising(across - self.index * one, seam * self.width)
         if self.index < self.count - 1:
-            share *= _rising((self.index + 1) * self.width / self.count - across, seam * self.width)
+            share *= _rising((self.index + 1) * one - across, seam * self.width)
         return share
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from conceptctl.diffusion.columns import Column, Prompt, prompts_of
+from conceptctl.diffusion.columns import Column, Composition, Prompt
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.silhouettes import silhouettes
+from conceptctl.diffusion.words import Worded, counting
 from conceptctl.errors import UsageError
 
 BATCH = 8
@@ -20,6 +23,8 @@ BATCH = 8
 STRENGTH = 0.9
 """How much of the noise a column is painted over from, as a share of the steps: nearly all, so that the concept has its
 own shape and colours; what is left keeps the picture's light."""
+WORDS = 4.0
+"""How much of the difference that words make to others of the class is added for a concept, beside guidance."""
 
 
 @torch.no_grad()
@@ -86,32 +91,45 @@ def _drawn(
     # Noise made on the CPU is the same on every device. The columns' follows the whole picture's.
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
-    whole, *columns = (each.expanded(count) for each in states)
-    pictures: list[Image.Image] = pipeline(**whole, **how).images
+    whole, *columns = states
+    with whole.counting(pipeline.unet, guidance, count):
+        pictures: list[Image.Image] = pipeline(**whole.expanded(count), **how).images
     if painter is None:
         return pictures
     # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
     strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
     for index, own in enumerate(columns):
         place = Column(index, len(columns), *pictures[0].size)
-        painted = painter(
-            **own,
-            **how,
-            image=[place.cut_out(picture) for picture in pictures],
-            mask_image=[place.painted()] * count,
-            height=pictures[0].height,
-            width=pictures[0].width,
-            strength=strength,
-        ).images
-        pictures = [place.put_back(*each) for each in zip(pictures, painted, strict=True)]
+        with own.counting(pipeline.unet, guidance, count):
+            painted = painter(
+                **own.expanded(count),
+                **how,
+                image=[place.cut_out(picture) for picture in pictures],
+                mask_image=[place.painted()] * count,
+                height=pictures[0].height,
+                width=pictures[0].width,
+                strength=strength,
+            ).images
+        found = silhouettes(pipeline, painted, own.wanted)
+        pictures = [place.put_back(*each) for each in zip(pictures, painted, found, strict=True)]
     return pictures
 
 
 class _States(NamedTuple):
-    """The hidden states of what is wanted and, with guidance, of what is not: (1, T, D)."""
+    """The hidden states of what is wanted and, with guidance, of what is not, (1, T, D)."""
 
     wanted: Tensor
     unwanted: Tensor | None
+    words: tuple[Tensor, Tensor] | None = None
+    """Those of others of the class, with what is said beside the concept and without."""
+
+    def counting(self, unet: nn.Module, guidance: float, count: int) -> AbstractContextManager[None]:
+        """Let words count while so many pictures are drawn."""
+        if self.words is None:
+            return nullcontext()
+        # Guidance multiplies whatever is predicted for the prompt.
+        scale = WORDS if self.unwanted is None else WORDS / guidance
+        return counting(unet, *self.words, scale, count)
 
     def expanded(self, count: int) -> dict[str, Tensor | None]:
         """What a pipeline is given to draw so many pictures."""
@@ -120,14 +138,22 @@ class _States(NamedTuple):
 
 
 def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> list[_States]:
-    """Encode every text of a prompt, and with guidance what is not wanted."""
+    """Encode what the picture and each of its columns is drawn from, and with guidance what is not wanted."""
     # Some bases are told how closely to follow, and draw no second picture for it.
     guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
-    unwanted = negative if guided else None
-    return [
-        _States(*pipeline.encode_prompt(text, pipeline.device, 1, guided, negative_prompt=unwanted))
-        for text in prompts_of(prompt)
-    ]
+
+    def encoded(text: str) -> Tensor:
+        states: Tensor = pipeline.encode_prompt(text, pipeline.device, 1, False)[0]
+        return states
+
+    unwanted = encoded(negative) if guided else None
+    found = []
+    for part in (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,):
+        if isinstance(part, Worded):
+            found.append(_States(encoded(part.prompt), unwanted, (encoded(part.said), encoded(part.unsaid))))
+        else:
+            found.append(_States(encoded(part), unwanted))
+    return found
 
 
 def check_paintable(pipeline: Pipeline) -> None:
@@ -139,7 +165,7 @@ def check_paintable(pipeline: Pipeline) -> None:
     config = pipeline.unet.config
     square = isinstance(config.sample_size, int)
     if not square or config.in_channels != 4 or not hasattr(pipeline.scheduler, "add_noise"):
-        raise UsageError("this base cannot paint several concepts into a picture", hint="--no-columns")
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
 
 
 def _painter_for(pipeline: Pipeline, prompt: Prompt) -> StableDiffusionInpaintPipeline | None:

@@ -40,7 +40,7 @@ def card(generation: Generation, records: Sequence[Record], *, everything: bool,
         f"pipeline({json.dumps(prompt)}, num_inference_steps={defaults.steps},"
         f' guidance_scale={defaults.guidance}).images[0].save("picture.png")',
         "```", "",
-        "In fp32 on a CPU it draws what `conceptctl generate --no-columns` draws with the same seed"
+        "In fp32 on a CPU it draws what `conceptctl generate --prompt-only` draws with the same seed"
         " (`generator=torch.Generator().manual_seed(0)`). Where a prompt names several of the concepts, `conceptctl"
         " generate` draws each in a column of its own, which this folder does not.", "",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A prompt that names several concepts, as what each column of the picture shows."""
+"""A prompt that names concepts, as what the picture and each of its columns is drawn from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.recall import recipe_of, word_of
 
 if TYPE_CHECKING:
-    from conceptctl.diffusion.columns import Composition
+    from conceptctl.diffusion.columns import Prompt
+    from conceptctl.diffusion.words import Worded
 
 
-def compose(store: Store, generation: Generation, prompt: str, names: Sequence[str]) -> Composition:
-    """Give each concept of a prompt a column of its own, in the order in which they are named.
+def compose(store: Store, generation: Generation, prompt: str, names: Sequence[str]) -> Prompt:
+    """Find what a prompt is drawn from so that its concepts are seen, and what it says beside them.
 
-    In its column a concept is drawn from what it is remembered by, opened as the prompt is ("an oil painting of") and
-    where the prompt says ("in the snow"); the whole picture from the prompt, in which its class stands for it.
+    One concept is drawn from the prompt, in which what is said beside it counts as it does for others of its class.
+    Several have a column each, in the order in which they are named: there each is drawn from what it is remembered
+    by, opened as the prompt is ("an oil painting of") and where the prompt says ("in the snow"), over a picture that is
+    drawn from the prompt with their classes in it.
 
     Args:
         store: The store.
@@ -32,10 +35,25 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
         StoreDamaged: A concept's file is damaged.
     """
     from conceptctl.diffusion.columns import Composition
+    from conceptctl.diffusion.words import Worded
 
     known = {concept.name: concept for concept in generation.concepts}
     records = {name: read_record(store.blob(known[name])) for name in names}
-    recalled = [recipe_of(record, generation.base).prompt_for(name) for name, record in records.items()]
+    words = {name: word_of(record) for name, record in records.items()}
+    recalled = {name: recipe_of(record, generation.base).prompt_for(name) for name, record in records.items()}
+
+    def worded(text: str, name: str) -> str | Worded:
+        said, unsaid = (in_plain_words(each, words) for each in (text, recalled[name]))
+        # Articles and the medium that everything is learned in say nothing.
+        bare = unsaid.removeprefix("a photo of ")
+        nothing = (unsaid, bare, bare.removeprefix("a ").removeprefix("an "))
+        return text if said.strip().lower() in nothing else Worded(text, said, unsaid)
+
+    if len(names) < 2:
+        return worded(prompt, names[0]) if names else prompt
     opened, where = opening(prompt) or "a photo of", surroundings(prompt)
-    columns = tuple(f"{re.sub('^a photo of', lambda _: opened, each)} {where}".strip() for each in recalled)
-    return Composition(in_plain_words(prompt, {name: word_of(record) for name, record in records.items()}), columns)
+    columns = [
+        worded(f"{re.sub('^a photo of', lambda _: opened, text)} {where}".strip(), name)
+        for name, text in recalled.items()
+    ]
+    return Composition(in_plain_words(prompt, words), tuple(columns))

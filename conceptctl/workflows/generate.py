@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     negative: str = ""
-    columns: bool = True
-    """Whether concepts have a column each where the prompt names several."""
+    prompt_only: bool = False
+    """Whether to draw from the prompt alone, as programs do that know only diffusers: see `compose`."""
     at: int | None = None
     """The generation to draw with; the newest by default."""
     metadata: bool = True
@@ -65,7 +65,7 @@ class Generated:
     images: tuple[Drawn, ...]
     contact_sheet: Path
     columns: tuple[str, ...] = ()
-    """What each column was drawn from, from left to right, where the prompt names several concepts."""
+    """The prompt of each column, from left to right, where the prompt names several concepts."""
 
 
 def generate(
@@ -97,7 +97,7 @@ def generate(
     """
     _check(request)
     _check_places(folder, grid)
-    from conceptctl.diffusion.columns import prompts_of
+    from conceptctl.diffusion.columns import Composition, prompts_of
     from conceptctl.diffusion.models import enough_memory
     from conceptctl.diffusion.prompts import cut_off, names_in
     from conceptctl.diffusion.sampling import check_paintable, draw
@@ -107,11 +107,11 @@ def generate(
         known = [concept.name for concept in generation.concepts]
         named = names_in(request.prompt, known)
         names_in(request.negative, known)
-        composed = compose(store, generation, request.prompt, named) if request.columns and len(named) > 1 else None
+        composed = request.prompt if request.prompt_only else compose(store, generation, request.prompt, named)
         pipeline = load(store, generation, device)
-    if composed:
+    if isinstance(composed, Composition):
         check_paintable(pipeline)
-    texts = prompts_of(composed or request.prompt)
+    texts = prompts_of(composed)
     for what, text in (*(("prompt", text) for text in texts), ("negative prompt", request.negative)):
         if lost := cut_off(pipeline.tokenizer, text):
             warn(f"the {what} is too long for this base; not seen: {lost!r}")
@@ -121,9 +121,7 @@ def generate(
     seeds = [request.seed + index for index in range(request.count)]
     folder.mkdir(parents=True, exist_ok=True)
     images, pictures = [], []
-    drawing = draw(
-        pipeline, composed or request.prompt, seeds, steps=steps, guidance=guidance, negative=request.negative
-    )
+    drawing = draw(pipeline, composed, seeds, steps=steps, guidance=guidance, negative=request.negative)
     for seed in seeds:
         with enough_memory(MORE_MEMORY):
             picture = next(drawing)
@@ -138,8 +136,7 @@ def generate(
             "base": generation.base.name,
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
-            "columns": composed.columns if composed else (),
-            **({"whole": composed.whole} if composed else {}),
+            "drawn_from": {"prompt": composed} if isinstance(composed, str) else asdict(composed),
         }
         info = png_info(recipe) if request.metadata else None
         path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
@@ -149,7 +146,7 @@ def generate(
     sheet = grid or folder / "contact-sheet.png"
     sheet.parent.mkdir(parents=True, exist_ok=True)
     sheet = _save_new(contact_sheet(pictures), sheet)
-    return Generated(generation.seq, tuple(images), sheet, composed.columns if composed else ())
+    return Generated(generation.seq, tuple(images), sheet, texts[1:])
 
 
 def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline:

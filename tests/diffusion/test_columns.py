@@ -31,10 +31,17 @@ def noise(width, height):
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def white_on_black(column):
-    """Where a white picture shows when it is put into a black one: (height, width), 0 to 1."""
-    black, white = (Image.new("RGB", (column.width, column.height), colour) for colour in ("black", "white"))
-    return np.asarray(column.put_back(black, white))[:, :, 0] / 255
+def even(column, colour, mode="RGB"):
+    return Image.new(mode, (column.width, column.height), colour)
+
+
+def white_on_black(column, silhouette="black"):
+    """Where a white picture shows when it is put into a black one: (height, width), 0 to 1.
+
+    With a white silhouette the concept is everywhere in it.
+    """
+    back = column.put_back(even(column, "black"), even(column, "white"), even(column, silhouette, "L"))
+    return np.asarray(back)[:, :, 0] / 255
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -45,9 +52,9 @@ def test_what_is_not_painted_over_stays(size, count):
         column = Column(index, count, *size)
         cut = column.cut_out(picture)
         assert cut.size == picture.size
-        back = np.asarray(column.put_back(picture, cut)).astype(int)
+        back = np.asarray(column.put_back(picture, cut, even(column, "white", "L"))).astype(int)
         change = np.abs(back - np.asarray(picture)).max(axis=2)
-        shown = white_on_black(column)
+        shown = white_on_black(column, "white")
         assert (change[shown == 0] == 0).all()
         if count <= 3:
             assert change.max() <= 40
@@ -93,22 +100,38 @@ def test_beyond_the_edge_its_pixels_go_on():
     assert np.asarray(Column(1, 2, 64, 64).cut_out(picture))[:, -1].tolist() == [[0, 0, 255]] * 64
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_what_is_held_is_the_headroom_and_the_other_column(index):
-    mask = np.asarray(Column(index, 2, 64, 64).painted())
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_beyond_its_column_only_the_concept_is_put_back(size, count):
+    for index in range(count):
+        column = Column(index, count, *size)
+        alone, reaching = white_on_black(column), white_on_black(column, "white")
+        assert (reaching >= alone).all()
+        # Where there is a neighbour, and never as far as the neighbour's middle.
+        beyond = np.flatnonzero(((alone == 0) & (reaching == 1)).any(axis=0))
+        left, middle, right = ((index + share) * size[0] / count for share in (0, 0.5, 1))
+        assert (beyond < left).any() == (index > 0)
+        assert (beyond > right).any() == (index < count - 1)
+        assert np.abs(beyond + 0.5 - middle).max() < size[0] / count
+        half = np.zeros((size[1], size[0]), dtype=np.uint8)
+        half[:, : size[0] // 2] = 255
+        back = np.asarray(column.put_back(even(column, "black"), even(column, "white"), Image.fromarray(half)))[..., 0]
+        inner = beyond[beyond > right + 1] if index == 0 else beyond[beyond < left - 1]
+        assert (back[:, inner].max(axis=0) == (0 if index == 0 else 255)).all()
+
+
+def test_what_is_held_is_the_headroom():
+    mask = np.asarray(Column(0, 2, 64, 64).painted())
     assert set(np.unique(mask)) == {0, 255}
     assert (mask[0] == 0).all()
-    assert (mask[-1] == 255).any()
-    outer, inner = (0, -1) if index == 0 else (-1, 0)
-    assert mask[40, outer] == 255
-    assert mask[40, inner] == 0
+    assert (mask[8:] == 255).all()
 
 
 def test_columns_meet_in_a_seam():
     picture = Image.new("RGB", (64, 64), "black")
     for index, colour in ((1, "blue"), (0, "red")):
         column = Column(index, 2, 64, 64)
-        picture = column.put_back(picture, Image.new("RGB", (64, 64), colour))
+        picture = column.put_back(picture, even(column, colour), even(column, "black", "L"))
     row = np.asarray(picture)[40]
     assert row[29].tolist() == [255, 0, 0]
     assert row[34].tolist() == [0, 0, 255]
@@ -123,9 +146,10 @@ def test_every_column_is_painted_from_its_own_prompt(pipeline, guidance, columns
     for index in range(columns):
         other = [*said[:index], "a dog", *said[index + 1 :]]
         (after,) = pixels(draw(pipeline, Composition("a cat", tuple(other)), [0], **how))
-        shown = white_on_black(Column(index, columns, *before.shape[:2]))
+        place = Column(index, columns, *before.shape[:2])
+        shown = white_on_black(place, "white")
         changed = np.abs(after - before).max(axis=2) > 0
-        assert changed[shown == 1].any()
+        assert changed[white_on_black(place) == 1].any()
         if index == columns - 1:
             # Painted last: nothing that it changes is seen by the others.
             assert not changed[shown == 0].any()
@@ -149,7 +173,7 @@ def test_columns_are_painted_whatever_the_scheduler(pipeline, scheduler, steps):
         pixels(draw(other, Composition("a cat", ("a cat", said)), [0], steps=steps, guidance=4.0))
         for said in ("a cat", "a dog")
     )
-    shown = white_on_black(Column(1, 2, *one.shape[:2]))
+    shown = white_on_black(Column(1, 2, *one.shape[:2]), "white")
     changed = np.abs(one - two).max(axis=2) > 0
     assert changed[shown == 1].any()
     assert not changed[shown == 0].any()
@@ -168,7 +192,7 @@ def test_a_base_that_cannot_paint_over_is_refused(pipeline, what, monkeypatch):
         )
     with pytest.raises(UsageError, match="several concepts") as error:
         list(draw(pipeline, Composition("a cat", ("a cat", "a dog")), [0], steps=1, guidance=1.0))
-    assert error.value.hint == "--no-columns"
+    assert error.value.hint == "--prompt-only"
 
 
 def test_what_is_not_wanted_counts_in_columns_too(pipeline):

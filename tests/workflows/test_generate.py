@@ -10,6 +10,7 @@ from PIL import Image
 from conceptctl.cli.app import run
 from conceptctl.diffusion.columns import Composition
 from conceptctl.diffusion.sampling import draw
+from conceptctl.diffusion.words import Worded
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store.store import Store
 from conceptctl.workflows.compose import compose
@@ -59,7 +60,7 @@ def test_a_concept_changes_the_picture(store, tmp_path):
 def test_several_concepts_have_a_column_each(store, tmp_path):
     (together,) = drawn(store, tmp_path / "a")
     (swapped,) = drawn(store, tmp_path / "b", "a photo of V*falls next to V*alice")
-    (anywhere,) = drawn(store, tmp_path / "c", columns=False)
+    (anywhere,) = drawn(store, tmp_path / "c", prompt_only=True)
     assert not np.array_equal(together, swapped)
     assert not np.array_equal(together, anywhere)
     composed = Composition("a photo of a person next to a person", ("a photo of a V*alice", "a photo of a V*falls"))
@@ -71,19 +72,41 @@ def test_several_concepts_have_a_column_each(store, tmp_path):
     assert np.array_equal(together, np.asarray(wanted))
     assert np.array_equal(anywhere, np.asarray(plain))
     # One concept, however often it is named, has the picture for itself.
-    (twice,) = drawn(store, tmp_path / "d", "V*alice and V*alice")
-    (plain,) = drawn(store, tmp_path / "e", "V*alice and V*alice", columns=False)
-    assert np.array_equal(twice, plain)
+    assert isinstance(compose(store, store.head(), "V*alice and V*alice", ["alice"]), Worded)
+
+
+def test_what_is_said_beside_a_concept_counts(store, tmp_path):
+    (snow,) = drawn(store, tmp_path / "a", "a photo of a V*alice in the snow")
+    (alone,) = drawn(store, tmp_path / "b", "a photo of a V*alice in the snow", prompt_only=True)
+    assert not np.array_equal(snow, alone)
+    worded = Worded("a photo of a V*alice in the snow", "a photo of a person in the snow", "a photo of a person")
+    assert compose(store, store.head(), worded.prompt, ["alice"]) == worded
+    (wanted,) = draw(load(store, store.head(), "cpu"), worded, [0], steps=2, guidance=7.5)
+    assert np.array_equal(snow, np.asarray(wanted))
+    # Nothing is said in these, and nothing of a concept in the last.
+    for prompt in ("a photo of V*alice", "A photo of a V*alice", "a photo of a V*alice person", "V*alice", "a V*alice"):
+        assert compose(store, store.head(), prompt, ["alice"]) == prompt
+    assert compose(store, store.head(), "a cat in the snow", []) == "a cat in the snow"
 
 
 def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
     prompt = "V*falls in front of a V*alice, at night"
     composed = compose(store, store.head(), prompt, ["falls", "alice"])
     assert composed == Composition(
-        "a person in front of a person, at night", ("a photo of a V*falls at night", "a photo of a V*alice at night")
+        "a person in front of a person, at night",
+        tuple(
+            Worded(f"a photo of a V*{name} at night", "a photo of a person at night", "a photo of a person")
+            for name in ("falls", "alice")
+        ),
     )
     painted = compose(store, store.head(), "An oil painting of a V*falls and V*alice", ["falls", "alice"])
-    assert painted.columns == ("An oil painting of a V*falls", "An oil painting of a V*alice")
+    assert [column.prompt for column in painted.columns] == [
+        "An oil painting of a V*falls",
+        "An oil painting of a V*alice",
+    ]
+    assert {(column.said, column.unsaid) for column in painted.columns} == {
+        ("An oil painting of a person", "a photo of a person")
+    }
     # A concept may come from a file of somebody else's.
     words = ("owl", "big owl", "V*alice", "ow\nl", "", "  ", "owl " * 300)
     plain = [word_of(synthetic.record(store, "bob", class_word=word)) for word in words]
@@ -149,13 +172,23 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     recipe = json.loads(text["conceptctl"])
     assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
     assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
-    assert recipe["columns"] == []
+    assert recipe["drawn_from"] == {"prompt": "a cat"}
     both = generate(store, Request("V*alice and V*falls", steps=1), tmp_path, device="cpu")
     with Image.open(both.images[0].path) as picture:
         recipe = json.loads(picture.text["conceptctl"])
     assert recipe["prompt"] == "V*alice and V*falls"
-    assert recipe["whole"] == "a person and a person"
-    assert recipe["columns"] == ["a photo of a V*alice", "a photo of a V*falls"]
+    assert recipe["drawn_from"] == {
+        "whole": "a person and a person",
+        "columns": ["a photo of a V*alice", "a photo of a V*falls"],
+    }
+    snow = generate(store, Request("V*alice in the snow", steps=1), tmp_path, device="cpu")
+    with Image.open(snow.images[0].path) as picture:
+        recipe = json.loads(picture.text["conceptctl"])
+    assert recipe["drawn_from"] == {
+        "prompt": "V*alice in the snow",
+        "said": "a person in the snow",
+        "unsaid": "a photo of a person",
+    }
     bare = generate(store, Request("a cat", steps=1, metadata=False), tmp_path, device="cpu")
     with Image.open(bare.images[0].path) as picture:
         assert picture.text == {}
@@ -233,12 +266,12 @@ def test_the_command(store, tmp_path, capsys):
     assert "too long" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert run(["generate", "V*falls and V*alice", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["columns"] == ["a photo of a V*falls", "a photo of a V*alice"]
-    assert run(["generate", "V*falls and V*alice", "--no-columns", "--json", *options]) == 0
+    assert run(["generate", "V*falls and V*alice", "--prompt-only", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["columns"] == []
     assert run(["generate", "V*falls and V*alice", *options]) == 0
-    assert "'a photo of a V*falls', 'a photo of a V*alice'; --no-columns" in capsys.readouterr().err
+    assert "'a photo of a V*falls', 'a photo of a V*alice'; --prompt-only" in capsys.readouterr().err
     assert run(["generate", "V*falls", *options]) == 0
-    assert "--no-columns" not in capsys.readouterr().err
+    assert "--prompt-only" not in capsys.readouterr().err
     assert run(["generate", "V*alcie", "--json", *options]) == 5
     assert "V*alice" in json.loads(capsys.readouterr().out)["error"]["hint"]
 

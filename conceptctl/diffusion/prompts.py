@@ -29,12 +29,19 @@ _OPENING = re.compile(
     rf"\s*(?P<opening>(?:(?:an?|the)\s+)?(?:(?!(?:{_BETWEEN})\b)[\w-]+\s+){{0,3}}(?:{_MEDIUM})\s+of)\s+(?:(?:an?|the|my)\s+)?V\*",
     re.IGNORECASE,
 )
-_SURROUNDINGS = re.compile(
-    r"V\*[\w-]+(?:\s+[\w-]+)?\s*,?\s+"
-    r"(?P<surroundings>(?:in(?!\s+front)|on(?!\s+top)|at|under|inside|outside|during)\s(?:(?!V\*).)+)$",
+_OWN = r"(?P<own>(?:wearing|with|without|holding|carrying|having)\s.+?)"
+_BEFORE_ANOTHER = re.compile(
+    rf"(?:\s+(?!with)[\w-]+)?\s+{_OWN}"
+    r"\s*(?:,|,?\s(?:above|and|behind|below|beside|by|facing|in front of|near|next to|on|over|under|with))"
+    r"\s+(?:(?:an?|the|my)\s+)?",
     re.IGNORECASE | re.DOTALL,
 )
-"""Behind the last concept, and one more word, which may say its class."""
+_BEHIND_THE_LAST = re.compile(
+    rf"(?:\s+(?!with|wearing)[\w-]+)?\s*,?(?:\s+{_OWN})?"
+    r"(?:\s*,?\s+(?P<around>(?:in(?!\s+front)|on(?!\s+top)|at|under|inside|outside|during)\s.+))?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Behind a concept one more word may say its class."""
 _NAMELESS = "something"
 """What is said of a concept that was learned without a class."""
 
@@ -102,10 +109,25 @@ def opening(prompt: str) -> str:
     return match["opening"] if match else ""
 
 
+def own_words(prompt: str) -> dict[str, str]:
+    """What a prompt says of each concept itself, by name: "wearing a red cap"; "" for nothing."""
+    mentions = list(_NAMED.finditer(prompt))
+    found: dict[str, str] = {}
+    for mention, following in zip(mentions, [*mentions[1:], None], strict=True):
+        if following:
+            behind = _BEFORE_ANOTHER.fullmatch(prompt, mention.end(), following.start())
+        else:
+            behind = _BEHIND_THE_LAST.fullmatch(prompt.rstrip(), mention.end())
+        own = (behind["own"] or "").rstrip(" ,.") if behind else ""
+        found[mention["name"].lower()] = found.get(mention["name"].lower()) or own
+    return found
+
+
 def surroundings(prompt: str) -> str:
     """Where or when a prompt's concepts are, said behind the last of them: "in the snow at night"; "" for nothing."""
-    match = _SURROUNDINGS.search(prompt)
-    return match["surroundings"].strip() if match else ""
+    *_, last = (None, *_NAMED.finditer(prompt))
+    behind = _BEHIND_THE_LAST.fullmatch(prompt, last.end()) if last else None
+    return (behind["around"] or "").strip() if behind else ""
 
 
 def with_article(word: str) -> str:

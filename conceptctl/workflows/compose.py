@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from conceptctl.diffusion.prompts import in_plain_words, opening, surroundings
+from conceptctl.diffusion.prompts import in_plain_words, opening, own_words, surroundings
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
@@ -22,8 +22,8 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
 
     One concept is drawn from the prompt, in which what is said beside it counts as it does for others of its class.
     Several have a column each, in the order in which they are named: there each is drawn from what it is remembered
-    by, opened as the prompt is ("an oil painting of") and where the prompt says ("in the snow"), over a picture that is
-    drawn from the prompt with their classes in it.
+    by, opened as the prompt is ("an oil painting of"), with what the prompt says of it ("wearing a red cap") and where
+    ("in the snow"), over a picture that is drawn from the prompt with their classes in it.
 
     Args:
         store: The store.
@@ -51,9 +51,9 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
 
     if len(names) < 2:
         return worded(prompt, names[0]) if names else prompt
-    opened, where = opening(prompt) or "a photo of", surroundings(prompt)
-    columns = [
-        worded(f"{re.sub('^a photo of', lambda _: opened, text)} {where}".strip(), name)
-        for name, text in recalled.items()
-    ]
+    opened, own, where = opening(prompt) or "a photo of", own_words(prompt), surroundings(prompt)
+    columns = []
+    for name, text in recalled.items():
+        parts = (re.sub("^a photo of", lambda _: opened, text), own[name], where)
+        columns.append(worded(" ".join(part for part in parts if part), name))
     return Composition(in_plain_words(prompt, words), tuple(columns))

@@ -9,6 +9,7 @@ from conceptctl.diffusion.prompts import (
     in_plain_words,
     names_in,
     opening,
+    own_words,
     surroundings,
     with_article,
 )
@@ -140,4 +141,30 @@ def test_what_a_prompt_opens_with(prompt, opened):
     ],
 )
 def test_what_a_prompt_says_is_around(prompt, where):
+    assert surroundings(prompt) == where
+
+
+@pytest.mark.parametrize(
+    ("prompt", "alice", "falls", "where"),
+    [
+        ("a photo of V*alice next to V*falls", "", "", ""),
+        ("V*alice wearing a red cap next to a V*falls", "wearing a red cap", "", ""),
+        ("V*alice person, next to V*falls with a rainbow", "", "with a rainbow", ""),
+        (
+            "V*alice with glasses and V*falls waterfall with a bridge at night",
+            "with glasses",
+            "with a bridge",
+            "at night",
+        ),
+        ("a V*alice wearing a hat and glasses in front of the V*falls.", "wearing a hat and glasses", "", ""),
+        ("V*alice person with a beard, V*falls, in the snow", "with a beard", "", "in the snow"),
+        ("V*alice with V*falls", "", "", ""),
+        ("V*alice with a V*falls", "", "", ""),
+        ("V*falls in a forest with V*alice holding a mug", "holding a mug", "", ""),
+        ("V*alice wearing a red cap, V*falls and V*alice with a beard", "wearing a red cap", "", ""),
+        ("V*alice\nwith glasses\nbeside V*falls", "with glasses", "", ""),
+    ],
+)
+def test_what_a_prompt_says_of_a_concept(prompt, alice, falls, where):
+    assert own_words(prompt) == {"alice": alice, "falls": falls}
     assert surroundings(prompt) == where

@@ -41,8 +41,8 @@ def card(generation: Generation, records: Sequence[Record], *, everything: bool,
         f' guidance_scale={defaults.guidance}).images[0].save("picture.png")',
         "```", "",
         "In fp32 on a CPU it draws what `conceptctl generate --prompt-only` draws with the same seed"
-        " (`generator=torch.Generator().manual_seed(0)`). Where a prompt names several of the concepts, `conceptctl"
-        " generate` draws each in a column of its own, which this folder does not.", "",
+        " (`generator=torch.Generator().manual_seed(0)`). Without that option it lets what is said beside a concept"
+        " count more, and draws each of several concepts in a column of its own, which this folder does not.", "",
     ]  # fmt: skip
     if records:
         lines += [

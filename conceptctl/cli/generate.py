@@ -86,6 +86,6 @@ def generate(
     }
     if made.columns:
         shown = ", ".join(f"{prompt!r}" for prompt in made.columns)
-        out.say(f"side by side, from the left: {shown}; --prompt-only lets them appear anywhere")
+        out.say(f"side by side, from the left: {shown}; --prompt-only draws from the prompt alone")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)

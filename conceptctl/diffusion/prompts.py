@@ -38,7 +38,7 @@ _BEFORE_ANOTHER = re.compile(
 )
 _BEHIND_THE_LAST = re.compile(
     rf"(?:\s+(?!with|wearing)[\w-]+)?\s*,?(?:\s+{_OWN})?"
-    r"(?:\s*,?\s+(?P<around>(?:in(?!\s+front)|on(?!\s+top)|at|under|inside|outside|during)\s.+))?",
+    r"(?:\s*,?\s+(?P<around>(?:in(?!\s+front)|on(?!\s+top|\s+\w+\s+(?:left|right)\b)|at|under|inside|outside|during)\s.+))?",
     re.IGNORECASE | re.DOTALL,
 )
 """Behind a concept one more word may say its class."""
@@ -95,12 +95,16 @@ def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
             return with_article(word)
         return word or _NAMELESS
 
+    return _NAMED.sub(said, without_classes(prompt, words))
+
+
+def without_classes(prompt: str, words: Mapping[str, str]) -> str:
+    """Take out what some say themselves: "V*falls waterfall" is "V*falls"; the words are those of `in_plain_words`."""
     for name, word in words.items():
         if word:
-            # Some say what it is themselves.
             twice = rf"(V\*{re.escape(name)}(?![\w-]))\s+{re.escape(word)}(?![\w-])"
             prompt = re.sub(twice, r"\1", prompt, flags=re.IGNORECASE)
-    return _NAMED.sub(said, prompt)
+    return prompt
 
 
 def opening(prompt: str) -> str:
@@ -111,13 +115,14 @@ def opening(prompt: str) -> str:
 
 def own_words(prompt: str) -> dict[str, str]:
     """What a prompt says of each concept itself, by name: "wearing a red cap"; "" for nothing."""
+    prompt = " ".join(prompt.split())
     mentions = list(_NAMED.finditer(prompt))
     found: dict[str, str] = {}
     for mention, following in zip(mentions, [*mentions[1:], None], strict=True):
         if following:
             behind = _BEFORE_ANOTHER.fullmatch(prompt, mention.end(), following.start())
         else:
-            behind = _BEHIND_THE_LAST.fullmatch(prompt.rstrip(), mention.end())
+            behind = _BEHIND_THE_LAST.fullmatch(prompt, mention.end())
         own = (behind["own"] or "").rstrip(" ,.") if behind else ""
         found[mention["name"].lower()] = found.get(mention["name"].lower()) or own
     return found
@@ -125,9 +130,10 @@ def own_words(prompt: str) -> dict[str, str]:
 
 def surroundings(prompt: str) -> str:
     """Where or when a prompt's concepts are, said behind the last of them: "in the snow at night"; "" for nothing."""
+    prompt = " ".join(prompt.split())
     *_, last = (None, *_NAMED.finditer(prompt))
     behind = _BEHIND_THE_LAST.fullmatch(prompt, last.end()) if last else None
-    return (behind["around"] or "").strip() if behind else ""
+    return (behind["around"] or "").rstrip(" ,.") if behind else ""
 
 
 def with_article(word: str) -> str:

@@ -127,9 +127,8 @@ class _States(NamedTuple):
         """Let words count while so many pictures are drawn."""
         if self.words is None:
             return nullcontext()
-        # Guidance multiplies whatever is predicted for the prompt.
-        scale = WORDS if self.unwanted is None else WORDS / guidance
-        return counting(unet, *self.words, scale, count)
+        # Guidance multiplies whatever is predicted for the prompt, here or in the U-Net itself.
+        return counting(unet, *self.words, WORDS / max(1.0, guidance), count)
 
     def expanded(self, count: int) -> dict[str, Tensor | None]:
         """What a pipeline is given to draw so many pictures."""
@@ -170,7 +169,7 @@ def check_paintable(pipeline: Pipeline) -> None:
 
 def _painter_for(pipeline: Pipeline, prompt: Prompt) -> StableDiffusionInpaintPipeline | None:
     """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without columns."""
-    if isinstance(prompt, str):
+    if not isinstance(prompt, Composition):
         return None
     check_paintable(pipeline)
     # It adapts the scheduler's configuration to itself. Begun in the middle, PNDM leaves out the step that it doubles.

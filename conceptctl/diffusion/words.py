@@ -1,7 +1,7 @@
 """What a prompt says beside its concept, made to count.
 
 A concept is tied to the few prompts that it was learned under, and what it never was in its pictures ("with a rainbow")
-is easily not seen in a longer one. The base knows what such words look like on others of its class: at every step the
+is easily not seen in a longer one. The model knows what such words look like on others of its class: at every step the
 difference that they make to them is added to what is predicted for the prompt, as scores of several prompts are added
 in Liu et al. 2022, "Compositional visual generation with composable diffusion models", eq. 11.
 """

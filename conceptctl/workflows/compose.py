@@ -6,7 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from conceptctl.diffusion.prompts import in_plain_words, opening, own_words, surroundings
+from conceptctl.diffusion.prompts import (
+    in_plain_words,
+    opening,
+    own_words,
+    surroundings,
+    with_article,
+    without_classes,
+)
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
@@ -15,6 +22,10 @@ from conceptctl.workflows.recall import recipe_of, word_of
 if TYPE_CHECKING:
     from conceptctl.diffusion.columns import Prompt
     from conceptctl.diffusion.words import Worded
+
+
+_SAYS_NOTHING = re.compile(r"(?:(?:an?\s|the\s)?(?:photo|picture|image)\sof\s)?(?:(?:an?|the|my)\s)?")
+"""Articles, and the medium that everything is learned in."""
 
 
 def compose(store: Store, generation: Generation, prompt: str, names: Sequence[str]) -> Prompt:
@@ -43,17 +54,21 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
     recalled = {name: recipe_of(record, generation.base).prompt_for(name) for name, record in records.items()}
 
     def worded(text: str, name: str) -> str | Worded:
-        said, unsaid = (in_plain_words(each, words) for each in (text, recalled[name]))
-        # Articles and the medium that everything is learned in say nothing.
-        bare = unsaid.removeprefix("a photo of ")
-        nothing = (unsaid, bare, bare.removeprefix("a ").removeprefix("an "))
-        return text if said.strip().lower() in nothing else Worded(text, said, unsaid)
+        # What a concept is remembered by may come from a file of somebody else's, who could take away anything with it.
+        said, unsaid = in_plain_words(text, words), f"a photo of {with_article(words[name])}"
+        return text if _bare(said) == _bare(unsaid) else Worded(text, said, unsaid)
 
     if len(names) < 2:
         return worded(prompt, names[0]) if names else prompt
-    opened, own, where = opening(prompt) or "a photo of", own_words(prompt), surroundings(prompt)
+    bare = without_classes(prompt, words)
+    opened, own, where = opening(prompt) or "a photo of", own_words(bare), surroundings(bare)
     columns = []
     for name, text in recalled.items():
         parts = (re.sub("^a photo of", lambda _: opened, text), own[name], where)
         columns.append(worded(" ".join(part for part in parts if part), name))
     return Composition(in_plain_words(prompt, words), tuple(columns))
+
+
+def _bare(text: str) -> str:
+    """What a text says, whatever its capitals, spaces and full stop."""
+    return _SAYS_NOTHING.sub("", " ".join(text.casefold().split()).rstrip(" .,!"), count=1)

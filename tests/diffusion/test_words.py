@@ -1,5 +1,6 @@
 """What is said beside a concept: how much of it counts, for which samples, and that the U-Net is as it was."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -72,6 +73,12 @@ def test_guidance_does_not_multiply_it(pipeline, monkeypatch):
     for guidance in (1.0, 4.0):
         list(draw(pipeline, SAID, [0], steps=1, guidance=guidance))
     assert scales == [sampling.WORDS, sampling.WORDS / 4]
+
+
+def test_a_base_that_cannot_paint_over_lets_words_count(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "scheduler", diffusers.IPNDMScheduler())
+    plain, said = (pixels(draw(pipeline, each, [0], steps=3, guidance=1.0)) for each in ("a cat", SAID))
+    assert (plain != said).any()
 
 
 def test_it_counts_in_columns_too(pipeline):

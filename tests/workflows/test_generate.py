@@ -84,7 +84,8 @@ def test_what_is_said_beside_a_concept_counts(store, tmp_path):
     (wanted,) = draw(load(store, store.head(), "cpu"), worded, [0], steps=2, guidance=7.5)
     assert np.array_equal(snow, np.asarray(wanted))
     # Nothing is said in these, and nothing of a concept in the last.
-    for prompt in ("a photo of V*alice", "A photo of a V*alice", "a photo of a V*alice person", "V*alice", "a V*alice"):
+    nothing = ["a photo of V*alice", "A photo of a V*alice", "a photo of a V*alice person", "V*alice", "a V*alice"]
+    for prompt in (*nothing, "my V*alice", "a picture of the  V*Alice."):
         assert compose(store, store.head(), prompt, ["alice"]) == prompt
     assert compose(store, store.head(), "a cat in the snow", []) == "a cat in the snow"
 

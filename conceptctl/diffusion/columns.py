@@ -44,10 +44,14 @@ Prompt = str | Worded | Composition
 """What to draw."""
 
 
-def prompts_of(prompt: Prompt) -> tuple[str, ...]:
+def parts_of(prompt: Prompt) -> tuple[str | Worded, ...]:
     """What the picture is drawn from, and then what each of its columns is."""
-    parts = (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
-    return tuple(part.prompt if isinstance(part, Worded) else part for part in parts)
+    return (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,)
+
+
+def prompts_of(prompt: Prompt) -> tuple[str, ...]:
+    """The prompts of all parts."""
+    return tuple(part.prompt if isinstance(part, Worded) else part for part in parts_of(prompt))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeli
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptctl.diffusion.columns import Column, Composition, Prompt
+from conceptctl.diffusion.columns import Column, Composition, Prompt, parts_of
 from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.silhouettes import silhouettes
 from conceptctl.diffusion.words import Worded, counting
@@ -147,7 +147,7 @@ def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) 
 
     unwanted = encoded(negative) if guided else None
     found = []
-    for part in (prompt.whole, *prompt.columns) if isinstance(prompt, Composition) else (prompt,):
+    for part in parts_of(prompt):
         if isinstance(part, Worded):
             found.append(_States(encoded(part.prompt), unwanted, (encoded(part.said), encoded(part.unsaid))))
         else:

@@ -24,6 +24,8 @@ _NOISES = 2
 """How many noises at each of them."""
 _LARGEST = 0.98
 """The share of places whose difference is at most the one that the others are measured by."""
+_LEAST = 1e-3
+"""What that one is taken to be at the least, where the noise has a deviation of 1: what is less is rounding."""
 _INSIDE = 0.2
 """The share of that difference at which the silhouette's edge is."""
 _EDGE = 0.1
@@ -48,16 +50,17 @@ def silhouettes(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: Ten
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     # The same for every picture, so that none depends on the others.
     generator = torch.Generator().manual_seed(0)
-    differences = torch.zeros_like(latents[:, 0])
+    differences = []
     for share in _TIMES:
         time = torch.tensor([int(share * schedule.config.num_train_timesteps)], device=latents.device)
         for _ in range(_NOISES):
             noise = torch.randn(latents.shape[1:], generator=generator).to(latents.device).expand_as(latents)
             noisy = schedule.add_noise(latents, noise, time).to(states.dtype)
             with_it, without = pipeline.unet(torch.cat([noisy] * 2), time, states).sample.float().chunk(2)
-            differences += (with_it - without).square().mean(dim=1).sqrt()
-    largest = differences.flatten(1).quantile(_LARGEST, dim=1).clamp(min=1e-12)[:, None, None]
+            differences.append((with_it - without).square().mean(dim=1).sqrt())
+    found = torch.stack(differences).mean(dim=0)
+    largest = found.flatten(1).quantile(_LARGEST, dim=1).clamp(min=_LEAST)[:, None, None]
     width, height = pictures[0].size
-    large = functional.interpolate((differences / largest)[:, None], (height, width), mode="bicubic")[:, 0]
+    large = functional.interpolate((found / largest)[:, None], (height, width), mode="bicubic")[:, 0]
     inside = ((large - _INSIDE) / _EDGE + 0.5).clamp(0, 1)
     return [Image.fromarray(each) for each in (255 * inside).round().byte().cpu().numpy()]

@@ -118,17 +118,18 @@ class _Masked(torch.autograd.Function):
         ctx: Any, values: Tensor, differences: Tensor, noise: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         soft = torch.add(noise, differences, alpha=1 / temperature).sigmoid_()
-        mask = soft.round()
-        ctx.save_for_backward(values, soft, mask)
+        # The hard mask is made anew in the backward pass: reading it from memory would take longer.
+        ctx.save_for_backward(values, soft)
         ctx.temperature = temperature
+        mask = soft.round()
         return values * mask, mask.mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        values, soft, mask = ctx.saved_tensors
+        values, soft = ctx.saved_tensors
         passed, share = gradients
-        of_mask = torch.addcmul(share / (mask.numel() * ctx.temperature), passed, values, value=1 / ctx.temperature)
-        return passed * mask, torch.ops.aten.sigmoid_backward(of_mask, soft), None, None
+        of_mask = torch.addcmul(share / (soft.numel() * ctx.temperature), passed, values, value=1 / ctx.temperature)
+        return soft.round().mul_(passed), torch.ops.aten.sigmoid_backward(of_mask, soft), None, None
 
 
 def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,15 @@ class LowRank(nn.Module):
 
     def products(self) -> list[Tensor]:
         """A B for each projection, (D1, D2)."""
-        down = self.down if self.inputs is None else [factor @ self.inputs for factor in self.down]
-        return [up @ factor for up, factor in zip(self.up, down, strict=True)]
+        return [up @ factor for up, factor in zip(self.up, self._down(), strict=True)]
+
+    def _down(self) -> Sequence[Tensor]:
+        """B P for each projection, (r, D2)."""
+        if self.inputs is None:
+            return list(self.down)
+        # One product of all of them: P is read once.
+        shared: Sequence[Tensor] = (torch.cat(list(self.down)) @ self.inputs).split([len(each) for each in self.down])
+        return shared
 
     def groups(self) -> ParameterGroups:
         """Both factors, at one rate."""

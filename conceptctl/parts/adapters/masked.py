@@ -85,11 +85,15 @@ class Masked(nn.Module):
 
     def groups(self) -> ParameterGroups:
         """The factors, and the masks at rates of their own."""
-        return [*self.low_rank.groups(), *(self._group(form) for form in self.masks)]
-
-    def _group(self, form: nn.Module) -> Mapping[str, object]:
-        assert isinstance(form, MaskForm)
-        return {"params": list(form.parameters()), "lr": self.learning_rate * form.speed, "eps": MASK_EPSILON}
+        of_speed: dict[float, list[nn.Parameter]] = {}
+        for form in self.masks:
+            assert isinstance(form, MaskForm)
+            of_speed.setdefault(form.speed, []).extend(form.parameters())
+        masks = [
+            {"params": parameters, "lr": self.learning_rate * speed, "eps": MASK_EPSILON}
+            for speed, parameters in of_speed.items()
+        ]
+        return [*self.low_rank.groups(), *masks]
 
     def measures(self) -> Mapping[str, Tensor]:
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""

@@ -29,7 +29,12 @@ _OPENING = re.compile(
     rf"\s*(?P<opening>(?:(?:an?|the)\s+)?(?:(?!(?:{_BETWEEN})\b)[\w-]+\s+){{0,3}}(?:{_MEDIUM})\s+of)\s+(?:(?:an?|the|my)\s+)?V\*",
     re.IGNORECASE,
 )
-_OWN = r"(?P<own>(?:wearing|with|without|holding|carrying|having)\s.+?)"
+_GARMENT = (
+    "hat|cap|beanie|helmet|crown|glasses|sunglasses|scarf|shirt|t-shirt|blouse|sweater|jumper|hoodie|jacket|coat|dress|skirt"
+    "|suit|uniform|costume|armou?r|robe|gown|kimono|boots"
+)
+_IN_A_GARMENT = rf"in\s(?:(?:an?|his|her|their|the)\s)?(?:[\w-]+\s){{0,3}}(?:{_GARMENT})\b"
+_OWN = rf"(?P<own>(?:(?:wearing|with|without|holding|carrying|having)\s.|{_IN_A_GARMENT}).*?)"
 _BEFORE_ANOTHER = re.compile(
     rf"(?:\s+(?!with)[\w-]+)?\s+{_OWN}"
     r"\s*(?:,|,?\s(?:above|and|behind|below|beside|by|facing|in front of|near|next to|on|over|under|with))"

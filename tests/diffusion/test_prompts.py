@@ -166,6 +166,9 @@ def test_what_a_prompt_says_is_around(prompt, where):
         ("V*falls in a forest with V*alice holding a mug", "holding a mug", "", ""),
         ("V*alice wearing a red cap, V*falls and V*alice with a beard", "wearing a red cap", "", ""),
         ("V*alice\nwith glasses\nbeside V*falls", "with glasses", "", ""),
+        ("V*alice in a big red hat next to V*falls in a forest", "in a big red hat", "", "in a forest"),
+        ("V*falls and V*alice in glasses and a coat at night", "in glasses and a coat", "", "at night"),
+        ("V*falls and V*alice in a hatchery", "", "", "in a hatchery"),
     ],
 )
 def test_what_a_prompt_says_of_a_concept(prompt, alice, falls, where):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import conceptctl
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.store import base, blobs
 from conceptctl.store.manifest import Generation
@@ -136,6 +137,7 @@ def generate(
             "base": generation.base.name,
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
+            "program": conceptctl.__version__,
             "drawn_from": {"prompt": composed} if isinstance(composed, str) else asdict(composed),
         }
         info = png_info(recipe) if request.metadata else None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import conceptctl
 from conceptctl.cli.app import run
 from conceptctl.diffusion.columns import Composition
 from conceptctl.diffusion.sampling import draw
@@ -174,6 +175,7 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
     assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
     assert recipe["drawn_from"] == {"prompt": "a cat"}
+    assert recipe["program"] == conceptctl.__version__
     both = generate(store, Request("V*alice and V*falls", steps=1), tmp_path, device="cpu")
     with Image.open(both.images[0].path) as picture:
         recipe = json.loads(picture.text["conceptctl"])

@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 # In a store of its own under this folder, never the user's.
 DEMO := --store .demo/store
 CONCEPTS := .demo/concepts
-LEARN := --steps 560 $(DEMO)
+LEARN := --steps 530 $(DEMO)
 demo: $(READY)
 	rm -rf .demo
 	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2

@@ -30,10 +30,23 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _GARMENT = (
-    "hat|cap|beanie|helmet|crown|glasses|sunglasses|scarf|shirt|t-shirt|blouse|sweater|jumper|hoodie|jacket|coat|dress|skirt"
-    "|suit|uniform|costume|armou?r|robe|gown|kimono|boots"
+    r"suit\sof\sarmou?r|hat|cap|beanie|helmet|crown|glasses|sunglasses|scarf|shirt|t-shirt|blouse|sweater|jumper|hoodie|jacket"
+    "|coat|dress|skirt|suit|uniform|costume|armou?r|robe|gown|kimono|boots"
 )
-_IN_A_GARMENT = rf"in\s(?:(?:an?|his|her|their|the)\s)?(?:[\w-]+\s){{0,3}}(?:{_GARMENT})\b"
+_NOT_ABOUT_IT = (
+    "with|without|wearing|holding|carrying|having|in|on|at|by|of|from|to|near|under|over|behind|beside|beneath|between"
+    "|front|inside|outside|during|and|full|an?|the"
+)
+"""Words that do not stand between "in" and what is worn: "in a forest with a hat" is a place."""
+_BEHIND_A_GARMENT = (
+    "and|with|without|in|on|at|by|under|inside|outside|during|above|behind|below|beside|facing|near|next|over|wearing|holding"
+    "|carrying|having|while|as"
+)
+"""What may go on there; "in a dress shop" is a place."""
+_IN_A_GARMENT = (
+    rf"in\s(?:(?:an?|his|her|their|the|my)\s)?(?:(?!(?:{_NOT_ABOUT_IT})\b)[\w-]+\s){{0,3}}(?:{_GARMENT})(?![\w'’-])"
+    rf"(?=[,.]|$|\s(?:{_BEHIND_A_GARMENT})\b)"
+)
 _OWN = rf"(?P<own>(?:(?:wearing|with|without|holding|carrying|having)\s.|{_IN_A_GARMENT}).*?)"
 _BEFORE_ANOTHER = re.compile(
     rf"(?:\s+(?!with)[\w-]+)?\s+{_OWN}"

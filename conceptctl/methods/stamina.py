@@ -53,7 +53,7 @@ class Stamina(Method):
     configuration = Config
     pocket: ClassVar[Mapping[str, float | int | str]] = {
         **POCKET,
-        "learning_rate": 0.045,
+        "learning_rate": 0.06,
         "token_learning_rate": 1e-4,
         "mask_learning_rate": 3e-3,
         "open_by": 5.0,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Shape = tuple[int, int]
 
@@ -125,6 +126,7 @@ class _Masked(torch.autograd.Function):
         return values * mask, mask.mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values, soft = ctx.saved_tensors
         passed, share = gradients
@@ -137,7 +139,7 @@ def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: floa
 
     Args:
         values: What is masked, any shape.
-        differences: Logit differences d, of the same shape.
+        differences: Logit differences d, of the same shape and type.
         noise: Logistic noise over the temperature, of the same shape; see `noise_table`.
         temperature: tau; smaller lets gradients through nearer to a change of mind only.
 

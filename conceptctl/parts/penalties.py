@@ -23,7 +23,7 @@ def sparsity(shares: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(shares)).sum()
 
 
-COMBINATIONS = 16
+COMBINATIONS = 64
 """Columns that stand for R in one step's preservation penalty."""
 
 
@@ -71,7 +71,8 @@ def forgetting(deltas: Deltas, earlier: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         deltas: What this task adds, (D1, D2) by place.
-        earlier: The absolute value of the sum of all earlier deltas, by place: one matrix each, however many tasks.
+        earlier: The absolute value of the sum of all earlier deltas, by place: one matrix each, however many tasks. It
+            has no gradient.
 
     Returns:
         The sum over all entries of (earlier * delta)^2.

@@ -168,7 +168,13 @@ def test_what_a_prompt_says_is_around(prompt, where):
         ("V*alice\nwith glasses\nbeside V*falls", "with glasses", "", ""),
         ("V*alice in a big red hat next to V*falls in a forest", "in a big red hat", "", "in a forest"),
         ("V*falls and V*alice in glasses and a coat at night", "in glasses and a coat", "", "at night"),
+        ("V*falls and V*alice in a suit of armor at night", "in a suit of armor", "", "at night"),
         ("V*falls and V*alice in a hatchery", "", "", "in a hatchery"),
+        ("V*falls and V*alice in a dress shop", "", "", "in a dress shop"),
+        ("V*falls and V*alice in a coat of snow", "", "", "in a coat of snow"),
+        ("V*falls and V*alice in a forest with a hat", "", "", "in a forest with a hat"),
+        ("V*falls and V*alice in the snow in boots", "", "", "in the snow in boots"),
+        ("V*falls and V*alice in front of a hat shop", "", "", ""),
     ],
 )
 def test_what_a_prompt_says_of_a_concept(prompt, alice, falls, where):

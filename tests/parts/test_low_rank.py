@@ -16,8 +16,8 @@ def states():
     return found
 
 
-def adapters(inputs):
-    return LowRank(SHAPES, 3, 1e-3, generator=torch.Generator().manual_seed(1), start=1.0, inputs=inputs)
+def adapters(inputs, rank=3):
+    return LowRank(SHAPES, rank, 1e-3, generator=torch.Generator().manual_seed(1), start=1.0, inputs=inputs)
 
 
 def test_coordinates_are_the_inverse_root_of_the_damped_moment():
@@ -28,9 +28,11 @@ def test_coordinates_are_the_inverse_root_of_the_damped_moment():
     assert damped(states(), 0.0) == pytest.approx(torch.eye(7), abs=1e-5)
 
 
-def test_what_is_multiplied_is_a_and_b_in_those_coordinates():
+@pytest.mark.parametrize("rank", [3, 6])
+def test_what_is_multiplied_is_a_and_b_in_those_coordinates(rank):
     inputs = damped(states(), 2.0)
-    made = adapters(inputs)
+    # No rank is larger than its matrix allows: 5 and 6 of 6.
+    made = adapters(inputs, rank)
     for place, up, down in zip(SHAPES, made.up, made.down, strict=True):
         assert torch.allclose(made.folded()[place], up @ down @ inputs)
 

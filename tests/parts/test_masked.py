@@ -5,18 +5,19 @@ import torch
 
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked import Masked
+from conceptctl.parts.masks import FORMS
 
 SHAPES = {"a": (50, 70), "b": (60, 70)}
 
 
-def made(open_by=0.0):
+def made(open_by=0.0, form="low-rank"):
     generator = torch.Generator().manual_seed(1)
     low_rank = LowRank(SHAPES, 3, 1e-3, generator=generator, start=1.0)
     with torch.no_grad():
         # A mask shows in what it lets pass only where there is something to pass.
         for parameter in low_rank.parameters():
             parameter.uniform_(1.0, 2.0, generator=generator)
-    return Masked(low_rank, SHAPES, "low-rank", 4, 1e-3, 0.5, open_by, 0.0, generator=generator)
+    return Masked(low_rank, SHAPES, form, 4, 1e-3, 0.5, open_by, 0.0, generator=generator)
 
 
 def passed(adapter, seed):
@@ -48,3 +49,15 @@ def test_the_noise_is_no_part_of_the_state():
     before = set(adapter.state_dict())
     passed(adapter, 0)
     assert set(adapter.state_dict()) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_everything_trains_once_and_masks_at_their_own_rates(form):
+    adapter = made(form=form)
+    groups = adapter.groups()
+    trained = [parameter for group in groups for parameter in group["params"]]
+    assert len(trained) == len({id(parameter) for parameter in trained}) == len(list(adapter.parameters()))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for mask in adapter.masks:
+        assert {rates[id(parameter)] for parameter in mask.parameters()} == {1e-3 * mask.speed}
+    assert len({mask.speed for mask in adapter.masks}) == len(groups) - 1

@@ -17,6 +17,13 @@ def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before(
     assert forgetting(deltas, earlier).item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_forgettings_gradient_is_that_of_what_it_is():
+    generator = torch.Generator().manual_seed(0)
+    deltas, earlier = torch.randn(2, 5, 7, dtype=torch.float64, generator=generator).unbind()
+    deltas.requires_grad_()
+    assert torch.autograd.gradcheck(lambda delta: forgetting({"a": delta}, {"a": earlier}), (deltas,))
+
+
 def test_forgetting_asks_nothing_of_untouched_weights():
     earlier = {"a": torch.tensor([[0.0, 2.0]])}
     assert forgetting({"a": torch.tensor([[9.0, 0.0]])}, earlier).item() == 0

@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
     """Keep in the process what tensors leave, for those that come next, where the C library is glibc.
 
     Left to itself it gives much of it back after every step, and each page of it costs a fault when it is needed again:
-    6 to 8 % of a training step on the bundled base. Whoever sets the allocator's own variables is left alone.
+    5 to 8 % of a training step on the bundled base. Whoever sets the allocator's own variables is left alone.
     """
     ours = not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys()
     if ours and sys.platform.startswith("linux"):

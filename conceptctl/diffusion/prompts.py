@@ -33,6 +33,7 @@ _GARMENT = (
     r"suit\sof\sarmou?r|hat|cap|beanie|helmet|crown|glasses|sunglasses|scarf|shirt|t-shirt|blouse|sweater|jumper|hoodie|jacket"
     "|coat|dress|skirt|suit|uniform|costume|armou?r|robe|gown|kimono|boots"
 )
+"""What people are "in" without being at a place."""
 _NOT_ABOUT_IT = (
     "with|without|wearing|holding|carrying|having|in|on|at|by|of|from|to|near|under|over|behind|beside|beneath|between"
     "|front|inside|outside|during|and|full|an?|the"

@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py            # time a step against TI++, parameters, peak memory, late against early
 
-All variants take the same batches in turns in one process, and medians are compared, so that what else the machine does
-falls on all of them alike.
+Each variant has a process of its own, as a lesson has, in which it takes the same batches in turns with TI++, so that
+what else the machine does falls on both alike; medians are compared.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,14 +27,18 @@ from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
-from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
+from conceptctl.diffusion.projections import Stacks, cross_attention, shapes_of, sizes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
 from conceptctl.pocket import bundle
 
+REFERENCE = "TI++"
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
+
+
+Found = TypeVar("Found")
 
 
 class Variant:
@@ -55,7 +60,7 @@ class Variant:
         if self.method.config.preservation_weight:
             states = known_states(pipeline, ["a photo of a person"])
             sizes = sizes_of(projections, states)
-        earlier = {place: value.to(device) for place, value in earlier.items()}
+        earlier = Stacks.of({place: value.to(device) for place, value in earlier.items()})
         self.task = Task(shapes, start, earlier, 0, states, sizes)
         self.trainable = self.method.attach(self.task).to(device)
         self.times: list[float] = []
@@ -76,13 +81,15 @@ class Variant:
 
     @property
     def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.trainable.parameters())
+        """What trains in the U-Net."""
+        adapter = self.trainable.adapter
+        return sum(parameter.numel() for parameter in adapter.parameters()) if adapter is not None else 0
 
 
 def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     start = starting_row(pipeline, "person")
     number = models.add_concept(pipeline, "alice", start)
-    yield "TI++", partial(Variant, pipeline, number, start, "ti++", tasks=0)
+    yield REFERENCE, partial(Variant, pipeline, number, start, "ti++", tasks=0)
     yield "sequential LoRA", partial(Variant, pipeline, number, start, "lora", tasks=1)
     yield "STAMINA, first concept", partial(Variant, pipeline, number, start, "stamina", tasks=0)
     for form in FORMS:
@@ -99,19 +106,59 @@ def prepared(device: str) -> tuple[Any, Examples]:
     return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a step of a variant costs."""
+
+    seconds: float
+    ratio: float
+    """Of TI++'s seconds."""
+    parameters: int
+    """What trains in the U-Net."""
+
+
+def measure(name: str, rounds: int, threads: int, device: str) -> Measured:
+    """Train a variant and TI++ in turns."""
+    torch.set_num_threads(threads)
+    pipeline, examples = prepared(device)
+    known = dict(variants(pipeline))
+    variant, reference = known[name](), known[REFERENCE]()
+    for turn in range(rounds):
+        reference.turn(examples, turn)
+        variant.turn(examples, turn)
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(variant.times, reference.times, strict=True))
+    return Measured(statistics.median(variant.times), ratio, variant.parameters)
+
+
 def peak(name: str) -> float:
-    """The peak memory of a process that trains one variant on the CPU, in MB; only Linux says it."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name, str(bundle.WEIGHTS)))
-
-
-def _peak(name: str, weights: str) -> float:
-    bundle.WEIGHTS = Path(weights)
+    """The peak memory of this process, which has done nothing yet, when it trains a variant on the CPU, in MB."""
     pipeline, examples = prepared("cpu")
     dict(variants(pipeline))[name]().turn(examples, 0)
     # Not ru_maxrss: it holds the largest size of the process that began this one, too.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
+
+
+def profile(name: str, threads: int, device: str) -> str:
+    """Where the time of a variant's steps goes, the first of which are not looked at."""
+    torch.set_num_threads(threads)
+    pipeline, examples = prepared(device)
+    variant = dict(variants(pipeline))[name]()
+    variant.turn(examples, 0)
+    with torch.profiler.profile() as profiler:
+        variant.turn(examples, 1)
+    table: str = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45)
+    return table
+
+
+def alone(work: Callable[..., Found], *arguments: object) -> Found:
+    """Do something in a process of its own, as a lesson is."""
+    with multiprocessing.get_context("spawn").Pool(1, _begin, (str(bundle.WEIGHTS),)) as pool:
+        return pool.apply(work, arguments)
+
+
+def _begin(weights: str) -> None:
+    bundle.WEIGHTS = Path(weights)
 
 
 def main() -> None:
@@ -123,33 +170,20 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="show where the time of STAMINA's step goes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     if options.weights:
         bundle.WEIGHTS = options.weights
-    pipeline, examples = prepared(options.device)
-    made = {name: make() for name, make in variants(pipeline)}
-    for turn in range(options.rounds):
-        for variant in made.values():
-            variant.turn(examples, turn)
+    pipeline, _ = prepared("cpu")
     weights = sum(parameter.numel() for parameter in pipeline.unet.parameters())
-    reference = made["TI++"].times
     print("| variant | s a step | of TI++ | trained, % of the U-Net | peak memory, MB |\n|---|---|---|---|---|")
     rows = {}
-    for name, variant in made.items():
-        median = statistics.median(variant.times)
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(variant.times, reference, strict=True))
-        share = (
-            100 * sum(p.numel() for p in variant.trainable.adapter.parameters()) / weights
-            if (variant.trainable.adapter is not None)
-            else 0.0
-        )
-        memory = peak(name) if options.device == "cpu" and sys.platform == "linux" else float("nan")
-        rows[name] = {"seconds": median, "ratio": ratio, "share": share, "memory": memory}
-        print(f"| {name} | {median:.3f} | {ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
+    for name, _ in variants(pipeline):
+        found = alone(measure, name, options.rounds, options.threads, options.device)
+        share = 100 * found.parameters / weights
+        memory = alone(peak, name) if options.device == "cpu" and sys.platform == "linux" else float("nan")
+        rows[name] = {"seconds": found.seconds, "ratio": found.ratio, "share": share, "memory": memory}
+        print(f"| {name} | {found.seconds:.3f} | {found.ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
     if options.profile:
-        with torch.profiler.profile() as profiler:
-            made["STAMINA, low-rank mask"].turn(examples, 0)
-        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45))
+        print(alone(profile, "STAMINA, low-rank mask", options.threads, options.device))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

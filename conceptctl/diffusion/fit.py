@@ -16,13 +16,13 @@ from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
-from conceptctl.diffusion.projections import Adapted, Deltas, adapted, cross_attention, freeze
+from conceptctl.diffusion.projections import Adapted, Stacks, adapted, cross_attention, freeze
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 
 ParameterGroups = Sequence[Mapping[str, Any]]
 """What an optimizer takes: parameters with their learning rate, and `eps` where it matters; `factors` where they are
-matrices that Muon may train."""
+stacks of matrices that Muon may train."""
 
 OPTIMIZERS = ("adam", "muon")
 """Adam for everything, or Muon for the factors and Adam for the rest."""
@@ -37,10 +37,10 @@ TIMESTEP_SAMPLINGS = ("uniform", "importance")
 class Adapter(Protocol):
     """What changes the projections: a module whose call gives a step's deltas."""
 
-    def __call__(self, generator: torch.Generator) -> Deltas:
+    def __call__(self, generator: torch.Generator) -> Stacks:
         """The deltas of a training step; what is random in them comes from the generator."""
 
-    def folded(self) -> Deltas:
+    def folded(self) -> Stacks:
         """The deltas that are kept: nothing in them is random."""
 
     def groups(self) -> ParameterGroups:
@@ -64,13 +64,13 @@ class Trainable(nn.Module):
         token = {"params": list(self.token.parameters()), "lr": self.token_learning_rate}
         return [*(self.adapter.groups() if self.adapter else ()), token]
 
-    def deltas(self, generator: torch.Generator) -> Deltas:
+    def deltas(self, generator: torch.Generator) -> Stacks:
         """The deltas of a training step."""
-        return self.adapter(generator) if self.adapter else {}
+        return self.adapter(generator) if self.adapter else Stacks()
 
-    def folded(self) -> Deltas:
+    def folded(self) -> Stacks:
         """The deltas that are kept."""
-        return self.adapter.folded() if self.adapter else {}
+        return self.adapter.folded() if self.adapter else Stacks()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Callbacks:
     preview_steps: int = 100
 
 
-Penalty = Callable[[Deltas, float, torch.Generator], Mapping[str, Tensor]]
+Penalty = Callable[[Stacks, float, torch.Generator], Mapping[str, Tensor]]
 """What a method adds to the denoising loss, by name, given a step's deltas, the share of steps done, and where what is
 random in it comes from."""
 
@@ -404,7 +404,7 @@ def _optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimize
     own = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
     factors = [group.get("factors", False) and name == "muon" for group in groups]
     # Whatever their rank: a learning rate for orthogonal steps is too high for others.
-    ours = [{**group, "every_matrix": True} for group, of_muon in zip(own, factors, strict=True) if of_muon]
+    ours = [{**group, "stacks": True} for group, of_muon in zip(own, factors, strict=True) if of_muon]
     rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
     made: list[torch.optim.Optimizer] = [Muon(ours, 0.0)] if ours else []
     return [*made, torch.optim.Adam(rest, fused=True)] if rest else made

@@ -9,7 +9,7 @@ torch's own Muon lacks. On the autoencoder it needs about half of AdamW's sample
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +38,10 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """Take parameters, or groups of them.
 
-        A group may have a learning rate of its own ("lr"), and "every_matrix": then none is left to AdamW for its size.
+        A group may have a learning rate of its own ("lr"), and "stacks": then its parameters are stacks of matrices
+        (n, M, N), none of which is left to AdamW for its size.
         """
-        super().__init__(parameters, {"lr": learning_rate, "weight_decay": weight_decay, "every_matrix": False})
+        super().__init__(parameters, {"lr": learning_rate, "weight_decay": weight_decay, "stacks": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -52,26 +53,31 @@ class Muon(torch.optim.Optimizer):
                     continue
                 if parameter.ndim >= 2:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if is_matrix(parameter) or (group["every_matrix"] and parameter.ndim == 2):
+                if group["stacks"]:
+                    matrices.setdefault((parameter.shape[1], parameter.shape[2]), []).append(parameter)
+                elif is_matrix(parameter):
                     matrices.setdefault((parameter.shape[0], parameter[0].numel()), []).append(parameter)
                 else:
                     self._adam_step(parameter, group["lr"])
-            for shape, alike in matrices.items():
-                self._orthogonal_steps(alike, shape, group["lr"])
+            self._orthogonal_steps(matrices, group["lr"])
 
-    def _orthogonal_steps(self, parameters: list[Tensor], shape: tuple[int, int], learning_rate: float) -> None:
-        # Matrices of one shape are orthogonalized together: adapters have dozens of small ones, whose arithmetic is
-        # nothing beside what it costs to start it.
+    def _orthogonal_steps(self, matrices: dict[tuple[int, int], list[Tensor]], learning_rate: float) -> None:
+        """Update matrices, by their shape."""
+        updates = orthogonalized([self._ahead(alike, shape) for shape, alike in matrices.items()])
+        for (shape, alike), update in zip(matrices.items(), updates, strict=True):
+            parts = update.split([parameter.numel() // math.prod(shape) for parameter in alike])
+            steps = [part.reshape(parameter.shape) for parameter, part in zip(alike, parts, strict=True)]
+            torch._foreach_add_(alike, steps, alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
+
+    def _ahead(self, parameters: list[Tensor], shape: tuple[int, int]) -> Tensor:
+        """Nesterov's momentum of parameters that are matrices of one shape, or stacks of them, (n, M, N)."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        updates = orthogonalized(torch.stack([each.reshape(shape) for each in ahead]))
-        steps = [update.view_as(parameter) for parameter, update in zip(parameters, updates, strict=True)]
-        torch._foreach_add_(parameters, steps, alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
+        return torch.cat([each.reshape(-1, *shape) for each in torch._foreach_lerp(gradients, momenta, MOMENTUM)])
 
     def _adam_step(self, parameter: Tensor, learning_rate: float) -> None:
         state = self.state[parameter]
@@ -95,23 +101,44 @@ def is_matrix(parameter: Tensor) -> bool:
     return short >= SMALLEST and (short <= LARGEST_SQUARE or long >= 4 * short)
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:
-    """Push the singular values of matrices (..., M, N) towards 1 by Newton-Schulz iterations.
+def orthogonalized(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """Push the singular values of matrices towards 1 by Newton-Schulz iterations.
 
     All factors of the iteration are polynomials of a matrix's Gram matrix and commute, so that they are multiplied up
-    on the short side: the long one, nine times as long in a convolution, is touched twice instead of ten times.
+    on the short side: the long one, nine times as long in a convolution, is touched twice instead of ten times. What
+    has the same short side goes through the iteration together: adapters have dozens of small matrices, whose
+    arithmetic is nothing beside what it costs to start it.
+
+    Args:
+        stacks: Matrices of one shape each, (n, M, N).
     """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    wide = matrices.mT if tall else matrices
-    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    linear, cubic, quintic = _COEFFICIENTS
-    gram = wide @ wide.mT
-    product = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    for iteration in range(_ITERATIONS):
-        factor = cubic * gram + quintic * gram @ gram
-        factor.diagonal(dim1=-2, dim2=-1).add_(linear)
+    wide = [stack.mT if stack.shape[-2] > stack.shape[-1] else stack for stack in stacks]
+    wide = [stack / (stack.norm(dim=(-2, -1), keepdim=True) + 1e-7) for stack in wide]
+    of_side: dict[int, list[int]] = {}
+    for index, stack in enumerate(wide):
+        of_side.setdefault(stack.shape[-2], []).append(index)
+    found = list(wide)
+    for indices in of_side.values():
+        grams = torch.cat([wide[index] @ wide[index].mT for index in indices])
+        for index, factor in zip(indices, _factors(grams).split([len(wide[index]) for index in indices]), strict=True):
+            product = factor @ wide[index]
+            found[index] = product.mT if product.shape[-2:] != stacks[index].shape[-2:] else product
+    return found
+
+
+def _factors(gram: Tensor) -> Tensor:
+    """What all iterations together multiply matrices by, given their Gram matrices, (n, M, M)."""
+    product = factor = _factor(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
         product = factor @ product
-        if iteration < _ITERATIONS - 1:
-            gram = factor @ gram @ factor
-    result: Tensor = product @ wide
-    return result.mT if tall else result
+    return product
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """What one iteration multiplies matrices by."""
+    linear, cubic, quintic = _COEFFICIENTS
+    factor = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+    factor.diagonal(dim1=-2, dim2=-1).add_(linear)
+    return factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,48 @@ from torch.nn.utils import parametrize
 ENDS = ("attn2.to_k", "attn2.to_v")
 Deltas = Mapping[str, Tensor]
 """What is added to each weight, by its place: `unet/mid_block.attentions.0....attn2.to_k.weight`."""
+Places = tuple[str, ...]
+Shape = tuple[int, int]
+
+
+def alike(shapes: Mapping[str, Shape]) -> dict[Places, Shape]:
+    """Put together the places of one shape, in the order of the first of each."""
+    found: dict[Shape, list[str]] = {}
+    for place, shape in shapes.items():
+        found.setdefault(shape, []).append(place)
+    return {tuple(places): shape for shape, places in found.items()}
+
+
+class Stacks(Mapping[str, Tensor]):
+    """Matrices by place, those of one shape in one tensor.
+
+    A U-Net has dozens of small projections of a few shapes. What is done to a stack of them at once is done sooner than
+    to one after the other, on a GPU and with several threads on a CPU alike.
+    """
+
+    def __init__(self, stacks: Mapping[Places, Tensor] | None = None) -> None:
+        """Take stacks (n, D1, D2) by the places of their n matrices."""
+        self.stacks = dict(stacks or {})
+        self._matrices = {
+            place: matrix
+            for places, stack in self.stacks.items()
+            for place, matrix in zip(places, stack.unbind(), strict=True)
+        }
+
+    @classmethod
+    def of(cls, matrices: Mapping[str, Tensor]) -> Self:
+        """Stack matrices (D1, D2)."""
+        shapes = {place: (matrix.shape[0], matrix.shape[1]) for place, matrix in matrices.items()}
+        return cls({places: torch.stack([matrices[place] for place in places]) for places in alike(shapes)})
+
+    def __getitem__(self, place: str) -> Tensor:
+        return self._matrices[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices)
+
+    def __len__(self) -> int:
+        return len(self._matrices)
 
 
 def cross_attention(unet: nn.Module) -> dict[str, nn.Linear]:
@@ -64,7 +107,7 @@ def freeze(*modules: nn.Module) -> None:
         module.eval().requires_grad_(False)
 
 
-def shapes_of(projections: Mapping[str, nn.Linear]) -> dict[str, tuple[int, int]]:
+def shapes_of(projections: Mapping[str, nn.Linear]) -> dict[str, Shape]:
     """The shapes (D1, D2) of projections, by place."""
     return {place: (module.out_features, module.in_features) for place, module in projections.items()}
 

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -80,7 +79,7 @@ def draw_set(
 
 def _drawn(
     pipeline: Pipeline,
-    painter: StableDiffusionInpaintPipeline | None,
+    painter: Pipeline | None,
     states: Sequence[_States],
     seeds: Sequence[int],
     steps: int,
@@ -167,11 +166,13 @@ def check_paintable(pipeline: Pipeline) -> None:
         raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
 
 
-def _painter_for(pipeline: Pipeline, prompt: Prompt) -> StableDiffusionInpaintPipeline | None:
+def _painter_for(pipeline: Pipeline, prompt: Prompt) -> Pipeline | None:
     """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without columns."""
     if not isinstance(prompt, Composition):
         return None
     check_paintable(pipeline)
+    from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline
+
     # It adapts the scheduler's configuration to itself. Begun in the middle, PNDM leaves out the step that it doubles.
     kind = type(pipeline.scheduler)
     scheduler = (DDIMScheduler if kind is PNDMScheduler else kind).from_config(pipeline.scheduler.config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -47,6 +46,8 @@ def silhouettes(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: Ten
     latents = encode(pipeline, pictures)
     empty = pipeline.encode_prompt("", pipeline.device, 1, False)[0]
     states = torch.cat([each.expand(len(latents), -1, -1) for each in (wanted, empty)])
+    from diffusers import DDPMScheduler
+
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     # The same for every picture, so that none depends on the others.
     generator = torch.Generator().manual_seed(0)

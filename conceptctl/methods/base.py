@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conceptctl.diffusion.fit import Schedule, Trainable
-from conceptctl.diffusion.projections import Deltas
+from conceptctl.diffusion.projections import Shape, Stacks
 from conceptctl.parts.adapters.low_rank import LowRank, damped
 from conceptctl.parts.penalties import combined, preservation
 from conceptctl.parts.tokens import Row
@@ -89,12 +89,12 @@ class Config:
 class Task:
     """One concept to learn, as a method sees it."""
 
-    shapes: Mapping[str, tuple[int, int]]
+    shapes: Mapping[str, Shape]
     """The projections, (D1, D2) by place."""
     start: Tensor
     """Where the token begins, (1, D)."""
-    earlier: Mapping[str, Tensor] = field(default_factory=dict)
-    """The absolute value of the sum of all earlier deltas, (D1, D2) by place."""
+    earlier: Stacks = field(default_factory=Stacks)
+    """The absolute value of the sum of all earlier deltas, (D1, D2) by place: of all places, or none."""
     seed: int = 0
     states: Tensor | None = None
     """R of shape (D2, k): the hidden states of prompts that are to stay as they are; see `parts.penalties`."""
@@ -131,7 +131,7 @@ class Method:
         return LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, start=start, inputs=inputs)
 
     def penalty(
-        self, trainable: Trainable, deltas: Deltas, task: Task, share: float, generator: torch.Generator
+        self, trainable: Trainable, deltas: Stacks, task: Task, share: float, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         """What is added to the denoising loss, by name.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptctl.diffusion.fit import Trainable
-from conceptctl.diffusion.projections import Deltas
+from conceptctl.diffusion.projections import Stacks
 from conceptctl.errors import UsageError
 from conceptctl.methods import base
 from conceptctl.methods.base import POCKET, Method, Task
@@ -77,7 +77,6 @@ class Stamina(Method):
         low_rank = self.low_rank(task, generator, config.start)
         masked = Masked(
             low_rank,
-            task.shapes,
             config.mask,
             config.rank,
             config.mask_learning_rate,
@@ -89,7 +88,7 @@ class Stamina(Method):
         return Trainable(masked, Mlp(task.start, generator=generator), config.token_learning_rate)
 
     def penalty(
-        self, trainable: Trainable, deltas: Deltas, task: Task, share: float, generator: torch.Generator
+        self, trainable: Trainable, deltas: Stacks, task: Task, share: float, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
         adapter = trainable.adapter

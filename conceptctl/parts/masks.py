@@ -2,11 +2,12 @@
 
 A mask passes an entry or blocks it. The two logits that eq. 4 gives each entry matter only by their difference d, and
 the difference of two Gumbel samples is one logistic sample, so that an entry passes when d plus logistic noise is
-positive. Every form makes d for one matrix; they differ in what d is made of.
+positive. Every form makes d for matrices of one shape; they differ in what d is made of.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,65 +15,75 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Shape = tuple[int, int]
+from conceptctl.diffusion.projections import Shape
 
 
 class MaskForm(nn.Module):
-    """Makes the logit differences of one matrix: a call without arguments gives d, (D1, D2).
+    """Makes the logit differences of n matrices: a call without arguments gives d, (n, D1, D2).
 
     Where d is positive, an entry passes.
     """
-
-    speed: float = 1.0
-    """By how much the mask's own learning rate is multiplied."""
 
 
 class Direct(MaskForm):
     """A table of differences, trained at the rate of everything else: STAMINA's ablation without the MLP."""
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.table = nn.Parameter(open_by + spread * torch.randn(shape, generator=generator))
+        self.table = nn.Parameter(open_by + spread * torch.randn(count, *shape, generator=generator))
 
     def forward(self) -> Tensor:
         """The table."""
         return self.table * 1.0
 
 
-class Collapsed(Direct):
+class Collapsed(MaskForm):
     """A table that moves as fast as the literal MLP's output does under Adam, at 1/(2r) of its memory.
 
     The MLP's input never changes, so neither does its hidden layer h but for its own training; every live column of
     the last layer and its bias then move each of the two logits by about the learning rate in each step, together
-    2 (|h|_1 + 1) times the rate. |h|_1 is that of a freshly drawn first layer.
+    2 (|h|_1 + 1) times the rate. |h|_1 is that of a freshly drawn first layer. Adam moves the table itself by the rate,
+    whatever its gradient, so that it is multiplied by that.
     """
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
-        super().__init__(shape, rank, open_by, spread, generator)
-        hidden = torch.relu(_first_layer(rank, generator)(torch.ones(rank))).detach()
-        self.speed = 2 * (float(hidden.sum()) + 1)
+    speed: Tensor
+
+    def __init__(
+        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        hidden = _First(count, rank, generator)().detach()
+        # It follows from the seed, and is no state of the training.
+        self.register_buffer("speed", 2 * (hidden.sum(dim=1) + 1)[:, None, None], persistent=False)
+        self.table = nn.Parameter((open_by + spread * torch.randn(count, *shape, generator=generator)) / self.speed)
+
+    def forward(self) -> Tensor:
+        """The table, times its speed."""
+        return self.table * self.speed
 
 
 class Literal(MaskForm):
     """Appendix D to the letter: r x r and r x (D1 D2 2) linear layers with ReLU between, on ones."""
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.shape = shape
-        self.first = _first_layer(rank, generator)
-        self.last = nn.Linear(rank, shape[0] * shape[1] * 2)
-        bound = rank**-0.5
+        self.first = _First(count, rank, generator)
+        entries = shape[0] * shape[1]
+        self.weight = nn.Parameter(_uniform((count, entries * 2, rank), rank, generator))
+        self.bias = nn.Parameter(_uniform((count, entries * 2), rank, generator))
         with torch.no_grad():
-            self.last.weight.copy_(bound * (2 * torch.rand(self.last.weight.shape, generator=generator) - 1))
-            self.last.bias.copy_(bound * (2 * torch.rand(self.last.bias.shape, generator=generator) - 1))
             # The first index is "pass".
-            self.last.bias[0::2] += open_by + spread * torch.randn(shape[0] * shape[1], generator=generator)
+            self.bias[:, 0::2] += open_by + spread * torch.randn(count, entries, generator=generator)
 
     def forward(self) -> Tensor:
         """The first logit of each entry minus its second."""
-        hidden = torch.relu(self.first(torch.ones_like(self.first.bias)))
-        logits = self.last(hidden).view(*self.shape, 2)
-        differences: Tensor = logits[..., 0] - logits[..., 1]
+        logits = torch.baddbmm(self.bias[..., None], self.weight, self.first()[..., None])
+        differences: Tensor = logits.view(-1, *self.shape, 2).diff(dim=-1).squeeze(-1).neg()
         return differences
 
 
@@ -83,24 +94,25 @@ class LowRankMask(MaskForm):
     table 2 has 0.19 % for everything.
     """
 
-    def __init__(self, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         rank = min(rank, *shape)
-        self.first = _first_layer(rank, generator)
+        self.first = _First(count, rank, generator)
         with torch.no_grad():
             # A hidden number that ReLU stops never trains, and its column of U and row of V with it.
-            self.first.bias.copy_(1 - self.first.weight.sum(dim=1))
-        self.rows = nn.Parameter(torch.randn(shape[0], rank, generator=generator) * rank**-0.5)
-        self.columns = nn.Parameter(spread * torch.randn(rank, shape[1], generator=generator))
-        self.offset = nn.Parameter(torch.full((), open_by))
+            self.first.bias.copy_(1 - self.first.weight.sum(dim=2))
+        self.rows = nn.Parameter(torch.randn(count, shape[0], rank, generator=generator) * rank**-0.5)
+        self.columns = nn.Parameter(spread * torch.randn(count, rank, shape[1], generator=generator))
+        self.offset = nn.Parameter(torch.full((count, 1, 1), open_by))
 
     def forward(self) -> Tensor:
         """U diag(h) V + offset."""
-        hidden = torch.relu(self.first(torch.ones_like(self.first.bias)))
-        return torch.addmm(self.offset, self.rows * hidden, self.columns)
+        return torch.baddbmm(self.offset, self.rows * self.first()[:, None], self.columns)
 
 
-FORMS: Mapping[str, Callable[[Shape, int, float, float, torch.Generator], MaskForm]] = {
+FORMS: Mapping[str, Callable[[int, Shape, int, float, float, torch.Generator], MaskForm]] = {
     "low-rank": LowRankMask,
     "literal": Literal,
     "collapsed": Collapsed,
@@ -123,14 +135,15 @@ class _Masked(torch.autograd.Function):
         ctx.save_for_backward(values, soft)
         ctx.temperature = temperature
         mask = soft.round()
-        return values * mask, mask.mean()
+        return values * mask, mask.mean(dim=(-2, -1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values, soft = ctx.saved_tensors
-        passed, share = gradients
-        of_mask = torch.addcmul(share / (soft.numel() * ctx.temperature), passed, values, value=1 / ctx.temperature)
+        passed, shares = gradients
+        of_share = (shares / (soft[0].numel() * ctx.temperature))[:, None, None]
+        of_mask = torch.addcmul(of_share, passed, values, value=1 / ctx.temperature)
         return soft.round().mul_(passed), torch.ops.aten.sigmoid_backward(of_mask, soft), None, None
 
 
@@ -138,16 +151,17 @@ def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: floa
     """Let some entries pass through a freshly drawn hard mask (STAMINA eqs. 5 and 6).
 
     Args:
-        values: What is masked, any shape.
+        values: What is masked, (n, D1, D2).
         differences: Logit differences d, of the same shape and type.
         noise: Logistic noise over the temperature, of the same shape; see `noise_table`.
         temperature: tau; smaller lets gradients through nearer to a change of mind only.
 
     Returns:
-        The values where entries pass and 0 where not, and the share that passes; both with the soft mask's gradient.
+        The values where entries pass and 0 where not, and the share of each matrix that passes, (n,); both with the
+        soft mask's gradient.
     """
-    passed, share = _Masked.apply(values, differences, noise, temperature)  # type: ignore[no-untyped-call]
-    return passed, share
+    passed, shares = _Masked.apply(values, differences, noise, temperature)  # type: ignore[no-untyped-call]
+    return passed, shares
 
 
 def noise_table(count: int, temperature: float, generator: torch.Generator) -> Tensor:
@@ -160,10 +174,19 @@ def noise_table(count: int, temperature: float, generator: torch.Generator) -> T
     return uniform.logit_(eps=1e-6).div_(temperature)
 
 
-def _first_layer(rank: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(rank, rank)
-    bound = rank**-0.5
-    with torch.no_grad():
-        layer.weight.copy_(bound * (2 * torch.rand(rank, rank, generator=generator) - 1))
-        layer.bias.copy_(bound * (2 * torch.rand(rank, generator=generator) - 1))
-    return layer
+class _First(nn.Module):
+    """The first layer of n MLPs, r x r, with ReLU, on ones: a call gives h, (n, r)."""
+
+    def __init__(self, count: int, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_uniform((count, rank, rank), rank, generator))
+        self.bias = nn.Parameter(_uniform((count, rank), rank, generator))
+
+    def forward(self) -> Tensor:
+        return torch.relu(self.weight.sum(dim=2) + self.bias)
+
+
+def _uniform(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:
+    """What torch begins a linear layer of so many inputs with."""
+    unit = torch.rand(shape, generator=generator)
+    return (2 * unit - 1) / math.sqrt(inputs)

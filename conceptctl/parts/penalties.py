@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from conceptctl.diffusion.projections import Deltas
+from conceptctl.diffusion.projections import Stacks
 
 
-def sparsity(shares: Sequence[Tensor]) -> Tensor:
+def sparsity(shares: Tensor) -> Tensor:
     """How much the masks let pass (STAMINA eq. 7).
 
     Completes the paper: the mean of each mask, summed over matrices. A sum over all entries would outweigh the
     denoising loss by millions, and a mean over all would leave each entry a gradient too small for Adam.
 
     Args:
-        shares: The mean of each projection's mask: the share of its entries that pass.
+        shares: The mean of each projection's mask, (n,): the share of its entries that pass.
     """
-    return torch.stack(list(shares)).sum()
+    return shares.sum()
 
 
 COMBINATIONS = 64
@@ -48,7 +48,7 @@ def combined(states: Tensor, generator: torch.Generator) -> Tensor:
     return drawn
 
 
-def preservation(deltas: Deltas, states: Tensor, sizes: Mapping[str, Tensor]) -> Tensor:
+def preservation(deltas: Stacks, states: Tensor, sizes: Mapping[str, Tensor]) -> Tensor:
     """How much a task changes the keys and values of prompts that are not its own.
 
     Not in the papers of the methods here. Closed-form editing keeps a list of prompts that way (Gandikota et al. 2024,
@@ -63,24 +63,27 @@ def preservation(deltas: Deltas, states: Tensor, sizes: Mapping[str, Tensor]) ->
     Returns:
         The mean over projections of |delta R|^2 / |W R|^2: the share of change.
     """
-    return torch.stack([(delta @ states).square().sum() / sizes[place] for place, delta in deltas.items()]).mean()
+    shares = [
+        (stack @ states).square().sum(dim=(1, 2)) / torch.stack([sizes[place] for place in places])
+        for places, stack in deltas.stacks.items()
+    ]
+    return torch.cat(shares).mean()
 
 
-def forgetting(deltas: Deltas, earlier: Mapping[str, Tensor]) -> Tensor:
+def forgetting(deltas: Stacks, earlier: Stacks) -> Tensor:
     """How much a task changes weights that earlier tasks changed (C-LoRA; STAMINA eqs. 3 and 8).
 
     Args:
         deltas: What this task adds, (D1, D2) by place.
         earlier: The absolute value of the sum of all earlier deltas, by place: one matrix each, however many tasks. It
-            has no gradient.
+            has no gradient. The same places as in the deltas.
 
     Returns:
         The sum over all entries of (earlier * delta)^2.
     """
     parts: list[Tensor] = [
-        _SquaredProduct.apply(deltas[place], amount)  # type: ignore[no-untyped-call]
-        for place, amount in earlier.items()
-        if place in deltas
+        _SquaredProduct.apply(stack, earlier.stacks[places])  # type: ignore[no-untyped-call]
+        for places, stack in deltas.stacks.items()
     ]
     return torch.stack(parts).sum()
 

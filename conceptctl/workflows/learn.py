@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from conceptctl.diffusion.examples import Examples
     from conceptctl.diffusion.fit import State, Trainable
     from conceptctl.diffusion.models import Pipeline
+    from conceptctl.diffusion.projections import Stacks
     from conceptctl.methods.base import Method, Task
 
 PREVIEW_PICTURES = 4
@@ -155,7 +156,7 @@ class _Learning:
         if self.request.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
 
-        def penalty(deltas: Mapping[str, Tensor], share: float, generator: Generator) -> Mapping[str, Tensor]:
+        def penalty(deltas: Stacks, share: float, generator: Generator) -> Mapping[str, Tensor]:
             return self.method.penalty(trainable, deltas, task, share, generator)
 
         self.watch.stage("learning", schedule.steps)
@@ -298,7 +299,7 @@ class _Learning:
         import torch
 
         from conceptctl.diffusion import conditioning
-        from conceptctl.diffusion.projections import cross_attention, shapes_of, sizes_of
+        from conceptctl.diffusion.projections import Stacks, cross_attention, shapes_of, sizes_of
         from conceptctl.methods.base import Task
         from conceptctl.workflows import describe
 
@@ -313,11 +314,15 @@ class _Learning:
             kept = [describe.usual(pipeline.tokenizer, each.name) for each in self.head.concepts]
             states = conditioning.with_kept(pipeline, states, kept)
         files = [path for _, path in generate.concept_files(self.store, self.head)]
-        earlier = weights.summed(files, shapes)
+        changed = weights.summed(files, shapes)
+        earlier = {
+            place: torch.from_numpy(changed[place]).abs() if place in changed else torch.zeros(shape)
+            for place, shape in (shapes if changed else {}).items()
+        }
         return Task(
             shapes,
             self.start,
-            {place: torch.from_numpy(total).abs().to(self.device) for place, total in earlier.items()},
+            Stacks.of({place: total.to(self.device) for place, total in earlier.items()}),
             self.request.train.seed,
             states,
             sizes,

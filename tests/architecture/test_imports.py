@@ -47,6 +47,21 @@ def test_looking_loads_no_drawing_of_tables_when_nobody_looks(verb, store):
     assert done.stderr == "False\n"
 
 
+@pytest.mark.parametrize("package", ["diffusion", "methods", "metrics", "workflows"])
+def test_diffusers_is_loaded_where_it_is_first_used(package):
+    # Loading a pipeline first tells diffusers and transformers to keep their advice to themselves, some of which comes
+    # as soon as they are imported: a user would find it on the screen.
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"import conceptctl.{package} as package\n"
+        "for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "    importlib.import_module(found.name)\n"
+        "print([name for name in ('diffusers', 'transformers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_probe_sees_a_heavy_module():
     code = "import sys, numpy; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,8 @@ def test_singular_values_are_pushed_towards_one_and_directions_are_kept(shape):
     s = s / s.norm()
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    torch.testing.assert_close(orthogonalized(matrix).double(), u @ s.diag() @ v, atol=1e-4, rtol=0)
+    (found,) = orthogonalized([matrix[None]])
+    torch.testing.assert_close(found[0].double(), u @ s.diag() @ v, atol=1e-4, rtol=0)
 
 
 def test_what_is_no_matrix_gets_adamw():
@@ -61,18 +62,38 @@ def test_groups_have_learning_rates_of_their_own():
     assert slow.detach().abs().max() > 0
 
 
-def test_a_group_can_have_every_matrix_made_orthogonal():
-    parameter = nn.Parameter(torch.zeros(40, 2))
-    optimizer = Muon([{"params": [parameter], "every_matrix": True}], 0.1)
-    parameter.grad = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.1])
+def test_a_group_can_have_stacks_of_which_every_matrix_is_made_orthogonal():
+    wide, narrow = nn.Parameter(torch.zeros(2, 2, 30)), nn.Parameter(torch.zeros(3, 40, 2))
+    optimizer = Muon([{"params": [wide, narrow], "stacks": True}], 0.1)
+    generator = torch.Generator().manual_seed(0)
+    wide.grad = torch.randn(2, 2, 30, generator=generator) * torch.tensor([[1.0], [0.1]])
+    narrow.grad = torch.randn(3, 40, 2, generator=generator) * torch.tensor([1.0, 0.1])
     optimizer.step()
-    longest, shortest = torch.linalg.svdvals(parameter.detach())
-    assert shortest > 0.5 * longest
+    for matrix in [*wide.detach(), *narrow.detach()]:
+        longest, shortest = torch.linalg.svdvals(matrix)
+        assert shortest > 0.5 * longest
 
 
-def test_matrices_of_one_shape_are_updated_as_each_would_be_alone():
+def test_a_stack_is_updated_as_its_matrices_would_be():
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(3, 3, 40, 16, generator=generator)
+    stack = nn.Parameter(torch.zeros(3, 40, 16))
+    alone = [nn.Parameter(torch.zeros(40, 16)) for _ in range(3)]
+    optimizers = [Muon([{"params": [stack], "stacks": True}], 0.1), Muon(alone, 0.1)]
+    for of_step in gradients:
+        stack.grad = of_step
+        for parameter, gradient in zip(alone, of_step, strict=True):
+            parameter.grad = gradient
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(stack, torch.stack(list(alone)))
+
+
+def test_matrices_are_updated_together_as_each_would_be_alone():
     torch.manual_seed(0)
+    # Of one shape as matrices, and others with the same short side: wide, tall and square.
     layers = [nn.Conv2d(16, 32, 3, bias=False), nn.Conv2d(16, 32, 3, bias=False), nn.Linear(144, 32, bias=False)]
+    layers += [nn.Linear(*sides, bias=False) for sides in ((200, 32), (32, 100), (32, 32), (100, 16))]
     together = [layer.weight for layer in layers]
     alone = [nn.Parameter(weight.detach().clone()) for weight in together]
     optimizers = [Muon(together, 0.1), *(Muon([weight], 0.1) for weight in alone)]

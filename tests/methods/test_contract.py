@@ -10,7 +10,7 @@ from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import State, denoising_loss, fit
-from conceptctl.diffusion.projections import adapted, cross_attention, shapes_of
+from conceptctl.diffusion.projections import Stacks, adapted, cross_attention, shapes_of
 from conceptctl.errors import NotFound
 from conceptctl.methods import METHODS, find_method
 from conceptctl.methods.base import Task
@@ -66,7 +66,7 @@ class Bench:
         known = {place: torch.rand(shape, generator=generator) for place, shape in shapes.items()} if earlier else {}
         states = torch.randn(start.shape[1], 3, generator=generator)
         ours = {"states": states, "sizes": {place: torch.tensor(2.0) for place in shapes}}
-        self.task = Task(shapes, start, known, **(ours if method.config.preservation_weight else {}))
+        self.task = Task(shapes, start, Stacks.of(known), **(ours if method.config.preservation_weight else {}))
         self.trainable = method.attach(self.task)
 
     def fit(self, *, steps=STEPS, state=None, callbacks=None):

@@ -6,7 +6,7 @@ import torch
 
 from conceptctl.parts.adapters.low_rank import LowRank, damped
 
-SHAPES = {"a": (5, 7), "b": (6, 7)}
+SHAPES = {"a": (5, 7), "b": (6, 7), "c": (5, 7)}
 
 
 def states():
@@ -33,7 +33,14 @@ def test_what_is_multiplied_is_a_and_b_in_those_coordinates(rank):
     inputs = damped(states(), 2.0)
     # No rank is larger than its matrix allows: 5 and 6 of 6.
     made = adapters(inputs, rank)
-    for place, up, down in zip(SHAPES, made.up, made.down, strict=True):
+    factors = {
+        place: (up[index], down[index])
+        for places, up, down in zip(made.shapes, made.up, made.down, strict=True)
+        for index, place in enumerate(places)
+    }
+    assert set(factors) == set(SHAPES) == set(made.folded())
+    for place, (up, down) in factors.items():
+        assert made.folded()[place].shape == SHAPES[place]
         assert torch.allclose(made.folded()[place], up @ down @ inputs)
 
 

@@ -9,14 +9,14 @@ SHAPE = (24, 16)
 
 
 def made(form, open_by=1.0, spread=1.0, seed=0):
-    return FORMS[form](SHAPE, 8, open_by, spread, torch.Generator().manual_seed(seed))
+    return FORMS[form](1, SHAPE, 8, open_by, spread, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_a_difference_for_each_entry_and_trains_all_it_has(form):
     mask = made(form)
     differences = mask()
-    assert differences.shape == SHAPE
+    assert differences.shape == (1, *SHAPE)
     (differences * torch.randn(SHAPE)).sum().backward()
     assert all(parameter.grad is not None for parameter in mask.parameters())
 
@@ -33,13 +33,30 @@ def test_how_far_apart_entries_start_is_what_was_asked_for(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_matrices_of_one_stack_have_nothing_to_do_with_each_other(form):
+    mask = FORMS[form](3, SHAPE, 8, 1.0, 1.0, torch.Generator().manual_seed(0))
+    before = mask().detach()
+    assert before.shape == (3, *SHAPE)
+    assert (before[0] - before[1]).abs().mean() > 0.1
+    mask()[1].square().sum().backward()
+    with torch.no_grad():
+        for parameter in mask.parameters():
+            assert parameter.grad is not None
+            assert not parameter.grad[[0, 2]].any()
+            parameter -= parameter.grad
+    after = mask().detach()
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_same_generator_gives_the_same_mask(form):
     assert torch.equal(made(form)(), made(form)())
     assert not torch.equal(made(form)(), made(form, seed=1)())
 
 
 def test_entries_pass_as_often_as_their_logit_says():
-    uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(1, 400, 500, generator=torch.Generator().manual_seed(0))
     for difference in (-1.5, 0.0, 0.7):
         passed, share = masked(
             torch.full_like(uniform, 3.0), torch.full_like(uniform, difference), uniform.logit() / 0.5, 0.5
@@ -70,14 +87,16 @@ def test_the_noise_is_logistic_over_the_temperature():
 
 def test_the_gradient_is_the_soft_masks_and_values_have_it_where_they_pass():
     generator = torch.Generator().manual_seed(0)
-    differences, values, weights = torch.randn(3, 9, dtype=torch.float64, generator=generator).unbind()
+    differences, values, weights = torch.randn(3, 2, 3, 5, dtype=torch.float64, generator=generator).unbind()
+    of_shares = torch.tensor([7.0, -2.0], dtype=torch.float64)
     differences.requires_grad_()
     values.requires_grad_()
-    uniform = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    passed, share = masked(values, differences, uniform.logit() / 0.5, 0.5)
-    ours = torch.autograd.grad((passed * weights).sum() + 7 * share, (values, differences))
+    uniform = torch.linspace(0.1, 0.9, 30, dtype=torch.float64).view(2, 3, 5)
+    passed, shares = masked(values, differences, uniform.logit() / 0.5, 0.5)
+    ours = torch.autograd.grad((passed * weights).sum() + shares @ of_shares, (values, differences))
     soft = ((differences + torch.logit(uniform)) / 0.5).sigmoid()
-    (of_mask,) = torch.autograd.grad((values.detach() * soft * weights).sum() + 7 * soft.mean(), differences)
+    soft_shares = soft.mean(dim=(1, 2))
+    (of_mask,) = torch.autograd.grad((values.detach() * soft * weights).sum() + soft_shares @ of_shares, differences)
     assert torch.allclose(ours[1], of_mask)
     assert torch.allclose(ours[0], weights * (soft > 0.5))
 
@@ -86,9 +105,9 @@ def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():
     # Under Adam, with the same gradient in every step; the hypothesis that its speed is built on.
     moved = {}
     for form in (Literal, Collapsed):
-        mask = form(SHAPE, 16, 0.0, 0.0, torch.Generator().manual_seed(0))
+        mask = form(2, SHAPE, 16, 0.0, 0.0, torch.Generator().manual_seed(0))
         before = mask().detach()
-        optimizer = torch.optim.Adam(mask.parameters(), lr=1e-4 * mask.speed, eps=1e-15)
+        optimizer = torch.optim.Adam(mask.parameters(), lr=1e-4, eps=1e-15)
         for _ in range(10):
             optimizer.zero_grad()
             mask().sum().backward()

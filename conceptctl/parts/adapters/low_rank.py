@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from conceptctl.diffusion.fit import ParameterGroups
-from conceptctl.diffusion.projections import Deltas
+from conceptctl.diffusion.projections import Places, Shape, Stacks, alike
 
 
 def damped(states: Tensor, damping: float) -> Tensor:
@@ -31,13 +31,16 @@ def damped(states: Tensor, damping: float) -> Tensor:
 
 
 class LowRank(nn.Module):
-    """A: D1 x r and B: r x D2 for each projection; the delta is their product, unscaled as in STAMINA eq. 5."""
+    """A: D1 x r and B: r x D2 for each projection; the delta is their product, unscaled as in STAMINA eq. 5.
+
+    Those of projections of one shape are one parameter: `up` has (n, D1, r), `down` (n, r, D2).
+    """
 
     inputs: Tensor | None
 
     def __init__(
         self,
-        shapes: Mapping[str, tuple[int, int]],
+        shapes: Mapping[str, Shape],
         rank: int,
         learning_rate: float,
         *,
@@ -58,38 +61,38 @@ class LowRank(nn.Module):
         super().__init__()
         # It follows from the store, and is no state of the training.
         self.register_buffer("inputs", inputs, persistent=False)
-        self.places = tuple(shapes)
         self.learning_rate = learning_rate
-        ranks = [min(rank, *shape) for shape in shapes.values()]
+        self.shapes = alike(shapes)
+        sizes = [(len(places), *shape, min(rank, *shape)) for places, shape in self.shapes.items()]
         self.up = nn.ParameterList(
-            nn.Parameter(start * torch.randn(shape[0], r, generator=generator))
-            for shape, r in zip(shapes.values(), ranks, strict=True)
+            nn.Parameter(start * torch.randn(count, rows, r, generator=generator)) for count, rows, _, r in sizes
         )
         self.down = nn.ParameterList(
             # The uniform values that LoRA's authors begin with.
-            nn.Parameter((2 * torch.rand(r, shape[1], generator=generator) - 1) / shape[1] ** 0.5)
-            for shape, r in zip(shapes.values(), ranks, strict=True)
+            nn.Parameter((2 * torch.rand(count, r, columns, generator=generator) - 1) / columns**0.5)
+            for count, _, columns, r in sizes
         )
 
-    def forward(self, generator: torch.Generator) -> Deltas:
-        """The deltas, by place; nothing in them is random."""
+    def forward(self, generator: torch.Generator) -> Stacks:
+        """The deltas; nothing in them is random."""
         return self.folded()
 
-    def folded(self) -> Deltas:
-        """The deltas, by place."""
-        return dict(zip(self.places, self.products(), strict=True))
+    def folded(self) -> Stacks:
+        """The deltas."""
+        return Stacks(self.products())
 
-    def products(self) -> list[Tensor]:
-        """A B for each projection, (D1, D2)."""
-        return [up @ factor for up, factor in zip(self.up, self._down(), strict=True)]
+    def products(self) -> dict[Places, Tensor]:
+        """A B for each projection, those of one shape together, (n, D1, D2)."""
+        return {places: up @ down for places, up, down in zip(self.shapes, self.up, self._down(), strict=True)}
 
-    def _down(self) -> Sequence[Tensor]:
-        """B P for each projection, (r, D2)."""
+    def _down(self) -> list[Tensor]:
+        """B P for each projection, those of one shape together, (n, r, D2)."""
         if self.inputs is None:
             return list(self.down)
         # One product of all of them: P is read once.
-        shared: Sequence[Tensor] = (torch.cat(list(self.down)) @ self.inputs).split([len(each) for each in self.down])
-        return shared
+        shared = torch.cat([each.flatten(0, 1) for each in self.down]) @ self.inputs
+        parts = shared.split([each.shape[0] * each.shape[1] for each in self.down])
+        return [part.view_as(each) for part, each in zip(parts, self.down, strict=True)]
 
     def groups(self) -> ParameterGroups:
         """Both factors, at one rate."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from conceptctl.diffusion.fit import ParameterGroups
-from conceptctl.diffusion.projections import Deltas
+from conceptctl.diffusion.projections import Stacks
 from conceptctl.parts.adapters.low_rank import LowRank
-from conceptctl.parts.masks import FORMS, MaskForm, masked, noise_table
+from conceptctl.parts.masks import FORMS, masked, noise_table
 
 MASK_EPSILON = 1e-15
 """Adam's eps for the masks: their gradients are of order 1e-8 and less, which the usual 1e-8 would not normalize."""
@@ -22,7 +22,6 @@ class Masked(nn.Module):
     def __init__(
         self,
         low_rank: LowRank,
-        shapes: Mapping[str, tuple[int, int]],
         form: str,
         rank: int,
         learning_rate: float,
@@ -36,10 +35,9 @@ class Masked(nn.Module):
 
         Args:
             low_rank: What is masked.
-            shapes: The projections, (D1, D2) by place.
             form: One of `masks.FORMS`.
             rank: Width of the mask's MLP.
-            learning_rate: Of the masks; each form multiplies it with its `speed`.
+            learning_rate: Of the masks.
             temperature: tau of the Gumbel softmax.
             open_by: By how much entries start out open, in logits: the mean.
             spread: Their deviation.
@@ -48,25 +46,26 @@ class Masked(nn.Module):
         super().__init__()
         self.low_rank = low_rank
         self.masks: nn.ModuleList = nn.ModuleList(
-            FORMS[form](shape, rank, open_by, spread, generator) for shape in shapes.values()
+            FORMS[form](len(places), shape, rank, open_by, spread, generator)
+            for places, shape in low_rank.shapes.items()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
         self._table: Tensor | None = None
         self._table_seed = int(torch.randint(2**62, (), generator=generator))
-        self.shares: list[Tensor] = []
+        self.shares = torch.empty(0)
         """The share of each matrix that the last step's mask lets pass, with its graph, for a sparsity loss."""
 
-    def forward(self, generator: torch.Generator) -> Deltas:
+    def forward(self, generator: torch.Generator) -> Stacks:
         """The deltas of a training step, through freshly drawn masks."""
         products = self.low_rank.products()
-        sizes = [product.numel() for product in products]
-        noise = self._noise(sum(sizes), products[0].device, generator)
-        passed = [
-            masked(product, form(), part.view_as(product), self.temperature)
-            for form, part, product in zip(self.masks, noise.split(sizes), products, strict=True)
-        ]
-        self.shares = [share for _, share in passed]
-        return {place: delta for place, (delta, _) in zip(self.low_rank.places, passed, strict=True)}
+        sizes = [product.numel() for product in products.values()]
+        noise = self._noise(sum(sizes), next(iter(products.values())).device, generator)
+        deltas, shares = {}, []
+        for (places, product), form, part in zip(products.items(), self.masks, noise.split(sizes), strict=True):
+            deltas[places], share = masked(product, form(), part.view_as(product), self.temperature)
+            shares.append(share)
+        self.shares = torch.cat(shares)
+        return Stacks(deltas)
 
     def _noise(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
         """A step's noise, drawn where it is needed; on a CPU, where that takes long, any window of a table."""
@@ -78,22 +77,20 @@ class Masked(nn.Module):
         first = int(torch.randint(count + 1, (), generator=generator))
         return self._table[first : first + count]
 
-    def folded(self) -> Deltas:
+    def folded(self) -> Stacks:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
-        kept = [product * (form() > 0) for product, form in zip(self.low_rank.products(), self.masks, strict=True)]
-        return dict(zip(self.low_rank.places, kept, strict=True))
+        products = self.low_rank.products()
+        return Stacks(
+            {
+                places: product * (form() > 0)
+                for (places, product), form in zip(products.items(), self.masks, strict=True)
+            }
+        )
 
     def groups(self) -> ParameterGroups:
-        """The factors, and the masks at rates of their own."""
-        of_speed: dict[float, list[nn.Parameter]] = {}
-        for form in self.masks:
-            assert isinstance(form, MaskForm)
-            of_speed.setdefault(form.speed, []).extend(form.parameters())
-        masks = [
-            {"params": parameters, "lr": self.learning_rate * speed, "eps": MASK_EPSILON}
-            for speed, parameters in of_speed.items()
-        ]
-        return [*self.low_rank.groups(), *masks]
+        """The factors, and the masks at a rate of their own."""
+        masks = {"params": list(self.masks.parameters()), "lr": self.learning_rate, "eps": MASK_EPSILON}
+        return [*self.low_rank.groups(), masks]
 
     def measures(self) -> Mapping[str, Tensor]:
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""

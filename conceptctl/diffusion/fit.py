@@ -117,6 +117,10 @@ class Report:
     """Since this run began; an interrupted one counts from where it was taken up."""
 
 
+STATE_FORMAT = 2
+"""What the tensors of a `State` mean: another number whenever a method's parameters come in other shapes."""
+
+
 @dataclass
 class State:
     """All that a training needs to go on: the same steps follow, bit for bit on a CPU."""

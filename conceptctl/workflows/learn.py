@@ -192,6 +192,8 @@ class _Learning:
 
     def _job(self) -> tuple[jobs.Job, State | None]:
         """Find the interrupted run of this request, or begin a new one."""
+        from conceptctl.diffusion.fit import STATE_FORMAT
+
         self.begun: Tensor | None = None
         settings = {
             "name": self.request.name,
@@ -203,6 +205,7 @@ class _Learning:
             "flip": self.request.flip,
             "precision": self.precision,
             "program": conceptctl.__version__,
+            "state_format": STATE_FORMAT,
             # What is learned on top of; folding it meanwhile, or evaluating it, changes nothing for this run.
             "after": [each.uid for each in self.head.concepts],
         }

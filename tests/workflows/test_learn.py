@@ -258,6 +258,15 @@ def test_other_pictures_are_another_run(store, folder, tmp_path):
     assert min(seen) == 10
 
 
+def test_a_state_that_means_something_else_is_another_run(store, folder, monkeypatch):
+    interrupted(store, folder)
+    monkeypatch.setattr("conceptctl.diffusion.fit.STATE_FORMAT", 1)
+    seen = []
+    train = TrainConfig(steps=25, batch_size=2)
+    teach(store, folder, train=train, watch=Watch(report=lambda r: seen.append(r.step)))
+    assert min(seen) == 10
+
+
 def interrupted(store, folder, name="alice", **changes):
     def interrupt(report):
         raise KeyboardInterrupt

@@ -27,6 +27,7 @@ from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import known_states, starting_row
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
+from conceptctl.diffusion.models import has_fast_bf16
 from conceptctl.diffusion.projections import Stacks, cross_attention, shapes_of, sizes_of
 from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
@@ -67,6 +68,7 @@ class Variant:
 
     def turn(self, examples: Examples, seed: int) -> None:
         """Take a few steps and keep their times."""
+        device = self.pipeline.device
         seconds: list[float] = []
         fit(
             self.pipeline,
@@ -75,6 +77,7 @@ class Variant:
             examples,
             self.method.config.schedule(seed),
             lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
+            autocast=device.type == "cpu" and has_fast_bf16(device),
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )
         self.times += [after - before for before, after in itertools.pairwise(seconds)]

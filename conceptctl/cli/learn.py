@@ -79,7 +79,7 @@ def learn(
         int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
     ] = None,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="bf16 (what a GPU learns in) or no (what a CPU does).")
+        str | None, typer.Option(help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no.")
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="The base's own; pictures are made to fit anyway.")] = None,
     feature_extractor: Annotated[

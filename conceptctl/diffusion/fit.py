@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from conceptctl.diffusion.conditioning import Prompts, Slot, learned_row
 from conceptctl.diffusion.examples import Examples
-from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.models import Pipeline, plain_attention
 from conceptctl.diffusion.muon import Muon
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import Adapted, Stacks, adapted, cross_attention, freeze
@@ -165,6 +166,7 @@ def fit(
     schedule: Schedule,
     penalty: Penalty,
     *,
+    autocast: bool = False,
     state: State | None = None,
     callbacks: Callbacks | None = None,
 ) -> State:
@@ -180,6 +182,7 @@ def fit(
         examples: What on.
         schedule: How long.
         penalty: The method's own loss.
+        autocast: Let an fp32 U-Net multiply in bf16.
         state: Where an earlier run stopped.
         callbacks: Who is told.
 
@@ -191,10 +194,15 @@ def fit(
     """
     callbacks = callbacks or Callbacks()
     freeze(pipeline.unet, pipeline.text_encoder, pipeline.vae)
-    run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State())
-    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
-        _loop(run, callbacks)
+    with _attention(pipeline, autocast):
+        run = _Run(pipeline, number, trainable, examples, schedule, penalty, state or State(), autocast)
+        with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
+            _loop(run, callbacks)
     return run.state()
+
+
+def _attention(pipeline: Pipeline, autocast: bool) -> AbstractContextManager[None]:
+    return plain_attention(pipeline.unet) if autocast else nullcontext()
 
 
 @torch.no_grad()
@@ -207,6 +215,7 @@ def denoising_loss(
     *,
     batches: int,
     sampled: bool,
+    autocast: bool = False,
 ) -> float:
     """Measure the denoising loss on batches that no step draws, the same in every call.
 
@@ -218,11 +227,16 @@ def denoising_loss(
         schedule: Of which the portions count.
         batches: How many.
         sampled: With deltas as a training step draws them, or as they are kept.
+        autocast: As `fit` had it.
     """
     uniform = replace(schedule, timestep_sampling="uniform")
-    run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share, generator: {}, State())
+    run = _Run(pipeline, number, trainable, examples, uniform, lambda deltas, share, generator: {}, State(), autocast)
     total = 0.0
-    with adapted(cross_attention(pipeline.unet)) as run.projected, learned_row(pipeline, number) as run.slot:
+    with (
+        _attention(pipeline, autocast),
+        adapted(cross_attention(pipeline.unet)) as run.projected,
+        learned_row(pipeline, number) as run.slot,
+    ):
         for index in range(batches):
             run.step = schedule.steps + index
             total += run.losses(run.generator(), sampled=sampled)["denoising"].item()
@@ -271,9 +285,10 @@ class _Run:
         schedule: Schedule,
         penalty: Penalty,
         state: State,
+        autocast: bool,
     ) -> None:
         self.trainable, self.examples, self.schedule, self.penalty = trainable, examples, schedule, penalty
-        self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma)
+        self.objective = Objective(pipeline, schedule.snr_gamma, schedule.p2_gamma, autocast=autocast)
         self.prompts = Prompts(pipeline, examples.prompts, number)
         if schedule.timestep_sampling == "importance":
             # Of the model and the token as the training finds them, so that a run that goes on measures the same.

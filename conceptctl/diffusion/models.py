@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptctl.diffusion.prompts import add_token
 from conceptctl.errors import DeviceFailed, NotFound
@@ -43,6 +43,26 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceFailed(f"there is no device {name!r} here", hint="--device auto, cpu or cuda")
     return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: CUDA does, and CPUs that say so."""
+    abilities = torch.cpu.get_capabilities()
+    return device.type == "cuda" or any(abilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+@contextmanager
+def plain_attention(unet: nn.Module) -> Iterator[None]:
+    """Let a U-Net's attention be plain matrix products: the fused one's backward pass on a CPU has no bf16 ones."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    network: Any = unet
+    before = network.attn_processors
+    network.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        network.set_attn_processor(before)
 
 
 @contextmanager

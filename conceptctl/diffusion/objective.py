@@ -18,7 +18,9 @@ _EVERYWHERE = 0.1
 class Objective:
     """The denoising loss of a pipeline, whether it predicts noise or velocity."""
 
-    def __init__(self, pipeline: Pipeline, snr_gamma: float = 0.0, p2_gamma: float = 0.0) -> None:
+    def __init__(
+        self, pipeline: Pipeline, snr_gamma: float = 0.0, p2_gamma: float = 0.0, *, autocast: bool = False
+    ) -> None:
         """Take over the pipeline's noise schedule.
 
         Args:
@@ -29,6 +31,7 @@ class Objective:
             p2_gamma: The power of 1 / (1 + the signal-to-noise ratio) with which errors count as well, scaled so that
                 the mean over all times stays: what a picture shows is decided where there is much noise (Choi et al.
                 2022, "Perception prioritized training of diffusion models", eq. 8 with k = 1); 0 for none.
+            autocast: Let an fp32 U-Net multiply in bf16.
 
         Raises:
             NotFound: The pipeline predicts something else.
@@ -40,6 +43,7 @@ class Objective:
         if predicts not in ("epsilon", "v_prediction"):
             raise NotFound(f"a base that predicts {predicts!r} cannot be learned on", hint="epsilon or v_prediction")
         self.unet = pipeline.unet
+        self.autocast = autocast
         self.times: int = self.scheduler.config.num_train_timesteps
         weighted = snr_gamma or p2_gamma
         self.weights = self._weights(snr_gamma, p2_gamma).to(pipeline.device) if weighted else None
@@ -114,7 +118,8 @@ class Objective:
             The mean squared error of each sample, weighted if so asked, (B,), fp32.
         """
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        predicted = self.unet(noisy.to(hidden.dtype), timesteps, hidden).sample.float()
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.autocast):
+            predicted = self.unet(noisy.to(hidden.dtype), timesteps, hidden).sample.float()
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(latents, noise, timesteps)

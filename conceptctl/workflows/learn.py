@@ -126,6 +126,8 @@ class _Learning:
         self.began = time.monotonic()
         self.device = models.choose_device(device)
         self.precision = precision_of(request, self.device.type)
+        # On a GPU the model itself is in bf16.
+        self.autocast = self.precision == "bf16" and self.device.type == "cpu"
         self.checked = check_pictures(store, self.head, request, watch)
         self.plan = planned(self.head, request, method, self.checked, str(self.device))
         self.attachments: tuple[Attachment, ...] = self.head.attachments
@@ -166,7 +168,17 @@ class _Learning:
             save=lambda reached: save_state(job, reached, self.kept),
             preview=self._previewer(pipeline) if self.watch.preview else None,
         )
-        end = fit(pipeline, number, trainable, examples, schedule, penalty, state=state, callbacks=callbacks)
+        end = fit(
+            pipeline,
+            number,
+            trainable,
+            examples,
+            schedule,
+            penalty,
+            autocast=self.autocast,
+            state=state,
+            callbacks=callbacks,
+        )
         deltas = {place: delta.detach().float().cpu() for place, delta in trainable.folded().items()}
         row = trainable.token().detach().float().cpu()
         if not all(bool(learned.isfinite().all()) for learned in (*deltas.values(), row)):
@@ -367,7 +379,14 @@ class _Learning:
         found = {name: value.item() for name, value in measures.items()}
         for name, sampled in (("loss_sampled", True), ("loss_folded", False)):
             found[name] = denoising_loss(
-                pipeline, number, trainable, examples, schedule, batches=HEALTH_BATCHES, sampled=sampled
+                pipeline,
+                number,
+                trainable,
+                examples,
+                schedule,
+                batches=HEALTH_BATCHES,
+                sampled=sampled,
+                autocast=self.autocast,
             )
         return found
 

@@ -51,7 +51,7 @@ class Request:
     gradient_checkpointing: bool = False
     """Less memory, more time."""
     mixed_precision: str | None = None
-    """One of `PRECISIONS`: bf16 on a GPU, or fp32; the device decides when it is None."""
+    """One of `PRECISIONS`: bf16, or fp32; the device decides when it is None."""
     resolution: int | None = None
     """The side that the base is expected to have, in pixels."""
     skip_bad: bool = False
@@ -147,21 +147,26 @@ def check_facts(request: Request) -> None:
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"there is no precision {request.mixed_precision!r} to learn in",
-            hint="--mixed-precision bf16 on a GPU, or no; fp16 has too small a range for what is learned here",
+            hint="--mixed-precision bf16 or no; fp16 has too small a range for what is learned here",
         )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
 
 
 def precision_of(request: Request, device: str) -> str:
-    """Return the precision that a device learns in, one of `PRECISIONS`.
+    """Return the precision that a device learns in, one of `PRECISIONS`: bf16 where that is fast.
 
     Raises:
         UsageError: It does not learn in the one that is asked for.
     """
-    if device == "cpu" and request.mixed_precision == "bf16":
-        raise UsageError("a CPU learns in fp32", hint="leave --mixed-precision out, or --device cuda")
-    return "no" if device == "cpu" else request.mixed_precision or "bf16"
+    import torch
+
+    from conceptctl.diffusion.models import has_fast_bf16
+
+    fast = has_fast_bf16(torch.device(device))
+    if request.mixed_precision == "bf16" and not fast:
+        raise UsageError("this CPU is slow in bf16", hint="leave --mixed-precision out, or --device cuda")
+    return request.mixed_precision or ("bf16" if fast else "no")
 
 
 def make_method(request: Request, base_name: str) -> Method:

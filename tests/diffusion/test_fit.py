@@ -328,3 +328,35 @@ def test_known_states_are_those_of_whole_words(pipeline, monkeypatch):
     assert all(word.endswith("</w>") and len(word) > len("x</w>") for word in words)
     assert all(word.removesuffix("</w>").isalpha() for word in words)
     assert "cat</w>" not in words
+
+
+def test_in_bf16_the_unet_multiplies_in_it_and_is_left_as_it_was(pipeline):
+    examples = Examples(torch.randn(2, 4, 8, 8), ["a photo of a V*alice"] * 2, 2)
+    before = pipeline.unet.attn_processors
+    seen = set()
+    layers = {"conv_in": pipeline.unet.conv_in, **cross_attention(pipeline.unet)}
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype)) for layer in layers.values()
+    ]
+    try:
+        for autocast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+            seen.clear()
+            row = Row(torch.randn(1, WIDTH))
+            trainable = Trainable(None, row, 1e-2)
+            start = row().detach().clone()
+            fit(
+                pipeline,
+                pipeline.number,
+                trainable,
+                examples,
+                Schedule(2, 2),
+                lambda deltas, share, generator: {},
+                autocast=autocast,
+            )
+            assert seen == {wanted}
+            assert row().dtype == torch.float32
+            assert not torch.equal(row().detach(), start)
+            assert pipeline.unet.attn_processors == before
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -561,7 +561,6 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"scheduler": "linear"}}, UsageError),
         ({"settings": {"accumulation": 0}}, UsageError),
         ({"mixed_precision": "fp16"}, UsageError),
-        ({"mixed_precision": "bf16"}, UsageError),
         ({"resolution": 513}, UsageError),
         ({"class_word": "big\ncat"}, UsageError),
         ({"class_word": " "}, UsageError),
@@ -731,6 +730,25 @@ def test_a_signal_keeps_the_state_and_the_same_command_goes_on(store, folder, ca
     assert store.head().seq == 1
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_cpu_learns_in_bf16_where_that_is_fast_and_never_otherwise(base_folder, folder, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr("conceptctl.diffusion.models.has_fast_bf16", lambda device: fast)
+    stores = {name: synthetic.make_store(tmp_path / name, base_folder) for name in ("default", "in full", "bf16")}
+    teach(stores["default"], folder)
+    teach(stores["in full"], folder, mixed_precision="no")
+    if fast:
+        teach(stores["bf16"], folder, mixed_precision="bf16")
+    else:
+        with pytest.raises(UsageError, match="bf16"):
+            teach(stores["bf16"], folder, mixed_precision="bf16")
+        assert stores["bf16"].head().seq == 0
+    learned = {name: delta(store, "alice") for name, store in stores.items() if store.head().concepts}
+    assert same(learned["default"], learned["bf16" if fast else "in full"])
+    assert same(learned["default"], learned["in full"]) == (not fast)
+    record = read_record(stores["default"].blob(stores["default"].concept("alice")))
+    assert record.settings["precision"] == ("bf16" if fast else "no")
+
+
 def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_does_not(tmp_path, monkeypatch, capsys):
     root = tmp_path / "data"
     monkeypatch.setattr("conceptctl.store.layout.default_root", lambda: root)
@@ -741,7 +759,7 @@ def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_doe
     assert run(["learn", str(tmp_path), "--token", "Alice"]) == 2
     pictures = str(write_pictures(tmp_path / "right", side=64))
     assert run(["learn", pictures, "--token", "alice", "--resolution", "512"]) == 2
-    assert run(["learn", pictures, "--token", "alice", "--mixed-precision", "bf16", "--device", "cpu"]) == 2
+    assert run(["learn", pictures, "--token", "alice", "--mixed-precision", "fp8", "--device", "cpu"]) == 2
     assert not root.exists()
     named = ["--store", str(tmp_path / "elsewhere")]
     assert run(["learn", str(write_pictures(tmp_path / "p", side=64)), "--token", "alice", *named]) == 5

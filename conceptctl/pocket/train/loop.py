@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from conceptctl.diffusion.models import has_fast_bf16
 from conceptctl.diffusion.muon import Muon
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -25,11 +26,6 @@ BatchT = TypeVar("BatchT")
 
 Losses = dict[str, Tensor]
 """The parts of a loss by name, each a scalar; the one called "loss" is minimized."""
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: CUDA does, and so do CPUs with AMX."""
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 @dataclass(frozen=True)

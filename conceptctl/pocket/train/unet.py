@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from conceptctl.diffusion.models import has_fast_bf16
 from conceptctl.pocket.train.clip import TEXT_WIDTH
 from conceptctl.pocket.train.data import Batches, to_signed, to_tensor
-from conceptctl.pocket.train.loop import Losses, Recipe, Stage, has_fast_bf16
+from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.trained import text_tower, trained_clip, trained_vae
 from conceptctl.pocket.train.vocabulary import LENGTH, tokenize
 from conceptctl.pocket.world.captions import caption
@@ -29,7 +30,7 @@ RECIPES = {
     "cpu": Recipe(samples=20_000_000, batch=64, learning_rate=1.5e-3, weight_decay=0.01, warmup=100),
     "cuda": Recipe(samples=20_000_000, batch=512, learning_rate=2e-3, average=0.9995, weight_decay=0.01),
 }
-CORPUS = {"cpu": 50_000, "cuda": 1_000_000}
+CORPUS = {"cpu": 150_000, "cuda": 1_000_000}
 """How many pictures are encoded once and drawn from, by device."""
 CAPTIONS = 2
 """Captions of each picture."""
@@ -91,7 +92,7 @@ class UnetStage(Stage[UNet2DConditionModel, Batch]):
         self.layout = torch.channels_last if has_fast_bf16(device) else torch.contiguous_format
         self.network = build().to(device, memory_format=self.layout)
         if device.type == "cpu" and has_fast_bf16(device):
-            # The fused attention's backward pass does not use AMX: it took two fifths of a step.
+            # The fused attention's backward pass does not use bf16 products: it took two fifths of a step.
             self.network.set_attn_processor(AttnProcessor())
         self.scheduler = DDPMScheduler(**NOISE)
         self.alphas = self.scheduler.alphas_cumprod.to(device)

@@ -66,9 +66,8 @@ class Variant:
         self.trainable = self.method.attach(self.task).to(device)
         self.times: list[float] = []
 
-    def turn(self, examples: Examples, seed: int) -> None:
+    def turn(self, examples: Examples, seed: int, autocast: bool) -> None:
         """Take a few steps and keep their times."""
-        device = self.pipeline.device
         seconds: list[float] = []
         fit(
             self.pipeline,
@@ -77,7 +76,7 @@ class Variant:
             examples,
             self.method.config.schedule(seed),
             lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
-            autocast=device.type == "cpu" and has_fast_bf16(device),
+            autocast=autocast,
             callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
         )
         self.times += [after - before for before, after in itertools.pairwise(seconds)]
@@ -120,36 +119,45 @@ class Measured:
     """What trains in the U-Net."""
 
 
-def measure(name: str, rounds: int, threads: int, device: str) -> Measured:
+@dataclass(frozen=True)
+class How:
+    """What a variant is measured with."""
+
+    threads: int
+    device: str
+    autocast: bool
+
+
+def measure(name: str, rounds: int, how: How) -> Measured:
     """Train a variant and TI++ in turns."""
-    torch.set_num_threads(threads)
-    pipeline, examples = prepared(device)
+    torch.set_num_threads(how.threads)
+    pipeline, examples = prepared(how.device)
     known = dict(variants(pipeline))
     variant, reference = known[name](), known[REFERENCE]()
     for turn in range(rounds):
-        reference.turn(examples, turn)
-        variant.turn(examples, turn)
+        reference.turn(examples, turn, how.autocast)
+        variant.turn(examples, turn, how.autocast)
     ratio = statistics.median(ours / theirs for ours, theirs in zip(variant.times, reference.times, strict=True))
     return Measured(statistics.median(variant.times), ratio, variant.parameters)
 
 
-def peak(name: str) -> float:
+def peak(name: str, autocast: bool) -> float:
     """The peak memory of this process, which has done nothing yet, when it trains a variant on the CPU, in MB."""
     pipeline, examples = prepared("cpu")
-    dict(variants(pipeline))[name]().turn(examples, 0)
+    dict(variants(pipeline))[name]().turn(examples, 0, autocast)
     # Not ru_maxrss: it holds the largest size of the process that began this one, too.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
-def profile(name: str, threads: int, device: str) -> str:
+def profile(name: str, how: How) -> str:
     """Where the time of a variant's steps goes, the first of which are not looked at."""
-    torch.set_num_threads(threads)
-    pipeline, examples = prepared(device)
+    torch.set_num_threads(how.threads)
+    pipeline, examples = prepared(how.device)
     variant = dict(variants(pipeline))[name]()
-    variant.turn(examples, 0)
+    variant.turn(examples, 0, how.autocast)
     with torch.profiler.profile() as profiler:
-        variant.turn(examples, 1)
+        variant.turn(examples, 1, how.autocast)
     table: str = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45)
     return table
 
@@ -169,24 +177,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), help="what `learn` takes, if not given")
     parser.add_argument("--weights", type=Path, help="another base than the bundled one")
     parser.add_argument("--profile", action="store_true", help="show where the time of STAMINA's step goes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.weights:
         bundle.WEIGHTS = options.weights
+    on_cpu = options.device == "cpu"
+    wanted = options.mixed_precision or ("bf16" if has_fast_bf16(torch.device(options.device)) else "no")
+    how = How(options.threads, options.device, on_cpu and wanted == "bf16")
     pipeline, _ = prepared("cpu")
     weights = sum(parameter.numel() for parameter in pipeline.unet.parameters())
     print("| variant | s a step | of TI++ | trained, % of the U-Net | peak memory, MB |\n|---|---|---|---|---|")
     rows = {}
     for name, _ in variants(pipeline):
-        found = alone(measure, name, options.rounds, options.threads, options.device)
+        found = alone(measure, name, options.rounds, how)
         share = 100 * found.parameters / weights
-        memory = alone(peak, name) if options.device == "cpu" and sys.platform == "linux" else float("nan")
+        memory = alone(peak, name, how.autocast) if on_cpu and sys.platform == "linux" else float("nan")
         rows[name] = {"seconds": found.seconds, "ratio": found.ratio, "share": share, "memory": memory}
         print(f"| {name} | {found.seconds:.3f} | {found.ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
     if options.profile:
-        print(alone(profile, "STAMINA, low-rank mask", options.threads, options.device))
+        print(alone(profile, "STAMINA, low-rank mask", how))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

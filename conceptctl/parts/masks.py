@@ -134,8 +134,10 @@ class _Masked(torch.autograd.Function):
         # The hard mask is made anew in the backward pass: reading it from memory would take longer.
         ctx.save_for_backward(values, soft)
         ctx.temperature = temperature
-        mask = soft.round()
-        return values * mask, mask.mean(dim=(-2, -1))
+        # First the hard mask, then what it lets pass, in the same memory: what is touched fewer times is done sooner.
+        passed = soft.round()
+        shares = passed.mean(dim=(-2, -1))
+        return passed.mul_(values), shares
 
     @staticmethod
     @once_differentiable
@@ -144,7 +146,8 @@ class _Masked(torch.autograd.Function):
         passed, shares = gradients
         of_share = (shares / (soft[0].numel() * ctx.temperature))[:, None, None]
         of_mask = torch.addcmul(of_share, passed, values, value=1 / ctx.temperature)
-        return soft.round().mul_(passed), torch.ops.aten.sigmoid_backward(of_mask, soft), None, None
+        torch.ops.aten.sigmoid_backward.grad_input(of_mask, soft, grad_input=of_mask)
+        return soft.round().mul_(passed), of_mask, None, None
 
 
 def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ Found = TypeVar("Found")
 
 
 class Variant:
-    """One method with its settings, on a pipeline that it shares with the others."""
+    """One method with its settings, on a pipeline that it shares with the one it is compared with."""
 
     def __init__(self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, tasks: int, **settings: Any):
         found = find_method(method)
@@ -101,9 +101,9 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     yield "STAMINA without Muon, preservation, damping and P2", without
 
 
-def prepared(device: str) -> tuple[Any, Examples]:
+def prepared(device: str, *, in_full: bool = False) -> tuple[Any, Examples]:
     chosen = models.choose_device(device)
-    pipeline = models.load_pipeline(pocket.base_folder(), chosen)
+    pipeline = models.load_pipeline(pocket.base_folder(), chosen, in_full=in_full)
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
 
@@ -125,13 +125,20 @@ class How:
 
     threads: int
     device: str
-    autocast: bool
+    precision: str
+
+    @property
+    def autocast(self) -> bool:
+        return self.device == "cpu" and self.precision == "bf16"
+
+    def prepared(self) -> tuple[Any, Examples]:
+        torch.set_num_threads(self.threads)
+        return prepared(self.device, in_full=self.precision == "no")
 
 
 def measure(name: str, rounds: int, how: How) -> Measured:
     """Train a variant and TI++ in turns."""
-    torch.set_num_threads(how.threads)
-    pipeline, examples = prepared(how.device)
+    pipeline, examples = how.prepared()
     known = dict(variants(pipeline))
     variant, reference = known[name](), known[REFERENCE]()
     for turn in range(rounds):
@@ -152,8 +159,7 @@ def peak(name: str, autocast: bool) -> float:
 
 def profile(name: str, how: How) -> str:
     """Where the time of a variant's steps goes, the first of which are not looked at."""
-    torch.set_num_threads(how.threads)
-    pipeline, examples = prepared(how.device)
+    pipeline, examples = how.prepared()
     variant = dict(variants(pipeline))[name]()
     variant.turn(examples, 0, how.autocast)
     with torch.profiler.profile() as profiler:
@@ -184,9 +190,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.weights:
         bundle.WEIGHTS = options.weights
-    on_cpu = options.device == "cpu"
-    wanted = options.mixed_precision or ("bf16" if has_fast_bf16(torch.device(options.device)) else "no")
-    how = How(options.threads, options.device, on_cpu and wanted == "bf16")
+    device = models.choose_device(options.device)
+    on_cpu = device.type == "cpu"
+    how = How(options.threads, str(device), options.mixed_precision or ("bf16" if has_fast_bf16(device) else "no"))
     pipeline, _ = prepared("cpu")
     weights = sum(parameter.numel() for parameter in pipeline.unet.parameters())
     print("| variant | s a step | of TI++ | trained, % of the U-Net | peak memory, MB |\n|---|---|---|---|---|")

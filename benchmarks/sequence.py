@@ -147,6 +147,7 @@ class Bench:
             train=TrainConfig(method=name, seed=self.options.training_seed),
             settings=dict(self.options.set) if name == "stamina" else {},
             remembered=1,
+            mixed_precision=self.options.mixed_precision,
         )
         made = learn(store, request, device=self.options.device, watch=Watch(warn=print))
         print(f"{method}: learned {concept.name} in {made.seconds:.0f} s", flush=True)
@@ -333,6 +334,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
     parser.add_argument("--alone-from", type=int, default=1, help="from which concept on each is also learned alone")
     parser.add_argument("--only-report", action="store_true")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), help="what `learn` takes, if not given")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", type=Path, help="another base than the bundled one")

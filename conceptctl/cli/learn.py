@@ -301,7 +301,7 @@ def _plan_payload(plan: Plan) -> dict[str, Any]:
 def _plan_lines(plan: Plan) -> list[str]:
     lines = [
         f"would learn V*{plan.name} from {plan.pictures} pictures with {plan.method}, "
-        f"{plan.config['steps']} steps on {plan.device}",
+        f"{plan.config['steps']} steps on {plan.device} in {'bf16' if plan.precision == 'bf16' else 'fp32'}",
         *(f"prompt: {prompt}" for prompt in plan.prompts[:5]),
         f"beside {plan.auxiliary} pictures of a {plan.class_word}" if plan.auxiliary else "beside no other pictures",
         "settings: " + ", ".join(f"{name}={value}" for name, value in plan.config.items()),

@@ -182,7 +182,7 @@ def fit(
         examples: What on.
         schedule: How long.
         penalty: The method's own loss.
-        autocast: Let an fp32 U-Net multiply in bf16.
+        autocast: Let an fp32 U-Net multiply in bf16; see also `models.plain_attention`.
         state: Where an earlier run stopped.
         callbacks: Who is told.
 

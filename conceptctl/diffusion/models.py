@@ -46,17 +46,32 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: CUDA does, and CPUs that say so."""
-    abilities = torch.cpu.get_capabilities()
-    return device.type == "cuda" or any(abilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: GPUs do, and CPUs that say so."""
+    if device.type == "cuda":
+        return True
+    # Older versions of torch cannot tell.
+    abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(abilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+_SMALL = 32
+"""The side of the largest latents whose attention is made of plain products: what those keep grows with its fourth
+power, 4 GB for each of Stable Diffusion's largest in a batch of 16."""
 
 
 @contextmanager
 def plain_attention(unet: nn.Module) -> Iterator[None]:
-    """Let a U-Net's attention be plain matrix products: the fused one's backward pass on a CPU has no bf16 ones."""
+    """Let the attention of a U-Net for small pictures be plain matrix products.
+
+    The fused one has no bf16 products in its backward pass on a CPU, but keeps far less.
+    """
     from diffusers.models.attention_processor import AttnProcessor
 
     network: Any = unet
+    side = network.config.sample_size
+    if not isinstance(side, int) or side > _SMALL:
+        yield
+        return
     before = network.attn_processors
     network.set_attn_processor(AttnProcessor())
     try:

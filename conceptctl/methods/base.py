@@ -34,7 +34,7 @@ POCKET: Mapping[str, float | int | str] = MappingProxyType(
         "prompts": "described",
     }
 )
-"""Settings that suit the bundled base whatever the method: a concept in three minutes on two CPU cores."""
+"""Settings that suit the bundled base whatever the method: a concept in two or three minutes on two CPU cores."""
 
 
 PROMPTS = ("plain", "described")

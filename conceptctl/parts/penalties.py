@@ -76,7 +76,7 @@ def forgetting(deltas: Stacks, earlier: Stacks) -> Tensor:
     Args:
         deltas: What this task adds, (D1, D2) by place.
         earlier: The absolute value of the sum of all earlier deltas, by place: one matrix each, however many tasks. It
-            has no gradient. The same places as in the deltas.
+            has no gradient. Of the same places as the deltas, in the same stacks.
 
     Returns:
         The sum over all entries of (earlier * delta)^2.

@@ -31,7 +31,7 @@ from conceptctl.workflows.lesson import (
     prompts_of,
 )
 from conceptctl.workflows.recall import PLACEHOLDER
-from conceptctl.workflows.slots import from_slot, save_drawn, save_state
+from conceptctl.workflows.slots import begun_otherwise, from_slot, save_drawn, save_state
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,7 +129,7 @@ class _Learning:
         # On a GPU the model itself is in bf16.
         self.autocast = self.precision == "bf16" and self.device.type == "cpu"
         self.checked = check_pictures(store, self.head, request, watch)
-        self.plan = planned(self.head, request, method, self.checked, str(self.device))
+        self.plan = planned(self.head, request, method, self.checked, str(self.device), self.precision)
         self.attachments: tuple[Attachment, ...] = self.head.attachments
         if request.auxiliary and not request.class_word:
             watch.warn("no class word (--class), so no auxiliary pictures are drawn")
@@ -224,6 +224,10 @@ class _Learning:
         if self.describer:
             # Another one would see other things in the same pictures.
             settings["described_by"] = self.describer.sha256
+        if begun_otherwise(self.writer.layout, settings):
+            self.watch.warn(
+                "an interrupted run of this was begun by another version or in another precision; it begins anew"
+            )
         job = jobs.start(self.writer.layout, settings)
         self.kept: dict[str, Any] = {
             "pictures": [

@@ -76,6 +76,7 @@ class Plan:
     """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
     device: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
 
     check_facts(request)
     found = choose_device(device)
-    precision_of(request, found.type)
+    precision = precision_of(request, found.type)
     head = store.head()
     method = make_method(request, head.base.name)
     check_name_free(request.name, head, store.layout)
     checked = check_pictures(store, head, request, watch or Watch())
-    return planned(head, request, method, checked, str(found))
+    return planned(head, request, method, checked, str(found), precision)
 
 
 def check(request: Request, device: str = "auto") -> None:
@@ -165,7 +166,9 @@ def precision_of(request: Request, device: str) -> str:
 
     fast = has_fast_bf16(torch.device(device))
     if request.mixed_precision == "bf16" and not fast:
-        raise UsageError("this CPU is slow in bf16", hint="leave --mixed-precision out, or --device cuda")
+        raise UsageError(
+            "this CPU does not say that it is fast in bf16", hint="leave --mixed-precision out, or --device cuda"
+        )
     return request.mixed_precision or ("bf16" if fast else "no")
 
 
@@ -274,7 +277,7 @@ def _rules(side: int, defaults: Defaults, request: Request, concepts: frozenset[
     )
 
 
-def planned(head: Generation, request: Request, method: Method, checked: Checked, device: str) -> Plan:
+def planned(head: Generation, request: Request, method: Method, checked: Checked, device: str, precision: str) -> Plan:
     """Say what a run would do with pictures that passed the gate."""
     count = defaults_of(head.base).auxiliary if request.auxiliary is None else request.auxiliary
     return Plan(
@@ -288,6 +291,7 @@ def planned(head: Generation, request: Request, method: Method, checked: Checked
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
         device=device,
+        precision=precision,
     )
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptctl.store import jobs
 from conceptctl.store.jobs import Job, Slot
+from conceptctl.store.layout import Layout
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.weights import array_tensor
 
@@ -15,6 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
 
     from conceptctl.diffusion.fit import State
+
+
+_MADE_BY = ("program", "state_format", "precision")
+"""Of a job's settings, those that say what a state means rather than what is asked for."""
+
+
+def begun_otherwise(layout: Layout, settings: Mapping[str, Any]) -> bool:
+    """Whether there is an interrupted run of the same request whose state means something else."""
+
+    def asked(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in of.items() if name not in _MADE_BY}
+
+    found = [job.settings for job in jobs.found(layout)]
+    return settings not in found and any(asked(each) == asked(settings) for each in found)
 
 
 def to_slot(state: State) -> tuple[int, dict[str, Tensor], dict[str, Any]]:

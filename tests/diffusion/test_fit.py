@@ -9,7 +9,7 @@ import torch
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row, starting_row, with_kept
 from conceptctl.diffusion.examples import Examples, _some
-from conceptctl.diffusion.fit import Schedule, Trainable, fit
+from conceptctl.diffusion.fit import Callbacks, Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.projections import adapted, cross_attention
 from conceptctl.diffusion.shield import shielded
@@ -18,6 +18,8 @@ from conceptctl.parts.tokens import Row
 from tests.tiny_pipeline import WIDTH, write_tiny_pipeline
 
 CPU = torch.device("cpu")
+true_has_fast_bf16 = models.has_fast_bf16
+"""Tests are given another: see tests/conftest.py."""
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -330,33 +332,75 @@ def test_known_states_are_those_of_whole_words(pipeline, monkeypatch):
     assert "cat</w>" not in words
 
 
+def bf16_fit(pipeline, autocast, report=lambda report: None):
+    row = Row(torch.randn(1, WIDTH))
+    start = row().detach().clone()
+    fit(
+        pipeline,
+        pipeline.number,
+        Trainable(None, row, 1e-2),
+        Examples(torch.randn(2, 4, 8, 8), ["a photo of a V*alice"] * 2, 2),
+        Schedule(2, 2),
+        lambda deltas, share, generator: {},
+        autocast=autocast,
+        callbacks=Callbacks(report=report, report_steps=1),
+    )
+    assert row().dtype == torch.float32
+    assert not torch.equal(row().detach(), start)
+
+
 def test_in_bf16_the_unet_multiplies_in_it_and_is_left_as_it_was(pipeline):
-    examples = Examples(torch.randn(2, 4, 8, 8), ["a photo of a V*alice"] * 2, 2)
     before = pipeline.unet.attn_processors
     seen = set()
+
+    def look(module, inputs, output):
+        processors = {type(each).__name__ for each in pipeline.unet.attn_processors.values()}
+        seen.add((output.dtype, *processors))
+
     layers = {"conv_in": pipeline.unet.conv_in, **cross_attention(pipeline.unet)}
-    hooks = [
-        layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype)) for layer in layers.values()
-    ]
+    hooks = [layer.register_forward_hook(look) for layer in layers.values()]
     try:
-        for autocast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-            seen.clear()
-            row = Row(torch.randn(1, WIDTH))
-            trainable = Trainable(None, row, 1e-2)
-            start = row().detach().clone()
-            fit(
-                pipeline,
-                pipeline.number,
-                trainable,
-                examples,
-                Schedule(2, 2),
-                lambda deltas, share, generator: {},
-                autocast=autocast,
-            )
-            assert seen == {wanted}
-            assert row().dtype == torch.float32
-            assert not torch.equal(row().detach(), start)
-            assert pipeline.unet.attn_processors == before
+        bf16_fit(pipeline, True)
+        assert seen == {(torch.bfloat16, "AttnProcessor")}
+        assert pipeline.unet.attn_processors == before
+        seen.clear()
+        bf16_fit(pipeline, False)
+        assert seen == {(torch.float32, "AttnProcessor2_0")}
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def test_attention_is_as_it_was_when_a_fit_fails(pipeline):
+    before = pipeline.unet.attn_processors
+
+    def fail(report):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        bf16_fit(pipeline, True, fail)
+    assert pipeline.unet.attn_processors == before
+
+
+def test_attention_over_large_latents_stays_fused(pipeline):
+    # Plain products would keep gigabytes for the backward pass.
+    before = pipeline.unet.attn_processors
+    with models.plain_attention(pipeline.unet):
+        assert pipeline.unet.attn_processors != before
+    side = pipeline.unet.config.sample_size
+    pipeline.unet.register_to_config(sample_size=64)
+    with models.plain_attention(pipeline.unet):
+        assert pipeline.unet.attn_processors == before
+    pipeline.unet.register_to_config(sample_size=side)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "fast"),
+    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True, "amx_bf16": False}, False)],
+)
+def test_a_cpu_is_fast_in_bf16_where_it_says_so(monkeypatch, abilities, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert true_has_fast_bf16(CPU) is fast
+    assert true_has_fast_bf16(torch.device("cuda")) is True
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert true_has_fast_bf16(CPU) is False

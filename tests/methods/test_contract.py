@@ -9,11 +9,12 @@ import torch
 from conceptctl.diffusion import models
 from conceptctl.diffusion.conditioning import starting_row
 from conceptctl.diffusion.examples import Examples
-from conceptctl.diffusion.fit import State, denoising_loss, fit
+from conceptctl.diffusion.fit import STATE_FORMAT, State, denoising_loss, fit
 from conceptctl.diffusion.projections import Stacks, adapted, cross_attention, shapes_of
 from conceptctl.errors import NotFound
 from conceptctl.methods import METHODS, find_method
 from conceptctl.methods.base import Task
+from conceptctl.parts.masks import FORMS
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -179,12 +180,48 @@ def test_the_loss_without_noise_is_that_of_what_is_kept(folder, method):
     schedule = schedule_of(method)
     losses = [
         denoising_loss(
-            bench.pipeline, bench.number, bench.trainable, bench.examples, schedule, batches=2, sampled=sampled
+            bench.pipeline,
+            bench.number,
+            bench.trainable,
+            bench.examples,
+            schedule,
+            batches=2,
+            sampled=sampled,
+            autocast=bench.autocast,
         )
         for sampled in (False, False, True)
     ]
     assert losses[0] == losses[1]
     assert all(loss > 0 for loss in losses)
+
+
+def test_what_a_state_holds_is_what_its_format_says(folder):
+    # Whoever changes what is below has to raise STATE_FORMAT: interrupted lessons hold the tensors of before.
+    factors = {"up": 3, "down": 3}
+    first = {"first.weight": 3, "first.bias": 2}
+    forms = {
+        "low-rank": {**first, "rows": 3, "columns": 3, "offset": 3},
+        "literal": {**first, "weight": 3, "bias": 2},
+        "collapsed": {"table": 3},
+        "direct": {"table": 3},
+    }
+    assert STATE_FORMAT == 2
+    assert dimensions(folder, "lora", {}) == {"adapter": factors, "token": {"row": 2}}
+    assert dimensions(folder, "ti++", {})["adapter"] == {}
+    for form in FORMS:
+        assert dimensions(folder, "stamina", {"mask": form})["adapter"] == {**factors, **forms[form]}
+
+
+def dimensions(folder, name, settings):
+    found = find_method(name)
+    parameters = Bench(folder, found(found.configuration(steps=STEPS, **settings))).trainable.named_parameters()
+    held = {"adapter": {}, "token": {}}
+    for place, parameter in parameters:
+        part, _, rest = place.partition(".")
+        # Which of several stacks it is does not matter here.
+        kept = [step for step in rest.split(".") if not step.isdigit() and step not in ("low_rank", "masks")]
+        held[part][".".join(kept)] = parameter.ndim
+    return held
 
 
 def test_an_unknown_method_is_refused_with_those_that_exist():

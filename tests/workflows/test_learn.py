@@ -261,10 +261,20 @@ def test_other_pictures_are_another_run(store, folder, tmp_path):
 def test_a_state_that_means_something_else_is_another_run(store, folder, monkeypatch):
     interrupted(store, folder)
     monkeypatch.setattr("conceptctl.diffusion.fit.STATE_FORMAT", 1)
-    seen = []
+    seen, said = [], []
     train = TrainConfig(steps=25, batch_size=2)
-    teach(store, folder, train=train, watch=Watch(report=lambda r: seen.append(r.step)))
+    teach(store, folder, train=train, watch=Watch(report=lambda r: seen.append(r.step), warn=said.append))
     assert min(seen) == 10
+    assert sum("begins anew" in text for text in said) == 1
+
+
+def test_nothing_is_said_of_beginning_anew_where_a_run_goes_on_or_something_else_is_asked_for(store, folder):
+    interrupted(store, folder)
+    said = []
+    teach(store, folder, "bob", watch=Watch(warn=said.append))
+    interrupted(store, folder, "carol")
+    teach(store, folder, "carol", train=TrainConfig(steps=25, batch_size=2), watch=Watch(warn=said.append))
+    assert not any("begins anew" in text for text in said)
 
 
 def interrupted(store, folder, name="alice", **changes):
@@ -742,6 +752,7 @@ def test_a_cpu_learns_in_bf16_where_that_is_fast_and_never_otherwise(base_folder
         with pytest.raises(UsageError, match="bf16"):
             teach(stores["bf16"], folder, mixed_precision="bf16")
         assert stores["bf16"].head().seq == 0
+    assert plan(stores["bf16"], asked(folder, "bob"), device="cpu").precision == ("bf16" if fast else "no")
     learned = {name: delta(store, "alice") for name, store in stores.items() if store.head().concepts}
     assert same(learned["default"], learned["bf16" if fast else "in full"])
     assert same(learned["default"], learned["in full"]) == (not fast)

@@ -37,8 +37,6 @@ from conceptctl.pocket import bundle
 REFERENCE = "TI++"
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
-
-
 Found = TypeVar("Found")
 
 

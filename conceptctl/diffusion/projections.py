@@ -28,8 +28,8 @@ def alike(shapes: Mapping[str, Shape]) -> dict[Places, Shape]:
 class Stacks(Mapping[str, Tensor]):
     """Matrices by place, those of one shape in one tensor.
 
-    A U-Net has dozens of small projections of a few shapes. What is done to a stack of them at once is done sooner than
-    to one after the other, on a GPU and with several threads on a CPU alike.
+    A U-Net has dozens of small projections of a few shapes. With several threads on a CPU, what is done to a stack of
+    them at once is done sooner than to one after the other; a GPU is asked for fewer operations.
     """
 
     def __init__(self, stacks: Mapping[Places, Tensor] | None = None) -> None:

@@ -333,7 +333,7 @@ class _Run:
         latents = self.examples.latents[chosen.to(self.examples.latents.device, non_blocking=True)]
         noise, timesteps = self.objective.draw(latents, generator)
         deltas = self.trainable.deltas(generator) if sampled else self.trainable.folded()
-        self.projected.put(deltas)
+        self.projected.put(deltas, torch.bfloat16 if self.objective.autocast else None)
         self.slot.row = self.trainable.token()
         hidden = self.prompts.hidden(chosen)
         losses = {"denoising": self.objective.errors(latents, noise, timesteps, hidden).mean()}

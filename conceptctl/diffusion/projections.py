@@ -66,29 +66,44 @@ def cross_attention(unet: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
-class _Added(nn.Module):
-    """Adds a delta to a weight whenever the weight is used; without one, the weight is used as it is."""
+class _Replaced(nn.Module):
+    """Stands in for a weight whenever it is used; without a stand-in, the weight is used as it is."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.delta: Tensor | None = None
+        self.stand_in: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight if self.delta is None else (weight + self.delta).to(weight.dtype)
+        return weight if self.stand_in is None else self.stand_in
 
 
 class Adapted:
     """Projections that deltas can be put on, and taken off again."""
 
     def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
-        self._added = {place: _Added() for place in projections}
+        self._weights = {place: module.weight for place, module in projections.items()}
+        self._stacks: dict[Places, Tensor] = {}
+        self._replaced = {place: _Replaced() for place in projections}
         for place, module in projections.items():
-            parametrize.register_parametrization(module, "weight", self._added[place])
+            parametrize.register_parametrization(module, "weight", self._replaced[place])
 
-    def put(self, deltas: Deltas) -> None:
-        """Put deltas on; places that have none are used as they are."""
-        for place, added in self._added.items():
-            added.delta = deltas.get(place)
+    def put(self, deltas: Stacks, dtype: torch.dtype | None = None) -> None:
+        """Put deltas on; places that have none are used as they are.
+
+        Args:
+            deltas: What is added, (D1, D2) by place.
+            dtype: What the sums are used in; the weights' own type unless told otherwise. A sum that autocast would
+                turn into bf16 is better made so here: all of one shape at once, and their gradients too.
+        """
+        sums = Stacks({places: self._sum(places, stack, dtype) for places, stack in deltas.stacks.items()})
+        for place, replaced in self._replaced.items():
+            replaced.stand_in = sums.get(place)
+
+    def _sum(self, places: Places, stack: Tensor, dtype: torch.dtype | None) -> Tensor:
+        if places not in self._stacks:
+            self._stacks[places] = torch.stack([self._weights[place].detach() for place in places])
+        weights = self._stacks[places]
+        return (weights + stack).to(dtype or weights.dtype)
 
 
 @contextmanager

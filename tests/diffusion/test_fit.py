@@ -11,7 +11,7 @@ from conceptctl.diffusion.conditioning import Prompts, known_states, learned_row
 from conceptctl.diffusion.examples import Examples, _some
 from conceptctl.diffusion.fit import Callbacks, Schedule, Trainable, fit
 from conceptctl.diffusion.objective import Objective
-from conceptctl.diffusion.projections import adapted, cross_attention
+from conceptctl.diffusion.projections import Stacks, adapted, cross_attention
 from conceptctl.diffusion.shield import shielded
 from conceptctl.errors import DeviceFailed
 from conceptctl.parts.tokens import Row
@@ -156,8 +156,13 @@ def test_deltas_are_put_on_and_leave_no_trace(pipeline):
     before = {place: module.weight.clone() for place, module in projections.items()}
     place = next(iter(projections))
     with adapted(projections) as projected:
-        projected.put({place: torch.ones_like(before[place])})
+        projected.put(Stacks.of({place: torch.ones_like(before[place])}))
         assert torch.equal(projections[place].weight, before[place] + 1)
+        assert all(torch.equal(projections[other].weight, before[other]) for other in before if other != place)
+        projected.put(Stacks.of({place: torch.ones_like(before[place])}), torch.bfloat16)
+        assert torch.equal(projections[place].weight, (before[place] + 1).bfloat16())
+        projected.put(Stacks())
+        assert torch.equal(projections[place].weight, before[place])
     assert all(torch.equal(module.weight, before[place]) for place, module in projections.items())
     assert all(isinstance(module.weight, torch.nn.Parameter) for module in projections.values())
 
@@ -175,7 +180,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(pipeline):
             place: torch.full(module.weight.shape, 0.01, requires_grad=True) for place, module in projections.items()
         }
         with adapted(projections) as projected:
-            projected.put(deltas)
+            projected.put(Stacks.of(deltas))
             objective.errors(latents, noise, torch.tensor([300]), hidden).mean().backward()
         gradients.append({place: delta.grad for place, delta in deltas.items()})
     pipeline.unet.disable_gradient_checkpointing()
@@ -227,7 +232,7 @@ def test_a_step_of_portions_takes_their_gradients_mean(pipeline):
         def __call__(self, generator):
             fresh = self.value * 1.0
             fresh.register_hook(self.gradients.append)
-            return {place: fresh.expand(module.weight.shape) for place, module in projections.items()}
+            return Stacks.of({place: fresh.expand(module.weight.shape) for place, module in projections.items()})
 
         def groups(self):
             return [{"params": [self.value], "lr": 0.1}]

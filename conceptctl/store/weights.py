@@ -110,23 +110,24 @@ def read_floats(path: Path, name: str) -> Array:
 
 
 def fold(
-    base: Mapping[str, tuple[Path, str]], concepts: Sequence[tuple[str, Path]]
+    base: Mapping[str, tuple[Path, str]], concepts: Sequence[tuple[str, Path]], stored: Path | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Add deltas to the base's weights in the order given (STAMINA eq. 5, unrolled over tasks).
 
     Args:
         base: By place: the base's file, and the tensor's name in it.
         concepts: The uid and the file of each concept, in the order of learning.
+        stored: Weights of the concepts before them, that are gone on from; see `folded_tensors`.
 
     Returns:
         The weights that change, by place; and the token rows, by uid.
     """
-    changed = sorted({place for _, path in concepts for place in places(tensorfile.read_header(path))})
+    folded, tokens = _stored(stored) if stored else ({}, {})
+    changed = sorted({place for _, path in concepts for place in places(tensorfile.read_header(path))} - folded.keys())
     if missing := [place for place in changed if place not in base]:
         raise StoreDamaged(f"the base has no {missing[0]}")
-    folded = {place: read_floats(*base[place]) for place in changed}
+    folded |= {place: read_floats(*base[place]) for place in changed}
     shapes = {place: weight.shape for place, weight in folded.items()}
-    tokens: dict[str, Array] = {}
     for uid, path in concepts:
         for place, delta in read_deltas(path, shapes):
             delta.add_to(folded[place])
@@ -134,17 +135,19 @@ def fold(
     return folded, tokens
 
 
-def summed(files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Add up the deltas of several concept files, by place; places that none of them changes are left out."""
-    sums: dict[str, Array] = {}
-    for path in files:
-        for place, delta in read_deltas(path, shapes):
-            delta.add_to(sums.setdefault(place, np.zeros(shapes[place], np.float32)))
-    return sums
-
-
 def folded_tensors(folded: Mapping[str, Array], tokens: Mapping[str, Array]) -> dict[str, Tensor]:
     """Return the tensors of a folded-weights blob."""
     return {f"weights/{place}": array_tensor(weight) for place, weight in folded.items()} | {
         f"tokens/{uid}": array_tensor(rows) for uid, rows in tokens.items()
     }
+
+
+def _stored(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What `folded_tensors` wrote: the weights by place, and the token rows by uid."""
+    header = tensorfile.read_header(path)
+    view = tensorfile.numbers(path, header)
+    found: dict[str, dict[str, Array]] = {"weights": {}, "tokens": {}}
+    for name, info in header.tensors.items():
+        kind, _, of_what = name.partition("/")
+        found[kind][of_what] = to_array(info, view)
+    return found["weights"], found["tokens"]

@@ -49,7 +49,7 @@ def compose(store: Store, generation: Generation, prompt: str, names: Sequence[s
     from conceptctl.diffusion.words import Worded
 
     known = {concept.name: concept for concept in generation.concepts}
-    records = {name: read_record(store.blob(known[name])) for name in names}
+    records = {name: read_record(store.blob(known[name], read=True)) for name in names}
     words = {name: word_of(record) for name, record in records.items()}
     recalled = {name: recipe_of(record, generation.base).prompt_for(name) for name, record in records.items()}
 

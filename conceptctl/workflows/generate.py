@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
-from conceptctl.errors import NotFound, UsageError
-from conceptctl.store import base, blobs
-from conceptctl.store.manifest import Generation
+from conceptctl.errors import NotFound, StoreDamaged, UsageError
+from conceptctl.store import base, folded
+from conceptctl.store.folded import Spare
+from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.compose import compose
 from conceptctl.workflows.defaults import defaults_of
@@ -107,9 +108,17 @@ def generate(
         generation = head if request.at is None else store.generation(request.at)
         known = [concept.name for concept in generation.concepts]
         named = names_in(request.prompt, known)
-        names_in(request.negative, known)
+        needed = {*named, *names_in(request.negative, known)}
         composed = request.prompt if request.prompt_only else compose(store, generation, request.prompt, named)
-        pipeline = load(store, generation, device)
+
+        def spare(concept: Concept, error: StoreDamaged) -> None:
+            if concept.name in needed:
+                raise error
+            left_out.append(concept.name)
+            warn(f"{error}; drawn without it")
+
+        left_out: list[str] = []
+        pipeline = load(store, generation, device, spare)
     if isinstance(composed, Composition):
         check_paintable(pipeline)
     texts = prompts_of(composed)
@@ -139,6 +148,7 @@ def generate(
             "generation": generation.seq,
             "program": conceptctl.__version__,
             "drawn_from": {"prompt": composed} if isinstance(composed, str) else asdict(composed),
+            **({"without": left_out} if left_out else {}),
         }
         info = png_info(recipe) if request.metadata else None
         path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
@@ -151,14 +161,20 @@ def generate(
     return Generated(generation.seq, tuple(images), sheet, texts[1:])
 
 
-def load(store: Store, generation: Generation, device: str = "auto") -> Pipeline:
+def load(store: Store, generation: Generation, device: str = "auto", spare: Spare = folded.refuse) -> Pipeline:
     """Load the base with everything that a generation knows, folded or not.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        device: "auto", "cpu" or "cuda".
+        spare: See `apply_concepts`.
 
     Raises:
         StoreDamaged: The base or a concept is damaged.
     """
     pipeline = load_base(store, generation, device)
-    apply_concepts(store, generation, pipeline)
+    apply_concepts(store, generation, pipeline, spare)
     return pipeline
 
 
@@ -180,11 +196,19 @@ def load_base(store: Store, generation: Generation, device: str = "auto", *, in_
         return models.load_pipeline(folder, models.choose_device(device), in_full=in_full)
 
 
-def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> Mapping[str, Array]:
+def apply_concepts(
+    store: Store, generation: Generation, pipeline: Pipeline, spare: Spare = folded.refuse
+) -> Mapping[str, Array]:
     """Give the base's pipeline everything that a generation knows.
 
     The deltas are added in fp32 in the order of learning, as folding adds them, so that a picture is the same before
     and after.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        pipeline: The base's.
+        spare: What is done about concepts that are damaged and not in the stored weights.
 
     Returns:
         The weights that a concept can change, in fp32, by place.
@@ -198,26 +222,14 @@ def apply_concepts(store: Store, generation: Generation, pipeline: Pipeline) -> 
     from conceptctl.diffusion.projections import cross_attention
     from conceptctl.store import weights
 
-    found = base.tensors(store.layout, generation.base)
-    places = {place: (path, name) for place, (path, name, _) in found.items()}
-    sums, tokens = weights.fold(places, concept_files(store, generation))
+    sums, tokens = folded.read(store.layout, generation, spare)
     models.set_weights(pipeline, {place: torch.from_numpy(weight) for place, weight in sums.items()})
     for concept in generation.concepts:
-        models.add_concept(pipeline, concept.name, torch.from_numpy(tokens[concept.uid]))
+        if concept.uid in tokens:
+            models.add_concept(pipeline, concept.name, torch.from_numpy(tokens[concept.uid]))
+    found = base.tensors(store.layout, generation.base)
     rest = cross_attention(pipeline.unet).keys() - sums.keys()
-    return sums | {place: weights.read_floats(*places[place]) for place in rest}
-
-
-def concept_files(store: Store, generation: Generation) -> list[tuple[str, Path]]:
-    """Return the uid and the checked file of every concept, in the order of learning.
-
-    Raises:
-        StoreDamaged: A concept is damaged.
-    """
-    return [
-        (concept.uid, blobs.checked(store.layout, concept.blob, f"concept {concept.name}", read=True))
-        for concept in generation.concepts
-    ]
+    return sums | {place: weights.read_floats(*found[place][:2]) for place in rest}
 
 
 def png_info(recipe: Mapping[str, object]) -> PngInfo:

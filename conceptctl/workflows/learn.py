@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import conceptctl
 from conceptctl.errors import DeviceFailed, NotFound, PicturesRefused
-from conceptctl.store import concept, jobs, weights
+from conceptctl.store import base, concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
 from conceptctl.store.store import Store, Writer
@@ -332,16 +332,17 @@ class _Learning:
             sizes = sizes_of(projections, states)
             kept = [describe.usual(pipeline.tokenizer, each.name) for each in self.head.concepts]
             states = conditioning.with_kept(pipeline, states, kept)
-        files = [path for _, path in generate.concept_files(self.store, self.head)]
-        changed = weights.summed(files, shapes)
+        found = base.tensors(self.store.layout, self.head.base)
         earlier = {
-            place: torch.from_numpy(changed[place]).abs() if place in changed else torch.zeros(shape)
-            for place, shape in (shapes if changed else {}).items()
+            place: torch.from_numpy(self.folded[place] - weights.read_floats(*found[place][:2])).abs()
+            for place in (shapes if self.head.concepts else {})
         }
+        # Tokens alone change no weights, and are nothing to look after.
+        changed = any(total.any() for total in earlier.values())
         return Task(
             shapes,
             self.start,
-            Stacks.of({place: total.to(self.device) for place, total in earlier.items()}),
+            Stacks.of({place: total.to(self.device) for place, total in earlier.items()} if changed else {}),
             self.request.train.seed,
             states,
             sizes,

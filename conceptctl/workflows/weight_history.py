@@ -35,7 +35,7 @@ def follow(store: Store, generation: Generation, shapes: Mapping[str, tuple[int,
     steps = []
     with store.reading():
         for concept in generation.concepts:
-            deltas = weights.read_deltas(store.blob(concept), shapes)
+            deltas = weights.read_deltas(store.blob(concept, read=True), shapes)
             drift = history.add((place, delta.mask, delta.values) for place, delta in deltas)
             steps.append(Step(concept.uid, concept.name, drift))
     return tuple(steps)

@@ -41,7 +41,8 @@ def test_fold_adds_deltas_in_order(store):
             dense[delta.mask] = delta.values
             expected = expected + dense
         assert bytes(folded[f"weights/{place}"].data) == expected.tobytes()
-    assert {name for name in folded if name.startswith("tokens/")} == {f"tokens/{c.uid}" for c in head.concepts}
+    wanted = {f"tokens/{each.uid}": weights.read_floats(store.blob(each), "token").tobytes() for each in head.concepts}
+    assert {name: bytes(each.data) for name, each in folded.items() if name.startswith("tokens/")} == wanted
 
 
 def test_folding_nothing_is_no_generation(store):

@@ -12,7 +12,7 @@ from conceptctl.cli.app import run
 from conceptctl.diffusion.columns import Composition
 from conceptctl.diffusion.sampling import draw
 from conceptctl.diffusion.words import Worded
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.store.store import Store
 from conceptctl.workflows.compose import compose
 from conceptctl.workflows.fold import fold
@@ -50,6 +50,62 @@ def test_a_picture_is_the_same_before_and_after_folding(store, tmp_path):
     fold(store)
     (after,) = drawn(store, tmp_path / "after")
     assert np.array_equal(before, after)
+
+
+def spoil(path):
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def test_what_is_folded_is_drawn_from_the_stored_weights(store, tmp_path):
+    (before,) = drawn(store, tmp_path / "before", "a photo of a cat")
+    fold(store)
+    for concept in store.head().concepts:
+        spoil(store.blob(concept))
+    (after,) = drawn(store, tmp_path / "after", "a photo of a cat")
+    assert np.array_equal(before, after)
+
+
+def test_what_is_learned_after_a_fold_is_added_to_the_stored_weights(store, base_folder, tmp_path):
+    parts = key_value_shapes(base_folder)
+    pictures = []
+    for folding in (True, False):
+        made = synthetic.make_store(tmp_path / str(folding), base_folder)
+        synthetic.learn(made, "alice", 1, shapes=parts, width=WIDTH)
+        if folding:
+            fold(made)
+            spoil(made.blob(made.concept("alice")))
+        # It changes one weight that the first one changes as well, and one that it does not.
+        synthetic.learn(made, "falls", 2, shapes=dict(list(parts.items())[:1]), width=WIDTH)
+        pictures += drawn(made, tmp_path / f"out-{folding}", "a photo of V*falls")
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize("harm", [spoil, lambda path: path.unlink()])
+def test_stored_weights_that_are_lost_are_made_again(store, tmp_path, harm):
+    (before,) = drawn(store, tmp_path / "before")
+    harm(store.layout.blob(fold(store).head.folded.sha256))
+    (after,) = drawn(store, tmp_path / "after")
+    assert np.array_equal(before, after)
+
+
+def test_a_damaged_concept_is_named_and_the_others_are_drawn_without_it(store, base_folder, tmp_path):
+    alone = synthetic.make_store(tmp_path / "alone", base_folder)
+    synthetic.learn(alone, "falls", 2, shapes=key_value_shapes(base_folder), width=WIDTH)
+    (wanted,) = drawn(alone, tmp_path / "wanted", "a photo of V*falls")
+    spoil(store.blob(store.concept("alice")))
+    for prompt in ("V*alice", "V*alice next to V*falls"):
+        with pytest.raises(StoreDamaged, match="alice"):
+            generate(store, Request(prompt, steps=1), tmp_path / "none", device="cpu")
+    with pytest.raises(StoreDamaged, match="alice"):
+        generate(store, Request("a cat", negative="V*alice", steps=1), tmp_path / "none", device="cpu")
+    assert not (tmp_path / "none").exists()
+    said = []
+    made = generate(store, Request("a photo of V*falls", steps=2), tmp_path / "out", device="cpu", warn=said.append)
+    assert np.array_equal(pixels(made.images[0].path), wanted)
+    assert ["alice" in each and "without it" in each for each in said] == [True]
+    with Image.open(made.images[0].path) as picture:
+        assert json.loads(picture.text["conceptctl"])["without"] == ["alice"]
 
 
 def test_a_concept_changes_the_picture(store, tmp_path):

@@ -16,7 +16,7 @@ from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
 from conceptctl.diffusion.fit import Callbacks, _Run
 from conceptctl.diffusion.projections import cross_attention
-from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
+from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, StoreDamaged, UsageError
 from conceptctl.methods import METHODS
 from conceptctl.store import jobs, weights
 from conceptctl.store.concept import read_record
@@ -116,6 +116,21 @@ def test_a_later_concept_is_trained_on_top_of_earlier_ones_folded_or_not(store, 
     teach(twin, folder, "falls")
     on_top = delta(store, "falls")
     assert not same(on_top, delta(other, "falls"))
+
+
+def test_a_damaged_concept_stops_the_next_one_until_it_is_folded(store, folder):
+    teach(store, folder, "alice")
+    path = store.blob(store.concept("alice"))
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(StoreDamaged, match="alice"):
+        teach(store, folder, "falls")
+    path.write_bytes(whole)
+    fold(store)
+    path.write_bytes(whole[:-1] + b"?")
+    teach(store, folder, "falls")
+    assert [each.name for each in store.head().concepts] == ["alice", "falls"]
 
 
 def _laid_out(store, tmp_path):

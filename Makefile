@@ -13,8 +13,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# In a store of its own under this folder, never the user's.
+# In a store of its own under this folder, never the user's, and with the usual defaults, whatever the user's are.
 DEMO := --store .demo/store
+demo: export CONCEPTCTL_CONFIG := .demo/config.toml
 CONCEPTS := .demo/concepts
 LEARN := --steps 530 $(DEMO)
 demo: $(READY)

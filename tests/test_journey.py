@@ -85,3 +85,16 @@ def test_learn_fold_generate_eval_export(prediction_type, pictures, clip_folder,
     assert np.array_equal(np.asarray(theirs), drawn("plain", "--prompt-only")[0])
     assert not np.array_equal(np.asarray(theirs), after[0])
     assert command("verify", "--read-data")["problems"] == []
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS, reason="CONCEPTCTL_PHOTOS names no folder of folders of photographs")
+def test_photographs_are_learned_on_the_bundled_base(tmp_path, capsys):
+    folder = next(path for path in sorted(Path(PHOTOGRAPHS or "").iterdir()) if path.is_dir())
+    store = ["--store", str(tmp_path / "store"), "--device", "cpu", "--json"]
+    assert run(["init", "--base", "pocket", "--json", "--store", str(tmp_path / "store")]) == 0
+    capsys.readouterr()
+    assert run(["learn", str(folder), "--token", "thing", "--steps", "60", "--aux", "8", *store]) == 0
+    curve = json.loads(capsys.readouterr().out)["loss_curve"]
+    # Means of ten steps each, the first and the last ones.
+    assert curve[-1] < 0.9 * curve[0]
+    assert run(["generate", "a photo of V*thing", "-o", str(tmp_path / "out"), *store]) == 0

@@ -8,13 +8,12 @@ import typer
 from conceptctl.cli.options import JsonOption, QuietOption, epilog
 from conceptctl.cli.output import Output
 
-app = typer.Typer(help="Data and runs for comparing methods.", no_args_is_help=True)
-
 EPILOG = epilog(
     "conceptctl bench data ./concepts",
     "conceptctl bench data ./fifty --concepts 50 --seed 1",
     codes=(2, 5, 7),
 )
+app = typer.Typer(help="Data for comparing methods.", no_args_is_help=True, epilog=EPILOG)
 
 
 @app.command("data", epilog=EPILOG)

@@ -13,7 +13,7 @@ from conceptctl.cli.stores import open_store
 from conceptctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from conceptctl.workflows.evaluate import Evaluation, Measured
+    from conceptctl.workflows.evaluate import Evaluation, Measured, Parameters
 
 EPILOG = epilog(
     "conceptctl eval ./held-out --report report.html",
@@ -55,7 +55,10 @@ def evaluate(
 ) -> None:
     """Measure how every concept fares: its quality, what was forgotten, and how well it was learned."""
     out = Output(json, quiet)
-    named = dict(map(_pair, images or []))
+    pairs = list(map(_pair, images or []))
+    named = dict(pairs)
+    if twice := [name for name in named if sum(name == other for other, _ in pairs) > 1]:
+        raise UsageError(f"--images names {twice[0]} twice", hint="one folder a concept")
     if folder is None and not named:
         raise UsageError("nothing to compare with", hint="conceptctl eval DIR, or --images NAME=DIR")
     opened = open_store(store)
@@ -97,22 +100,34 @@ def _show(out: Output, found: Evaluation) -> None:
     from conceptctl.workflows.eval_report import kernel_text, number
 
     rows = [
-        (each.name, str(each.kept.drawn), str(each.kept.heldout), *(number(each.kept.figures[key]) for key in SHOWN))
+        (
+            each.name,
+            str(each.kept.drawn),
+            str(each.kept.heldout),
+            *(number(each.kept.figures[key]) for key in SHOWN),
+            *_parameters(each.parameters),
+        )
         for each in found.measured
     ]
-    mean = ("average", "", "", *(number(found.averages[key]) for key in SHOWN))
-    out.table(payload(found), ("concept", "drawn", "held-out", *SHOWN.values()), rows if out.quiet else [*rows, mean])
+    mean = ("average", "", "", *(number(found.averages[key]) for key in SHOWN), *_parameters(found.parameters))
+    columns = ("concept", "drawn", "held-out", *SHOWN.values(), "N_param trained", "stored")
+    out.table(payload(found), columns, rows if out.quiet else [*rows, mean])
     kept = found.measured[0].kept
     out.say(f"kernel: {kernel_text(kept.kernel)}")
     out.say(f"features: CLIP {kept.extractor['name']}, sha256 {kept.extractor['sha256']}")
     out.say("F_mmd and BwT_mmd leave out the concept that was learned last: nothing came after it")
-    parameters = found.parameters
     out.say(
-        f"N_param: {number(parameters.trained)} % of the U-Net trained for a concept "
-        f"({number(parameters.trained_in_all)} % with the token), {number(parameters.stored)} % kept changed"
+        f"N_param, in % of the U-Net: trained for a concept ({number(found.parameters.trained_in_all)} with the "
+        "token), and kept changed, in the last line by all of them together"
     )
     if found.report:
         out.say(f"report: {found.report}")
+
+
+def _parameters(parameters: Parameters) -> tuple[str, str]:
+    from conceptctl.workflows.eval_report import number
+
+    return number(parameters.trained), number(parameters.stored)
 
 
 def payload(found: Evaluation) -> dict[str, Any]:

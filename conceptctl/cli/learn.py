@@ -270,13 +270,13 @@ class _Display:
 
     def preview(self, step: int, pictures: list[Image]) -> None:
         """Write a grid."""
-        from conceptctl.workflows.generate import contact_sheet
+        from conceptctl.workflows.generate import contact_sheet, made_by_a_model
 
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = PREVIEW_FOLDER / f"{self.name}-step-{step}-{stamp}.png"
         try:
             PREVIEW_FOLDER.mkdir(parents=True, exist_ok=True)
-            contact_sheet(pictures).save(path)
+            contact_sheet(pictures).save(path, pnginfo=made_by_a_model())
         except OSError as error:
             # Hours of training are worth more than a picture of them.
             self.out.warn(f"no preview at {path}: {error.strerror or error}")

@@ -1,6 +1,6 @@
 """`conceptctl log`: the history."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,9 +35,12 @@ def log(
         return
     about = [row for row in reversed(history) if name in row.subject.split()]
     # One that was forgotten has a history still, and nothing else.
-    figures = {} if about and opened.head().concept(name) is None else _figures(opened, name, history, out)
+    kept = {} if about and opened.head().concept(name) is None else _kept(opened, name, history, out)
+    figures = {seq: evaluations.told(each) for seq, each in kept.items()}
     payload = {"generations": [{**vars(row), "figures": figures.get(row.seq)} for row in about]}
-    shown = [(*_row(row), evaluations.fared(figures[row.seq]) if row.seq in figures else "") for row in about]
+    newest = kept[max(kept)] if kept else None
+    said = {seq: evaluations.fared(each, newest) for seq, each in kept.items() if newest}
+    shown = [(*_row(row), said.get(row.seq, "")) for row in about]
     out.table(payload, (*COLUMNS, "figures"), shown)
 
 
@@ -50,9 +53,8 @@ def _goal(seq: int, restores: int) -> str:
     return "" if seq == restores else f"to {restores}"
 
 
-def _figures(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Any]:
+def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, evaluations.Kept]:
     """What each `eval` of a concept found, by the generation that it committed."""
     uid = store.concept(name).uid
     kept = evaluations.read_all(store.layout, store.head(), uid, warn=out.warn)
-    found = evaluations.by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])
-    return {seq: each.figures for seq, each in found.items()}
+    return evaluations.by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])

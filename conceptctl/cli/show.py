@@ -10,7 +10,7 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
 from conceptctl.store.index import LogRow
-from conceptctl.workflows.evaluations import fared, read_all
+from conceptctl.workflows.evaluations import fared, read_all, told
 
 EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
@@ -26,6 +26,7 @@ def show(
     opened = open_store(store)
     entry = opened.concept(name)
     facts: dict[str, Any] = dataclasses.asdict(read_record(opened.blob(entry)))
+    found = [kept for _, kept in read_all(opened.layout, opened.head(), entry.uid, warn=out.warn)]
     facts |= {
         "name": name,
         "token": f"V*{name}",
@@ -33,12 +34,9 @@ def show(
         "bytes": entry.blob.size,
         "blob": entry.blob.sha256,
         "generation": _first_seen(opened.log(), name),
-        "evaluations": [
-            {"generation": kept.generation, "time": kept.time, "drawn": kept.drawn, **kept.figures}
-            for _, kept in read_all(opened.layout, opened.head(), entry.uid, warn=out.warn)
-        ],
+        "evaluations": [{"generation": kept.generation, "time": kept.time, **told(kept)} for kept in found],
     }
-    evaluations = [(f"at generation {each['generation']}", fared(each)) for each in facts["evaluations"]]
+    evaluations = [(f"at generation {kept.generation}", fared(kept, found[-1])) for kept in found]
     rows = [
         (key.replace("_", " "), _text(key, value))
         for key, value in facts.items()

@@ -154,13 +154,16 @@ def _concepts(found: Evaluation) -> Table:
             each.class_word or "–",
             f"{each.kept.drawn} / {each.kept.heldout}",
             *(number(each.kept.figures[name]) for name in names),
+            _percent(each.parameters.trained),
             _percent(each.parameters.stored),
             _percent(None if (share := first[each.uid]) is None else 100 * share),
         )
         for each in found.measured
     )
     columns = ("concept", "class", "drawn / held-out", *(TITLES.get(name, name) for name in names))
-    return Table("Each concept, in the order of learning", (*columns, "N_param stored", "changed first"), rows)
+    return Table(
+        "Each concept, in the order of learning", (*columns, "N_param trained", "N_param stored", "changed first"), rows
+    )
 
 
 def _percent(value: float | None) -> str:

@@ -135,10 +135,27 @@ def by_generation(kept: Sequence[Kept], generations: Sequence[int]) -> dict[int,
     return found
 
 
-def fared(figures: Mapping[str, float | None]) -> str:
-    """Say the figures of an evaluation in one line."""
-    shown = {name: figures.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
-    return ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
+def told(kept: Kept) -> dict[str, Any]:
+    """Return the figures of an evaluation with all that they depend on."""
+    how = {"drawn": kept.drawn, "heldout": kept.heldout, "kernel": dict(kept.kernel), "extractor": dict(kept.extractor)}
+    return {**how, **kept.figures}
+
+
+def fared(kept: Kept, newest: Kept) -> str:
+    """Say the figures of an evaluation in one line, and whether they can be compared with the newest ones."""
+    shown = {name: kept.figures.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
+    line = ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
+    # The estimator is biased: how many pictures were compared counts as well.
+    differs = [
+        what
+        for what, ours, theirs in (
+            ("kernel", kept.kernel, newest.kernel),
+            ("extractor", kept.extractor["sha256"], newest.extractor["sha256"]),
+            ("number of pictures", (kept.drawn, kept.heldout), (newest.drawn, newest.heldout)),
+        )
+        if ours != theirs
+    ]
+    return line + (f" (not to be compared with the newest: another {', another '.join(differs)})" if differs else "")
 
 
 def _read(layout: Layout, attachment: Attachment) -> Kept:

@@ -48,8 +48,6 @@ def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    from conceptctl.metrics.features import HINT
-
     revision = REVISION if repository == DEFAULT else None
     try:
         cached = Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES, local_files_only=True))
@@ -62,4 +60,8 @@ def _from_hub(repository: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NotFound(f"{repository} cannot be had from the hub: {reason}", hint=HINT) from error
+        which = f"{repository} --revision {revision}" if revision else repository
+        raise NotFound(
+            f"{repository} cannot be had from the hub: {reason}",
+            hint=f"with a network: hf download {which} --local-dir DIR; then: conceptctl eval --feature-extractor DIR",
+        ) from error

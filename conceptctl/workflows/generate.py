@@ -146,6 +146,7 @@ def generate(
             "base": generation.base.name,
             "base_sha256": generation.base.sha256,
             "generation": generation.seq,
+            "generation_id": generation.identity,
             "program": conceptctl.__version__,
             "drawn_from": {"prompt": composed} if isinstance(composed, str) else asdict(composed),
             **({"without": left_out} if left_out else {}),
@@ -157,7 +158,7 @@ def generate(
         progress(path)
     sheet = grid or folder / "contact-sheet.png"
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    sheet = _save_new(contact_sheet(pictures), sheet)
+    sheet = _save_new(contact_sheet(pictures), sheet, pnginfo=made_by_a_model() if request.metadata else None)
     return Generated(generation.seq, tuple(images), sheet, texts[1:])
 
 
@@ -238,9 +239,7 @@ def png_info(recipe: Mapping[str, object]) -> PngInfo:
     `parameters` is what A1111 writes and other programs show; `conceptctl` is all of it as JSON; the XMP packet marks
     the picture as made by a trained model (IPTC digital source type).
     """
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
+    info = made_by_a_model()
     negative = f"\nNegative prompt: {recipe['negative']}" if recipe["negative"] else ""
     info.add_text(
         "parameters",
@@ -249,6 +248,14 @@ def png_info(recipe: Mapping[str, object]) -> PngInfo:
         f"Model hash: {str(recipe['base_sha256'])[:10]}, Model: {recipe['base']}",
     )
     info.add_text("conceptctl", json.dumps(recipe, ensure_ascii=False))
+    return info
+
+
+def made_by_a_model() -> PngInfo:
+    """What says of every picture that a trained model made it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
     info.add_itxt(
         "XML:com.adobe.xmp",
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

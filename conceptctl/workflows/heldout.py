@@ -43,7 +43,8 @@ def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generatio
         head: The concepts that there are.
 
     Raises:
-        NotFound: There is no such concept or folder, or nothing fits anything.
+        NotFound: There is no such concept.
+        PicturesRefused: There is no such folder, or nothing in it fits anything.
     """
     known = [concept.name for concept in head.concepts]
     if not known:
@@ -51,12 +52,10 @@ def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generatio
     for name in named:
         if name not in known:
             raise unknown_concept(name, head)
-    if folder is not None and not folder.is_dir():
-        raise NotFound(f"no folder {folder}", hint="name a folder that holds one folder of pictures a concept")
     inside = {path.name: path for path in _folders(folder)} if folder else {}
     found = {name: _inner(path) for name, path in {**inside, **named}.items() if name in known}
     if not found:
-        raise NotFound(
+        raise PicturesRefused(
             f"no concept has held-out pictures in {folder}",
             hint=f"a folder of pictures for each, called like it: {folder}/{known[0]}/*.png, or --images "
             f"{known[0]}=DIR",
@@ -69,7 +68,15 @@ def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generatio
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    hint = "name a folder that holds one folder of pictures a concept"
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    except FileNotFoundError:
+        raise PicturesRefused(f"no folder {folder}", hint=hint) from None
+    except NotADirectoryError:
+        raise PicturesRefused(f"{folder} is not a folder", hint=hint) from None
+    except OSError as error:
+        raise PicturesRefused(f"{folder} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def _inner(folder: Path) -> Path:

@@ -118,7 +118,7 @@ def test_a_folder_that_is_named_wins(folder):
         open_extractor(base("local folder"), "/no/such/folder", CPU)
 
 
-def test_without_a_network_the_option_that_helps_is_named(monkeypatch):
+def test_without_a_network_the_commands_that_help_are_named(monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -128,7 +128,7 @@ def test_without_a_network_the_option_that_helps_is_named(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(NotFound, match=extractors.DEFAULT) as caught:
         open_extractor(base("local folder"), None, CPU)
-    assert "--feature-extractor FOLDER" in caught.value.hint
+    assert "hf download openai/clip-vit-base-patch32 --revision c237dc49" in caught.value.hint
 
 
 def test_the_default_is_pinned_and_the_cache_is_asked_first(folder, monkeypatch):

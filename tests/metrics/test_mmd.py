@@ -78,6 +78,27 @@ def test_the_noise_floor_is_small_repeatable_and_falls_with_the_size_of_the_set(
     assert noise_floor(large) < noise_floor(small) < mmd(small, features(20, 1, shift=1.0))
 
 
+def test_the_noise_floor_is_its_definition():
+    whole = features(9, 0)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
+    halves = whole[order[:4]], whole[order[4:8]]
+
+    def by_hand(x, y):
+        return (float(unit(x) @ unit(y)) / 16 + 1) ** 2
+
+    assert noise_floor(whole, seed=3) == pytest.approx(expected_mmd(*halves, by_hand, True), rel=1e-9)
+
+
+def test_diversity_is_its_definition():
+    def spread(part):
+        rows = [unit(row) for row in part.numpy().astype(np.float64)]
+        apart = [np.sqrt(((x - y) ** 2).sum()) for i, x in enumerate(rows) for y in rows[:i]]
+        return sum(apart) / len(apart)
+
+    ours, real = features(7, 0), features(9, 1, shift=0.5)
+    assert diversity(ours, real) == pytest.approx(spread(ours) / spread(real), rel=1e-9)
+
+
 def test_diversity_is_one_on_the_same_set_and_zero_on_copies():
     real = features(30, 0)
     assert diversity(real, real) == pytest.approx(1)

@@ -1,8 +1,11 @@
 """`eval`: what is measured, what is kept of it, and what happens when something is missing."""
 
 import dataclasses
+import errno
 import json
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.metrics.features import load_extractor
 from conceptctl.metrics.mmd import mmd
-from conceptctl.store import base, manifest
+from conceptctl.store import base, manifest, tensorfile
 from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
 from conceptctl.workflows import evaluations, recall
@@ -285,13 +288,26 @@ def test_a_folder_named_for_a_concept_wins(store, heldout, tmp_path, measure):
     assert [each.name for each in only.measured] == ["falls"]
 
 
-def test_where_nothing_fits_the_step_that_helps_is_named(store, empty, tmp_path, measure):
+def _denied():
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_where_nothing_fits_the_step_that_helps_is_named(store, empty, heldout, tmp_path, measure, monkeypatch):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(NotFound, match="no concept has") as caught:
+    with pytest.raises(PicturesRefused, match="no concept has") as caught:
         measure(store, tmp_path / "nothing")
     assert "alice/*.png" in caught.value.hint
-    with pytest.raises(NotFound, match="no folder"):
+    with pytest.raises(PicturesRefused, match="no folder"):
         measure(store, tmp_path / "none")
+    with pytest.raises(PicturesRefused, match="no folder"):
+        measure(store, None, images={"alice": tmp_path / "none"})
+    (tmp_path / "file").touch()
+    with pytest.raises(PicturesRefused, match="not a folder"):
+        measure(store, tmp_path / "file")
+    listed = Path.iterdir
+    with monkeypatch.context() as patched, pytest.raises(PicturesRefused, match="cannot be read: Permission denied"):
+        patched.setattr(Path, "iterdir", lambda path: _denied() if path == heldout else listed(path))
+        measure(store, heldout)
     with pytest.raises(NotFound, match="carol"):
         measure(store, None, images={"carol": tmp_path})
     with pytest.raises(UsageError, match="at least 2"):
@@ -390,6 +406,13 @@ def test_a_record_of_somebody_elses_is_not_believed_everything(store):
     )
 
 
+def _changed(store, name):
+    """How many weights a concept's delta changes, counted one by one."""
+    path = store.blob(store.concept(name))
+    masks = [info for key, info in tensorfile.read_tensors(path)[0].items() if key.endswith("/mask")]
+    return sum(int(np.unpackbits(np.frombuffer(bytes(info.data), np.uint8)).sum()) for info in masks)
+
+
 def test_how_much_was_trained_and_is_kept(empty, shapes, extractor, heldout, measure):
     learn(empty, "alice", 1, shapes, extractor, trained_parameters=500, trained_in_unet=300)
     learn(empty, "falls", 2, shapes, extractor)
@@ -404,6 +427,7 @@ def test_how_much_was_trained_and_is_kept(empty, shapes, extractor, heldout, mea
     assert one.parameters.trained_in_all == pytest.approx(100 * 500 / unet)
     assert other.parameters.trained is None
     assert found.parameters.trained == pytest.approx(100 * 300 / unet)
+    assert one.parameters.stored == pytest.approx(100 * _changed(empty, "alice") / unet)
     assert found.parameters.stored == pytest.approx(one.parameters.stored + other.parameters.stored)
     first, second = (step.drift for step in found.steps)
     assert first.first_time == 1
@@ -429,6 +453,12 @@ def test_the_command(command, capsys):
     assert set(answer["rbf"]) == {"sigma", "A_mmd", "F_mmd", "P_mmd", "BwT_mmd"}
     assert [each["name"] for each in answer["concepts"]] == ["alice", "falls"]
     assert answer["concepts"][0]["changed_first"] == 1
+    assert set(answer["concepts"][0]["n_param"]) == {"trained", "trained_in_all", "stored"}
+
+
+def test_one_folder_a_concept(command, tmp_path, capsys):
+    assert command("--images", f"alice={tmp_path}", "--images", f"alice={tmp_path}") == 2
+    assert "alice twice" in capsys.readouterr().err
 
 
 def test_help(capsys):
@@ -457,8 +487,12 @@ def test_show_and_log_tell_how_it_fared(command, store, capsys):
     evaluations_of_it = json.loads(capsys.readouterr().out)["evaluations"]
     assert [each["generation"] for each in evaluations_of_it] == [2, 3]
     assert evaluations_of_it[0]["F_mmd"] > 0
+    assert [each["drawn"] for each in evaluations_of_it] == [4, 5]
+    assert all(len(each["kernel"]) == 5 and each["extractor"]["sha256"] for each in evaluations_of_it)
     assert run(["show", "alice", "--store", str(store.layout.root)]) == 0
-    assert "A_mmd" in capsys.readouterr().out
+    lines = [line for line in capsys.readouterr().out.splitlines() if "A_mmd" in line]
+    # Figures of four pictures and of five are not to be compared.
+    assert ["another number of pictures" in line for line in lines] == [True, False]
     assert run(["log", "--store", str(store.layout.root)]) == 0
     assert capsys.readouterr().out.count("\teval\talice falls\t") == 2
     assert run(["log", "alice", "--store", str(store.layout.root), "--json"]) == 0

@@ -230,8 +230,10 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     recipe = json.loads(text["conceptctl"])
     assert (recipe["prompt"], recipe["guidance"], recipe["generation"]) == ("a cat", 4.0, 2)
     assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
+    with Image.open(made.contact_sheet) as sheet:
+        assert "trainedAlgorithmicMedia" in sheet.text["XML:com.adobe.xmp"]
     assert recipe["drawn_from"] == {"prompt": "a cat"}
-    assert recipe["program"] == conceptctl.__version__
+    assert (recipe["generation_id"], recipe["program"]) == (store.head().identity, conceptctl.__version__)
     both = generate(store, Request("V*alice and V*falls", steps=1), tmp_path, device="cpu")
     with Image.open(both.images[0].path) as picture:
         recipe = json.loads(picture.text["conceptctl"])

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ import torch
 
 from conceptctl import pocket
 from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import known_states, starting_row
+from conceptctl.diffusion.conditioning import known_states, starting_row, with_kept
 from conceptctl.diffusion.examples import Examples
 from conceptctl.diffusion.fit import Callbacks, fit
 from conceptctl.diffusion.models import has_fast_bf16
@@ -33,8 +33,10 @@ from conceptctl.methods import find_method
 from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
 from conceptctl.pocket import bundle
+from conceptctl.workflows.describe import usual
 
 REFERENCE = "TI++"
+FIRST, FIFTIETH = "STAMINA, first concept", "STAMINA, fiftieth concept"
 STEPS = 4
 """Steps of a variant before the next has its turn; the first of them is not counted."""
 Found = TypeVar("Found")
@@ -43,24 +45,28 @@ Found = TypeVar("Found")
 class Variant:
     """One method with its settings, on a pipeline that it shares with the one it is compared with."""
 
-    def __init__(self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, tasks: int, **settings: Any):
+    def __init__(
+        self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, earlier: Sequence[str], **settings: Any
+    ) -> None:
+        """Put a method on a pipeline that has the tokens of earlier concepts."""
         found = find_method(method)
         self.method = found(found.configuration(**{**found.pocket, "steps": STEPS, **settings}))
         self.pipeline, self.number = pipeline, number
         projections = cross_attention(pipeline.unet)
         shapes = shapes_of(projections)
         generator = torch.Generator().manual_seed(0)
-        earlier = {}
-        if tasks:
-            # One matrix each, however many tasks are in it.
-            earlier = {place: torch.rand(shape, generator=generator) * 1e-3 for place, shape in shapes.items()}
+        changed = {}
+        if earlier:
+            # One matrix each, however many concepts are in it.
+            changed = {place: torch.rand(shape, generator=generator) * 1e-3 for place, shape in shapes.items()}
         device = pipeline.device
         states, sizes = None, {}
         if self.method.config.preservation_weight:
             states = known_states(pipeline, ["a photo of a person"])
             sizes = sizes_of(projections, states)
-        earlier = Stacks.of({place: value.to(device) for place, value in earlier.items()})
-        self.task = Task(shapes, start, earlier, 0, states, sizes)
+            states = with_kept(pipeline, states, [usual(pipeline.tokenizer, name) for name in earlier])
+        stacks = Stacks.of({place: value.to(device) for place, value in changed.items()})
+        self.task = Task(shapes, start, stacks, 0, states, sizes)
         self.trainable = self.method.attach(self.task).to(device)
         self.times: list[float] = []
 
@@ -89,14 +95,25 @@ class Variant:
 def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     start = starting_row(pipeline, "person")
     number = models.add_concept(pipeline, "alice", start)
-    yield REFERENCE, partial(Variant, pipeline, number, start, "ti++", tasks=0)
-    yield "sequential LoRA", partial(Variant, pipeline, number, start, "lora", tasks=1)
-    yield "STAMINA, first concept", partial(Variant, pipeline, number, start, "stamina", tasks=0)
+    models.add_concept(pipeline, "before", start)
+    made = partial(Variant, pipeline, number, start)
+    yield REFERENCE, partial(made, "ti++", earlier=())
+    yield "sequential LoRA", partial(made, "lora", earlier=("before",))
+    yield FIRST, partial(made, "stamina", earlier=())
     for form in FORMS:
-        yield f"STAMINA, {form} mask", partial(Variant, pipeline, number, start, "stamina", tasks=1, mask=form)
+        yield f"STAMINA, {form} mask", partial(made, "stamina", earlier=("before",), mask=form)
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
-    without = partial(Variant, pipeline, number, start, "stamina", tasks=1, **paper)
+    without = partial(made, "stamina", earlier=("before",), **paper)
     yield "STAMINA without Muon, preservation, damping and P2", without
+    yield FIFTIETH, partial(_fiftieth, made)
+
+
+def _fiftieth(made: partial[Variant]) -> Variant:
+    pipeline, _, start = made.args
+    names = [f"before{index}" for index in range(49)]
+    for name in names:
+        models.add_concept(pipeline, name, start)
+    return made("stamina", earlier=names)
 
 
 def prepared(device: str, *, in_full: bool = False) -> tuple[Any, Examples]:
@@ -112,7 +129,7 @@ class Measured:
 
     seconds: float
     ratio: float
-    """Of TI++'s seconds."""
+    """Of the other one's seconds."""
     parameters: int
     """What trains in the U-Net."""
 
@@ -134,11 +151,13 @@ class How:
         return prepared(self.device, in_full=self.precision == "no")
 
 
-def measure(name: str, rounds: int, how: How) -> Measured:
-    """Train a variant and TI++ in turns."""
+def measure(name: str, rounds: int, how: How, beside: str = REFERENCE) -> Measured:
+    """Train a variant and another one in turns."""
     pipeline, examples = how.prepared()
     known = dict(variants(pipeline))
-    variant, reference = known[name](), known[REFERENCE]()
+    # The first concept's pipeline has no tokens of others.
+    others = known if beside == REFERENCE else dict(variants(how.prepared()[0]))
+    variant, reference = known[name](), others[beside]()
     for turn in range(rounds):
         reference.turn(examples, turn, how.autocast)
         variant.turn(examples, turn, how.autocast)
@@ -201,6 +220,10 @@ def main() -> None:
         memory = alone(peak, name, how.autocast) if on_cpu and sys.platform == "linux" else float("nan")
         rows[name] = {"seconds": found.seconds, "ratio": found.ratio, "share": share, "memory": memory}
         print(f"| {name} | {found.seconds:.3f} | {found.ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
+    late = alone(measure, FIFTIETH, options.rounds, how, FIRST).ratio
+    memory = rows[FIFTIETH]["memory"] / rows[FIRST]["memory"]
+    rows[FIFTIETH] |= {"of_first": late, "memory_of_first": memory}
+    print(f"\nthe fiftieth concept's step: {late:.3f} of the first one's time, {memory:.3f} of its memory")
     if options.profile:
         print(alone(profile, "STAMINA, low-rank mask", how))
     if options.json:

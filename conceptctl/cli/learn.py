@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -125,8 +128,9 @@ def learn(
         consent=consent,
     )
     if dry_run:
-        opened = open_store(store)
-        planned = lesson.plan(opened, request, device=device, watch=_Display(out, request.name, None).watch(preview))
+        watch = _Display(out, request.name, None).watch(preview)
+        with _to_plan_with(store, request, out, device) as opened:
+            planned = lesson.plan(opened, request, device=device, watch=watch)
         out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
         return
     _learn(_open(store, request, out, device), request, out, device=device, wait=wait, preview=preview, fold=fold)
@@ -174,16 +178,40 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     out.data(payload, _learned_lines(learned, head.seq, folded=fold), [request.name])
 
 
+@contextmanager
+def _to_plan_with(option: Path | None, request: Request, out: Output, device: str) -> Iterator[Store]:
+    """Open the store; where `_open` would make one, make one that goes away again."""
+    if not _is_first(option):
+        yield open_store(option)
+        return
+    from conceptctl.workflows.init import initialize
+
+    _check_first(request, device)
+    with TemporaryDirectory() as scratch:
+        yield initialize(Path(scratch) / "store", "pocket").store
+    out.say(f"there is no store yet: one would be made at {chosen_root(option)} on the bundled base")
+
+
+def _is_first(option: Path | None) -> bool:
+    """Whether there is nothing yet on the default path."""
+    return option is None and not chosen_root(option).exists()
+
+
+def _check_first(request: Request, device: str) -> None:
+    """Refuse before a store is made."""
+    from conceptctl.workflows.lesson import check, check_pictures_for_pocket
+
+    check(request, device)
+    check_pictures_for_pocket(request)
+
+
 def _open(option: Path | None, request: Request, out: Output, device: str) -> Store:
     """Open the store; on the default path, make one on the bundled base when there is none."""
-    root = chosen_root(option)
-    if option is None and not root.exists():
+    if _is_first(option):
         from conceptctl.workflows.init import initialize
-        from conceptctl.workflows.lesson import check, check_pictures_for_pocket
 
-        # What is refused makes no store either.
-        check(request, device)
-        check_pictures_for_pocket(request)
+        _check_first(request, device)
+        root = chosen_root(option)
         initialize(root, "pocket")
         out.say(
             f"made a store at {root} on the bundled base, which draws 64 x 64 pictures; "

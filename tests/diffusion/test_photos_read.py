@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from conceptctl.diffusion.photos import files
 from conceptctl.diffusion.photos.gate import Rules, check_folder
 from tests.diffusion import faulty
 from tests.diffusion.faulty import encoded, good_folder, halves, picture
@@ -89,6 +90,20 @@ class TestOrientation:
             assert one.size == upright.size == ((128, 64) if orientation < 5 else (64, 128))
             assert one.pixels == ImageOps.fit(upright, (64, 64), Image.Resampling.LANCZOS).tobytes()
             assert one.notes == ()
+
+    def test_phones_turn_pictures_in_their_own_way(self, tmp_path):
+        files.decoders()
+        image = Image.new("RGB", (128, 64), "white")
+        image.paste((200, 0, 0), (0, 0, 40, 30))
+        for orientation in range(1, 9):
+            exif = Image.Exif()
+            exif[ORIENTATION] = orientation
+            only = read(tmp_path, encoded(image, "HEIF", exif=exif.tobytes(), quality=95))
+            lying = image.copy()
+            lying.getexif()[ORIENTATION] = orientation
+            upright = ImageOps.fit(ImageOps.exif_transpose(lying), (64, 64), Image.Resampling.LANCZOS)
+            shown = np.frombuffer(only.pixels, np.uint8).reshape(64, 64, 3)
+            assert np.abs(shown.astype(int) - np.asarray(upright)).mean() < 4
 
     @pytest.mark.parametrize(
         "block", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\0\1"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conceptctl.diffusion.photos import files
 from conceptctl.diffusion.photos.gate import MOST_FILES, Rules, check_folder
 from conceptctl.errors import PicturesRefused
 from tests.diffusion import faulty
@@ -172,15 +173,12 @@ NO_PICTURES = {
         "not a picture but a Git LFS pointer instead of the picture: git lfs pull fetches it",
     ),
     "zip": (b"PK\x03\x04" + bytes(30), "not a picture but a ZIP archive"),
-    "unknown": (bytes(range(256)), "not a picture: JPEG, PNG, WebP, BMP, GIF and TIFF are read"),
+    "unknown": (bytes(range(256)), "not a picture: JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF and TIFF are read"),
     "video": (faulty.container(b"isom", b"mp42"), "not a picture but a video"),
     "raw of another camera": (b"II*\0\x10\0\0\0CR\2\0" + bytes(64), "not a picture but a camera's raw file"),
     "raw of one camera": (faulty.container(b"crx "), "not a picture but a camera's raw file"),
-    "heic": (
-        faulty.container(b"heic", b"mif1", b"heic"),
-        "a HEIC picture, which is not read: save it as JPEG or PNG",
-    ),
-    "avif": (faulty.container(b"mif1", b"avif"), "an AVIF picture, which is not read: save it as JPEG or PNG"),
+    "heic": (faulty.container(b"heic", b"mif1", b"heic"), "damaged"),
+    "avif": (faulty.container(b"mif1", b"avif"), "damaged"),
 }
 
 
@@ -194,15 +192,34 @@ def test_no_picture_by_its_content_whatever_its_name(folder):
     assert dict(zip(sorted(data), all_refused(folder, data), strict=True)) == expected
 
 
-def test_a_real_avif(folder):
-    Image.init()
-    if "AVIF" not in Image.SAVE:
-        pytest.skip("this Pillow writes no AVIF")
-    assert refused(folder, encoded(picture(9), "AVIF")).startswith("an AVIF picture")
+@pytest.mark.parametrize(
+    ("brands", "hint"),
+    [
+        ((b"heic", b"mif1"), r"a HEIC picture: pip install 'conceptctl\[heic\]'"),
+        ((b"mif1", b"avif"), "an AVIF picture"),
+    ],
+)
+def test_what_nothing_here_decodes_is_told_with_what_helps(brands, hint, monkeypatch):
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    files.decoders.cache_clear()
+    try:
+        with pytest.raises(PicturesRefused, match=f"{hint}.*save it as JPEG or PNG"):
+            files.picture_format(faulty.container(*brands))
+    finally:
+        files.decoders.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_a_cut_off_phone_picture(folder, kind):
+    files.decoders()
+    whole = encoded(picture(9), kind)
+    assert refused(folder, whole[: len(whole) // 2]).startswith("damaged")
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"])
 def test_any_name_will_do_for_a_picture(tmp_path, name):
+    files.decoders()
     for index in range(3):
         (tmp_path / f"{index}.txt").write_bytes(encoded(picture(index), name))
     assert len(check_folder(tmp_path, SMALL).pictures) == 3

@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import stat
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,9 +48,10 @@ _TEXTS = (
     (b"<!doctype html", "an HTML page"),
 )
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+"""What phones write; the last two stand in AVIF pictures too, beside AVIF's own."""
 _AVIF_BRANDS = {b"avif", b"avis"}
 _NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
-_WANTED = "JPEG, PNG, WebP, BMP, GIF and TIFF are read"
+_WANTED = "JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF and TIFF are read"
 
 _SPECIAL = (
     (stat.S_ISDIR, "a folder"),
@@ -120,6 +123,8 @@ def picture_format(head: bytes) -> str:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    if head[4:8] == b"ftyp":
+        return _by_brand(head)
     what = _other(head)
     # Two letters announce a BMP, and many a text begins with them too.
     if what is None and head.startswith(b"BM"):
@@ -145,8 +150,6 @@ def _other(head: bytes) -> str | None:
     for start, name in _OTHERS:
         if head.startswith(start):
             return name
-    if head[4:8] == b"ftyp":
-        return _by_brand(head)
     if _NOT_IN_TEXT.search(head):
         return None
     text = head[:1024].lower()
@@ -154,11 +157,34 @@ def _other(head: bytes) -> str | None:
 
 
 def _by_brand(head: bytes) -> str:
-    """Tell the kinds of one container apart by the brands its first box lists."""
+    """Tell the kinds of one container apart by the brands its first box lists.
+
+    Raises:
+        PicturesRefused: It is no picture, or one that nothing here decodes.
+    """
     box = head[8 : max(12, int.from_bytes(head[:4], "big"))]
     brands = {box[at : at + 4] for at in range(0, len(box), 4)}
-    for known, name in ((_AVIF_BRANDS, "an AVIF"), (_HEIC_BRANDS, "a HEIC")):
-        if brands & known:
-            # Refusals name each file, so the step that helps stands beside it.
-            raise PicturesRefused(f"{name} picture, which is not read: save it as JPEG or PNG")
-    return "a camera's raw file" if b"crx " in brands else "a video"
+    # Refusals name each file, so the step that helps stands beside it.
+    if brands & _AVIF_BRANDS:
+        if "AVIF" not in decoders():
+            raise PicturesRefused("an AVIF picture, which this Pillow does not read: save it as JPEG or PNG")
+        return "AVIF"
+    if brands & _HEIC_BRANDS:
+        if "HEIF" not in decoders():
+            raise PicturesRefused("a HEIC picture: pip install 'conceptctl[heic]', or save it as JPEG or PNG")
+        return "HEIF"
+    raise PicturesRefused("not a picture but " + ("a camera's raw file" if b"crx " in brands else "a video"))
+
+
+@cache
+def decoders() -> frozenset[str]:
+    """Which of the two formats that not every installation decodes can be read: Pillow's names."""
+    from PIL import features
+
+    found = {"AVIF"} if features.check("avif") else set()
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        found.add("HEIF")
+    return frozenset(found)

@@ -9,12 +9,12 @@ what else the machine does falls on both alike; medians are compared.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,9 @@ from conceptctl.workflows.describe import usual
 
 REFERENCE = "TI++"
 FIRST, FIFTIETH = "STAMINA, first concept", "STAMINA, fiftieth concept"
-STEPS = 4
-"""Steps of a variant before the next has its turn; the first of them is not counted."""
+STEPS = 2 + Callbacks().report_steps
+"""Steps of a variant before the next has its turn: the first, which is not counted, as many as a lesson has from report
+to report, and one more to see when they end."""
 Found = TypeVar("Found")
 
 
@@ -71,19 +72,18 @@ class Variant:
         self.times: list[float] = []
 
     def turn(self, examples: Examples, seed: int, autocast: bool) -> None:
-        """Take a few steps and keep their times."""
-        seconds: list[float] = []
-        fit(
-            self.pipeline,
-            self.number,
-            self.trainable,
-            examples,
-            self.method.config.schedule(seed),
-            lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
-            autocast=autocast,
-            callbacks=Callbacks(report=lambda report: seconds.append(report.seconds), report_steps=1),
-        )
-        self.times += [after - before for before, after in itertools.pairwise(seconds)]
+        """Take steps as a lesson does, one report among them, and keep the mean time of one."""
+        moments: list[float] = []
+
+        def penalty(deltas: Stacks, share: float, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
+            if examples.latents.is_cuda:
+                torch.cuda.synchronize()
+            moments.append(time.perf_counter())
+            return self.method.penalty(self.trainable, deltas, self.task, share, generator)
+
+        schedule = self.method.config.schedule(seed)
+        fit(self.pipeline, self.number, self.trainable, examples, schedule, penalty, autocast=autocast)
+        self.times.append((moments[-1] - moments[1]) / (len(moments) - 2))
 
     @property
     def parameters(self) -> int:

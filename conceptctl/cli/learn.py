@@ -139,19 +139,23 @@ def learn(
 def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bool, preview: bool, fold: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     from conceptctl.workflows import learn as workflow
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        # What a narrow terminal has no room for is the end of this.
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
     console = Console(stderr=True)
     shown = console.is_terminal and not out.as_json and not out.quiet
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+    # Ten steps can take minutes: from half a minute, which rich looks at by itself, nothing could be estimated.
+    how: Any = {"speed_estimate_period": 3600, "expand": True, "transient": True}
+    with Progress(*columns, console=console, disable=not shown, **how) as bar:
         display = _Display(out, request.name, bar)
         learned = workflow.learn(store, request, device=device, wait=wait, watch=display.watch(preview))
     head = learned.generation
@@ -284,7 +288,8 @@ class _Display:
         begun = self.done
         self.done = report.step
         parts = [f"{name} {value:.4f}" for name, value in report.losses.items()]
-        parts += [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
+        # Behind the loss itself: its parts may not be seen.
+        parts[1:1] = [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
         note = "  ".join(parts)
         if self.task is not None:
             self.bar.update(self.task, completed=self.done, note=note)

@@ -377,8 +377,8 @@ class _Run:
         if not (sound and all(math.isfinite(value) for value in losses.values())):
             raise DeviceFailed(
                 f"the loss became {losses.get('loss') if sound else 'nan'} around step {self.step}; "
-                "the last good state is kept",
-                hint="a smaller --learning-rate",
+                "nothing is committed, and what was saved before stays",
+                hint="a smaller --learning-rate; with it the lesson begins anew",
             )
         return losses
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,12 @@ from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, Pictu
 from conceptctl.methods import METHODS
 from conceptctl.store import jobs, weights
 from conceptctl.store.concept import read_record
+from conceptctl.store.layout import default_root
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
 from conceptctl.workflows import learn as workflow
 from conceptctl.workflows import lesson
+from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate import load
 from conceptctl.workflows.init import initialize
@@ -45,7 +48,7 @@ def base_folder(request, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch):
     # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
-    defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3)
+    defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3, remembered=0)
     for module in (workflow, lesson, workflow.auxiliary, workflow.generate):
         monkeypatch.setattr(module, "defaults_of", lambda base: defaults)
 
@@ -333,13 +336,51 @@ def test_a_job_keeps_no_caption_and_none_outlives_its_concept(store, tmp_path):
     assert list(store.layout.jobs.iterdir()) == []
 
 
-def test_memory_that_runs_out_beside_the_training_is_said_as_in_it(store, folder, monkeypatch):
-    def out_of_memory(self, pipeline, number):
-        raise torch.OutOfMemoryError
+def _on_a_gpu(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(workflow._Learning, "_examples", out_of_memory)
-    with pytest.raises(DeviceFailed, match="memory"):
-        teach(store, folder)
+
+def _on_a_cpu(*_):
+    torch.empty(2**50)
+
+
+@pytest.mark.parametrize("place", [(workflow._Learning, "_examples"), (_Run, "gradients")], ids=["before", "in a step"])
+@pytest.mark.parametrize("runs_out", [_on_a_gpu, _on_a_cpu])
+def test_memory_that_runs_out_changes_nothing_and_what_would_help_is_said(
+    store, folder, capsys, monkeypatch, place, runs_out
+):
+    command = ["learn", str(folder), "--token", "alice", "--steps", "2", "--store", str(store.layout.root), "--json"]
+    before = committed(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, runs_out)
+        assert run([*command, "--device", "cpu"]) == 9
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], "memory" in error["message"]) == ("DeviceFailed", True)
+    assert committed(store) == before
+    switches = error["hint"].replace(", or ", ", ").split(", ")
+    assert switches == ["--train-batch-size 1", "--gradient-checkpointing", "--aux 0", "--device cpu"]
+    assert run([*command, *" ".join(switches).split()]) == 0
+
+
+def test_memory_that_runs_out_leaves_the_auxiliary_pictures_for_the_next_try(store, folder, monkeypatch):
+    stages = []
+    watch = Watch(stage=lambda what, total: stages.append(what))
+    before = committed(store)
+    with monkeypatch.context() as patched, pytest.raises(DeviceFailed):
+        patched.setattr(_Run, "gradients", _on_a_gpu)
+        teach(store, folder, watch=watch)
+    left = committed(store)
+    assert left.items() > before.items()
+    assert len(left) == len(before) + 1
+    teach(store, folder, watch=watch)
+    assert sum("drawing" in what for what in stages) == 1
+
+
+def committed(store):
+    """Every byte of what is history, and of what it names."""
+    layout = store.layout
+    files = [layout.index, *layout.generations.iterdir(), *layout.blobs.rglob("*")]
+    return {path: path.read_bytes() for path in files if path.is_file()}
 
 
 def test_a_last_step_that_spoils_the_weights_commits_nothing(store, folder):
@@ -348,10 +389,46 @@ def test_a_last_step_that_spoils_the_weights_commits_nothing(store, folder):
     assert store.head().seq == 0
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(store, folder):
-    with pytest.raises(DeviceFailed, match=r"nan|inf"):
-        teach(store, folder, train=TrainConfig(steps=25, batch_size=2, learning_rate=1e30))
-    assert store.head().seq == 0
+def test_a_loss_that_is_no_number_ends_the_run_with_9_and_changes_nothing(store, folder, capsys):
+    before = committed(store)
+    command = ["learn", str(folder), "--token", "alice", "--steps", "25", "--batch-size", "2", "--device", "cpu"]
+    command += ["--store", str(store.layout.root), "--json"]
+    assert run([*command, "--learning-rate", "1e30"]) == 9
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "nan" in error["message"] or "inf" in error["message"]
+    assert error["hint"].startswith("a smaller --learning-rate")
+    assert committed(store) == before
+    assert run(command) == 0
+
+
+@pytest.mark.parametrize("again", ["the same command", "a smaller learning rate"])
+def test_a_loss_that_is_no_number_leaves_the_last_good_slot(base_folder, folder, tmp_path, monkeypatch, again):
+    whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
+    train = TrainConfig(steps=25, batch_size=2, rank=4)
+    plain = _Run.losses
+
+    def spoiled(self, generator, **options):
+        losses = plain(self, generator, **options)
+        return {name: value * float("nan") for name, value in losses.items()} if self.step == 15 else losses
+
+    with monkeypatch.context() as patched, pytest.raises(DeviceFailed, match="what was saved before stays"):
+        patched.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, save_seconds=0))
+        patched.setattr(_Run, "losses", spoiled)
+        teach(broken, folder, train=train)
+    (job,) = jobs.found(broken.layout)
+    slot = job.load()
+    assert slot.step == 15
+    assert all(np.isfinite(np.frombuffer(tensor.data, "<f4")).all() for tensor in slot.tensors.values())
+
+    if again == "a smaller learning rate":
+        train = dataclasses.replace(train, learning_rate=1e-5)
+    teach(whole, folder, train=train)
+    seen = []
+    teach(broken, folder, train=train, watch=Watch(report=lambda report: seen.append(report.step)))
+    # Another learning rate is another run, from its beginning.
+    assert seen == ([20, 25] if again == "the same command" else [10, 20, 25])
+    assert same(delta(whole, "alice"), delta(broken, "alice"))
+    assert list(broken.layout.jobs.iterdir()) == []
 
 
 def test_auxiliary_pictures_are_drawn_once_and_kept(store, folder):
@@ -781,7 +858,7 @@ def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_doe
     monkeypatch.delenv("CONCEPTCTL_STORE", raising=False)
     assert run(["learn", str(tmp_path / "nowhere"), "--token", "alice"]) == 3
     assert not root.exists()
-    assert run(["learn", str(tmp_path), "--token", "alice", "--dry-run"]) == 5
+    assert run(["learn", str(tmp_path), "--token", "alice", "--dry-run"]) == 3
     assert run(["learn", str(tmp_path), "--token", "Alice"]) == 2
     pictures = str(write_pictures(tmp_path / "right", side=64))
     assert run(["learn", pictures, "--token", "alice", "--resolution", "512"]) == 2
@@ -790,3 +867,76 @@ def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_doe
     named = ["--store", str(tmp_path / "elsewhere")]
     assert run(["learn", str(write_pictures(tmp_path / "p", side=64)), "--token", "alice", *named]) == 5
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_first_learn_makes_a_store_on_the_bundled_base_and_learns_in_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CONCEPTCTL_STORE", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    # Drawing what is remembered takes most of the time of so short a lesson.
+    monkeypatch.setattr(workflow, "defaults_of", lambda base: dataclasses.replace(POCKET, steps=2, remembered=1))
+    root = default_root()
+    assert root.is_relative_to(tmp_path)
+    pictures = str(write_pictures(tmp_path / "pictures", side=64))
+    options = ["--steps", "1", "--batch-size", "1", "--aux", "0", "--device", "cpu"]
+    assert run(["learn", pictures, "--token", "alice", "--class", "person", *options]) == 0
+    said = capsys.readouterr()
+    assert f"made a store at {root} on the bundled base" in said.err
+    assert "learned V*alice" in said.out
+    made = Store(root)
+    assert made.head().base.name == "pocket"
+    assert [row.verb for row in made.log()] == ["init", "learn"]
+    assert run(["list", "--quiet"]) == 0
+    assert capsys.readouterr().out == "alice\n"
+
+
+PROGRESS = r"loss (\S+)  density (\d+) %  denoising (\S+)  sparsity (\S+)"
+
+
+def shown_while_learning(store, folder, capsys):
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "30", "--batch-size", "2"]
+    assert run(["learn", str(folder), "--token", "alice", "--set", "open_by=0", *options]) == 0
+    return capsys.readouterr().err
+
+
+def assert_is_a_loss_with_its_parts(loss, density, denoising, sparsity):
+    assert float(loss) == pytest.approx(float(denoising) + float(sparsity), abs=2e-4)
+    assert float(denoising) > 0
+    assert 0 < int(density) < 100
+
+
+def test_progress_is_a_few_lines_where_there_is_no_terminal(store, folder, capsys):
+    lines = shown_while_learning(store, folder, capsys).splitlines()
+    begin = lines.index("learning: 30 to do")
+    assert re.fullmatch(r"about \d+ s left", lines[begin + 1])
+    for step, line in zip((20, 30), lines[begin + 2 : begin + 4], strict=True):
+        found = re.fullmatch(rf"step {step} of 30  {PROGRESS}", line)
+        assert_is_a_loss_with_its_parts(*found.groups())
+
+
+@pytest.mark.parametrize("columns", [160, 80])
+def test_progress_is_a_bar_on_a_terminal(store, folder, capsys, monkeypatch, columns):
+    from conceptctl.cli.learn import _Display
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    plain = _Display.report
+
+    def report(self, report):
+        plain(self, report)
+        # A tiny model learns faster than a bar is drawn.
+        self.bar.refresh()
+
+    monkeypatch.setattr(_Display, "report", report)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown_while_learning(store, folder, capsys))
+    if columns == 80:
+        # There is no room for the loss's parts.
+        assert re.search(r"learning \S+ +30/30 \d:\d\d:\d\d loss \S+  density \d+ %", shown)
+        return
+    bars = re.findall(rf"learning \S+ +(\d+)/30 (\S+) {PROGRESS}", shown)
+    assert {found[0] for found in bars} >= {"10", "20", "30"}
+    # How much is left is known as soon as two reports have come.
+    assert all(re.fullmatch(r"\d:\d\d:\d\d", found[1]) for found in bars if found[0] != "10")
+    for found in bars:
+        assert_is_a_loss_with_its_parts(*found[2:])

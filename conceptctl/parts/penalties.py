@@ -23,7 +23,7 @@ def sparsity(shares: Tensor) -> Tensor:
     return shares.sum()
 
 
-COMBINATIONS = 64
+COMBINATIONS = 16
 """Columns that stand for R in one step's preservation penalty."""
 
 

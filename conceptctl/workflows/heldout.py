@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conceptctl.diffusion.photos import files
 from conceptctl.errors import NotFound, PicturesRefused
 from conceptctl.store import base
 from conceptctl.store.manifest import Generation
@@ -68,15 +69,8 @@ def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generatio
 
 
 def _folders(folder: Path) -> list[Path]:
-    hint = "name a folder that holds one folder of pictures a concept"
-    try:
-        return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    except FileNotFoundError:
-        raise PicturesRefused(f"no folder {folder}", hint=hint) from None
-    except NotADirectoryError:
-        raise PicturesRefused(f"{folder} is not a folder", hint=hint) from None
-    except OSError as error:
-        raise PicturesRefused(f"{folder} cannot be read: {error.strerror}", hint=hint) from error
+    found = files.entries(folder, "name a folder that holds one folder of pictures a concept")
+    return [path for path in found if path.is_dir() and not path.name.startswith(".")]
 
 
 def _inner(folder: Path) -> Path:

@@ -62,6 +62,28 @@ _SPECIAL = (
 )
 
 
+def printable(name: str) -> str:
+    """Return a name that a terminal prints and does not obey."""
+    return name if name.isprintable() else ascii(name)
+
+
+def entries(folder: Path, hint: str) -> list[Path]:
+    """List what a folder of a user's holds, by name.
+
+    Raises:
+        PicturesRefused: It is not there, no folder, or cannot be read; with the hint.
+    """
+    shown = printable(str(folder))
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        raise PicturesRefused(f"no folder {shown}", hint=hint) from None
+    except NotADirectoryError:
+        raise PicturesRefused(f"{shown} is not a folder", hint=hint) from None
+    except OSError as error:
+        raise PicturesRefused(f"{shown} cannot be read: {error.strerror}", hint=hint) from error
+
+
 def is_folder(path: Path, *, follow: bool) -> bool:
     """Tell whether a folder stands there; what cannot be looked at is none."""
     try:

@@ -158,22 +158,14 @@ def check_folder(
 
 
 def _list(folder: Path, rules: Rules) -> _Listing:
-    try:
-        paths = sorted(folder.iterdir())
-    except FileNotFoundError:
-        raise PicturesRefused(f"no folder {_shown(folder)}", hint=_NAME_A_FOLDER) from None
-    except NotADirectoryError:
-        raise PicturesRefused(f"{_shown(folder)} is not a folder", hint=_NAME_A_FOLDER) from None
-    except OSError as error:
-        raise PicturesRefused(f"{_shown(folder)} cannot be read: {error.strerror}", hint=_NAME_A_FOLDER) from error
     listing = _Listing()
     texts: list[Path] = []
-    for path in paths:
+    for path in files.entries(folder, _NAME_A_FOLDER):
         name = path.name
         if name.startswith(".") or name.lower() in _JUNK:
             listing.ignored += 1
         elif path.suffix.lower() not in _SUFFIXES and files.is_folder(path, follow=rules.follow_symlinks):
-            listing.folders.append(_printable(name))
+            listing.folders.append(files.printable(name))
         elif path.suffix.lower() == captions.SUFFIX:
             texts.append(path)
         else:
@@ -228,15 +220,10 @@ def _distinct(found: list[tuple[Picture, Square]]) -> tuple[tuple[Picture, ...],
     for picture, square in found:
         known = first.setdefault(square.digest, picture)
         if known is not picture:
-            same = f"the same pixels as {_printable(known.path.name)}, counted once"
+            same = f"the same pixels as {files.printable(known.path.name)}, counted once"
             notes.append(f"{_shown(picture.path)}: {same}")
     return tuple(first.values()), notes
 
 
 def _shown(path: Path) -> str:
-    return _printable(str(path))
-
-
-def _printable(name: str) -> str:
-    """Return a name that a terminal prints and does not obey."""
-    return name if name.isprintable() else ascii(name)
+    return files.printable(str(path))

@@ -154,8 +154,10 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     console = Console(stderr=True)
     shown = console.is_terminal and not out.as_json and not out.quiet
     # Ten steps can take minutes: from half a minute, which rich looks at by itself, nothing could be estimated.
-    how: Any = {"speed_estimate_period": 3600, "expand": True, "transient": True}
-    with Progress(*columns, console=console, disable=not shown, **how) as bar:
+    bar = Progress(
+        *columns, console=console, disable=not shown, transient=True, expand=True, speed_estimate_period=3600
+    )
+    with bar:
         display = _Display(out, request.name, bar)
         learned = workflow.learn(store, request, device=device, wait=wait, watch=display.watch(preview))
     head = learned.generation

@@ -861,6 +861,9 @@ def test_the_first_learn_makes_a_store_on_the_default_path_and_a_refused_one_doe
     assert run(["learn", str(tmp_path), "--token", "alice", "--dry-run"]) == 3
     assert run(["learn", str(tmp_path), "--token", "Alice"]) == 2
     pictures = str(write_pictures(tmp_path / "right", side=64))
+    capsys.readouterr()
+    assert run(["learn", pictures, "--token", "alice", "--dry-run"]) == 0
+    assert f"one would be made at {root}" in capsys.readouterr().err
     assert run(["learn", pictures, "--token", "alice", "--resolution", "512"]) == 2
     assert run(["learn", pictures, "--token", "alice", "--mixed-precision", "fp8", "--device", "cpu"]) == 2
     assert not root.exists()

@@ -200,7 +200,11 @@ def _by_brand(head: bytes) -> str:
 
 @cache
 def decoders() -> frozenset[str]:
-    """Which of the two formats that not every installation decodes can be read: Pillow's names."""
+    """Make Pillow read HEIC where its library is installed.
+
+    Returns:
+        Which of the two formats that not every installation decodes can be read: Pillow's names.
+    """
     from PIL import features
 
     found = {"AVIF"} if features.check("avif") else set()

@@ -17,6 +17,7 @@ from conceptctl.pocket.train.trained import averaged_weights, text_tower, traine
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
 from conceptctl.pocket.world.captions import draw_mentions
 from conceptctl.pocket.world.kinds import NONE
+from conceptctl.pocket.world.labels import UNKNOWN, encode
 from conceptctl.pocket.world.scenes import draw_scene
 
 CPU = torch.device("cpu")
@@ -169,6 +170,30 @@ def test_half_of_what_the_judge_sees_went_through_the_autoencoder(workspace, tmp
         assert (changed[4:] > 0).all()
         ended[root] = changed[4:].mean().item()
     assert ended[tmp_path] < 0.1 < ended[folder]
+
+
+def test_some_of_what_the_judge_sees_lies_between_two_subjects():
+    plain, again = (judge.judged_pictures(64, "between") for _ in range(2))
+    assert torch.equal(plain.pictures, again.pictures)
+    doubtful = answered = 0
+    rng = random.Random(0)
+    for _ in range(200):
+        scene = draw_scene(rng, pairs=0, unseen=0.4, details=0.75)
+        subject = scene.subjects[0]
+        state = rng.getstate()
+        picture, (labels, nobody) = judge._between(scene, rng)
+        after = random.Random()
+        after.setstate(state)
+        assert (picture, [labels, nobody]) == judge._between(scene, after)
+        assert nobody == encode(None)
+        changed = [one != two for one, two in zip(labels, encode(subject), strict=True)]
+        # The kind stays, and so does all but an attribute, what needs it, what it covers, and a leaked hat's colour.
+        assert not changed[0]
+        assert sum(changed) <= 5
+        doubtful += UNKNOWN in [one for one, differs in zip(labels, changed, strict=True) if differs]
+        answered += any(differs and one != UNKNOWN for one, differs in zip(labels, changed, strict=True))
+    assert doubtful > 20
+    assert answered > 20
 
 
 def test_a_near_twin_differs_and_names_only_what_it_has():

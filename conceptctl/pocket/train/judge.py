@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from conceptctl.pocket.judge import JudgeNetwork, labels_of
@@ -15,9 +16,10 @@ from conceptctl.pocket.train.data import LATENT_NOISE, Batches, spoil, to_signed
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.trained import trained_vae
-from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS
+from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, NONE, Subject, attributes_of, draw_subject
+from conceptctl.pocket.world.labels import UNKNOWN
 from conceptctl.pocket.world.render import render_with_layout
-from conceptctl.pocket.world.scenes import draw_scene, reading_order
+from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
 
 RECIPES = {
     "cpu": Recipe(samples=5_000_000, batch=64, learning_rate=3e-3, weight_decay=0.01),
@@ -25,6 +27,15 @@ RECIPES = {
 }
 DECODED = 0.5
 """The share of its pictures that went through the autoencoder, as all that is generated did."""
+BETWEEN = 0.4
+"""The share of its pictures that lie between two that differ in one attribute, as some that are generated do."""
+THERE, MOSTLY = 0.35, 0.65
+"""How much of something has to be left to be there, and how much of one thing to be it rather than another."""
+LITTLE = (NONE, "plain")
+"""What there is where something is not."""
+LEAKED = 0.3
+"""The share of hats among these that have the colour of the hair, which no hat of the world need have."""
+_PATCHES = 8
 
 
 class Judged(NamedTuple):
@@ -83,15 +94,16 @@ class JudgeStage(Stage[JudgeNetwork, Judged]):
 
 
 def _step(batch: int, step: int) -> Judged:
-    return judged_pictures(batch, f"judge:{step}")
+    return judged_pictures(batch, f"judge:{step}", between=BETWEEN)
 
 
-def judged_pictures(size: int, seed: str) -> Judged:
+def judged_pictures(size: int, seed: str, *, between: float = 0.0) -> Judged:
     """Render pictures with their labels; half of them as concepts look, half as pre-training draws.
 
     Args:
         size: How many pictures.
         seed: Decides them all.
+        between: The share of them that show something of another subject, in which one attribute is different.
     """
     rng = random.Random(seed)
     pictures, labels = [], []
@@ -100,7 +112,61 @@ def judged_pictures(size: int, seed: str) -> Judged:
         # Every kind as often as any other: a judge must know the rare ones as well.
         weights = [1.0] * len(KINDS) if strange else KIND_WEIGHTS
         scene = draw_scene(rng, unseen=0.4 if strange else 0.0, details=0.75 if strange else 0.0, kind_weights=weights)
-        picture, spots = render_with_layout(scene, rng)
+        picture, answers = _between(scene, rng) if between and rng.random() < between else _judged(scene, rng)
         pictures.append(picture)
-        labels.append(labels_of([scene.subjects[index] for index in reading_order(spots)]))
+        labels.append(answers)
     return Judged(to_tensor(pictures), torch.tensor(labels))
+
+
+def _judged(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[list[int]]]:
+    picture, spots = render_with_layout(scene, rng)
+    return picture, labels_of([scene.subjects[index] for index in reading_order(spots)])
+
+
+def _between(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[list[int]]]:
+    """Render what lies between a scene and one that differs in an attribute: a few dots of many, half a hat.
+
+    A denoiser that has not made up its mind draws such things, and those who look at them see them none the less. What
+    is neither the one nor the other has no answer.
+    """
+    which = rng.randrange(len(scene.subjects))
+    subject = scene.subjects[which]
+    if subject.attributes.get("hat", NONE) != NONE and rng.random() < LEAKED:
+        subject = subject.replaced(hat_colour=subject["hair_colour"])
+    name, other = _changed(subject, rng)
+    subjects = [subject, other] if other[name] not in LITTLE else [other, subject]
+    state = rng.getstate()
+    rendered = []
+    for each in subjects:
+        # From the same state both stand in the same place in the same light.
+        rng.setstate(state)
+        changed = (*scene.subjects[:which], each, *scene.subjects[which + 1 :])
+        rendered.append(_judged(Scene(changed, scene.place, scene.light, scene.relation), rng))
+    (without, absent), (with_it, present) = rendered
+    share = rng.random()
+    if rng.random() < 0.5:
+        mask = Image.new("L", with_it.size, round(255 * share))
+    else:
+        # Here and there the one, elsewhere the other.
+        mask = Image.new("L", (_PATCHES, _PATCHES))
+        mask.putdata([255 * (rng.random() < share) for _ in range(_PATCHES**2)])
+        mask = mask.resize(with_it.size, Image.Resampling.BILINEAR)
+    enough, little = (THERE, 0.1) if subjects[0][name] in LITTLE else (MOSTLY, 1 - MOSTLY)
+    answers = present if share >= enough else absent
+    if little < share < enough:
+        answers = [
+            [one if one == two else UNKNOWN for one, two in zip(*both, strict=True)]
+            for both in zip(absent, present, strict=True)
+        ]
+    return Image.composite(with_it, without, mask), answers
+
+
+def _changed(subject: Subject, rng: random.Random) -> tuple[str, Subject]:
+    """The same subject with another value of one of the attributes that can be seen of it, and the attribute's name."""
+    while True:
+        fresh = draw_subject(rng, subject.kind, unseen=0.4, details=0.75)
+        shown = fresh.shown()
+        if names := [name for name in subject.shown() if shown.get(name, subject[name]) != subject[name]]:
+            name = rng.choice(names)
+            needy = [each.name for each in attributes_of(subject.kind) if name in each.needs]
+            return name, subject.replaced(**{each: fresh[each] for each in (name, *needy)})

@@ -2,7 +2,7 @@
 
     python benchmarks/pocket_curves.py WORKSPACE docs/images/pocket/curves.svg
 
-One panel a network: its held-out measure over the samples that it has seen.
+One panel for each network that has a log there: its held-out measure over the samples that it has seen.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     options = parser.parse_args()
     panels = []
-    for index, (name, measure, unit) in enumerate(PANELS):
+    found = [each for each in PANELS if (options.workspace / f"{each[0]}.jsonl").exists()]
+    if not found:
+        parser.error(f"no stage has left a log in {options.workspace}")
+    for index, (name, measure, unit) in enumerate(found):
         x, y = index % 2 * WIDTH, index // 2 * HEIGHT
         drawn = panel(name, measure, unit, options.workspace / f"{name}.jsonl")
         panels.append(f'<g transform="translate({x},{y})">\n{drawn}\n</g>')
@@ -63,7 +66,7 @@ def main() -> None:
         "text{font:11px sans-serif;fill:#444}.title{font-weight:bold}"
         "line{stroke:#999}polyline{fill:none;stroke:#2c56cc;stroke-width:1.6}"
     )
-    size = f'width="{2 * WIDTH}" height="{2 * HEIGHT}"'
+    size = f'width="{min(2, len(found)) * WIDTH}" height="{-(-len(found) // 2) * HEIGHT}"'
     body = "\n".join(panels)
     options.target.parent.mkdir(parents=True, exist_ok=True)
     options.target.write_text(

@@ -43,7 +43,7 @@ from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
 from conceptctl.workflows.defaults import POCKET
 
 CPU = torch.device("cpu")
-STEPS, GUIDANCE = 25, 4.0
+STEPS, GUIDANCE = 25, 2.0
 BATCH = 25
 OF_CLASSES = 4
 """How many times as many pictures are drawn of the classes alone: with 25 of a class two sets of fresh renders are as

@@ -23,7 +23,7 @@ def sparsity(shares: Tensor) -> Tensor:
     return shares.sum()
 
 
-COMBINATIONS = 16
+COMBINATIONS = 32
 """Columns that stand for R in one step's preservation penalty."""
 
 

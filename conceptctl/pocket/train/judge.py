@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
 from conceptctl.pocket.judge import JudgeNetwork, labels_of
@@ -16,8 +18,8 @@ from conceptctl.pocket.train.data import LATENT_NOISE, Batches, spoil, to_signed
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.trained import trained_vae
-from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, NONE, Subject, attributes_of, draw_subject
-from conceptctl.pocket.world.labels import UNKNOWN
+from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, NONE, Subject, attributes_of, details_show, draw_subject
+from conceptctl.pocket.world.labels import HEADS, UNKNOWN
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
 
@@ -28,14 +30,16 @@ RECIPES = {
 DECODED = 0.5
 """The share of its pictures that went through the autoencoder, as all that is generated did."""
 BETWEEN = 0.4
-"""The share of its pictures that lie between two that differ in one attribute, as some that are generated do."""
-THERE, MOSTLY = 0.35, 0.65
-"""How much of something has to be left to be there, and how much of one thing to be it rather than another."""
-LITTLE = (NONE, "plain")
+"""The share of its pictures that lie between two of the same scene that differ in one attribute of a subject, as some
+that are generated do."""
+LITTLE = (NONE, "plain", "bald")
 """What there is where something is not."""
 LEAKED = 0.3
-"""The share of hats among these that have the colour of the hair, which no hat of the world need have."""
+"""The share of hats among these that get the colour of the hair; brown, blond and gray are no hat's, and no answer."""
+_THERE, _MOSTLY, _WHOLE, _GONE = 0.35, 0.65, 0.85, 0.1
 _PATCHES = 8
+_SEEN = 2000
+"""The smallest change that anybody sees, in brightness of 255 times pixels: some eight pixels wholly."""
 
 
 class Judged(NamedTuple):
@@ -48,7 +52,7 @@ class Judged(NamedTuple):
 
 
 class JudgeStage(Stage[JudgeNetwork, Judged]):
-    """Trains the judge; half of its pictures hold unseen colours and details."""
+    """Trains the judge; three in five of its pictures hold unseen colours and details."""
 
     name = "judge"
 
@@ -98,12 +102,12 @@ def _step(batch: int, step: int) -> Judged:
 
 
 def judged_pictures(size: int, seed: str, *, between: float = 0.0) -> Judged:
-    """Render pictures with their labels; half of them as concepts look, half as pre-training draws.
+    """Render pictures with their labels; three in five as concepts look, the others as pre-training draws.
 
     Args:
         size: How many pictures.
         seed: Decides them all.
-        between: The share of them that show something of another subject, in which one attribute is different.
+        between: The share of them that lie between two of the same scene that differ in one attribute of a subject.
     """
     rng = random.Random(seed)
     pictures, labels = [], []
@@ -111,8 +115,12 @@ def judged_pictures(size: int, seed: str, *, between: float = 0.0) -> Judged:
         strange = rng.random() < 0.6
         # Every kind as often as any other: a judge must know the rare ones as well.
         weights = [1.0] * len(KINDS) if strange else KIND_WEIGHTS
-        scene = draw_scene(rng, unseen=0.4 if strange else 0.0, details=0.75 if strange else 0.0, kind_weights=weights)
-        picture, answers = _between(scene, rng) if between and rng.random() < between else _judged(scene, rng)
+        unseen, details = (0.4, 0.75) if strange else (0.0, 0.0)
+        scene = draw_scene(rng, unseen=unseen, details=details, kind_weights=weights)
+        if between and rng.random() < between:
+            picture, answers = _between(scene, rng, unseen, details)
+        else:
+            picture, answers = _judged(scene, rng)
         pictures.append(picture)
         labels.append(answers)
     return Judged(to_tensor(pictures), torch.tensor(labels))
@@ -123,50 +131,72 @@ def _judged(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[list[in
     return picture, labels_of([scene.subjects[index] for index in reading_order(spots)])
 
 
-def _between(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[list[int]]]:
+def _between(scene: Scene, rng: random.Random, unseen: float, details: float) -> tuple[Image.Image, list[list[int]]]:
     """Render what lies between a scene and one that differs in an attribute: a few dots of many, half a hat.
 
     A denoiser that has not made up its mind draws such things, and those who look at them see them none the less. What
     is neither the one nor the other has no answer.
     """
     which = rng.randrange(len(scene.subjects))
-    subject = scene.subjects[which]
-    if subject.attributes.get("hat", NONE) != NONE and rng.random() < LEAKED:
-        subject = subject.replaced(hat_colour=subject["hair_colour"])
-    name, other = _changed(subject, rng)
-    subjects = [subject, other] if other[name] not in LITTLE else [other, subject]
+    one = scene.subjects[which]
+    if one.attributes.get("hat", NONE) != NONE and rng.random() < LEAKED:
+        one = one.replaced(hat_colour=one["hair_colour"])
+    name, other = _changed(one, rng, unseen, details)
+    if other[name] in LITTLE:
+        one, other = other, one
     state = rng.getstate()
     rendered = []
-    for each in subjects:
+    for subject in (one, other):
         # From the same state both stand in the same place in the same light.
         rng.setstate(state)
-        changed = (*scene.subjects[:which], each, *scene.subjects[which + 1 :])
-        rendered.append(_judged(Scene(changed, scene.place, scene.light, scene.relation), rng))
-    (without, absent), (with_it, present) = rendered
-    share = rng.random()
-    if rng.random() < 0.5:
-        mask = Image.new("L", with_it.size, round(255 * share))
-    else:
-        # Here and there the one, elsewhere the other.
-        mask = Image.new("L", (_PATCHES, _PATCHES))
-        mask.putdata([255 * (rng.random() < share) for _ in range(_PATCHES**2)])
-        mask = mask.resize(with_it.size, Image.Resampling.BILINEAR)
-    enough, little = (THERE, 0.1) if subjects[0][name] in LITTLE else (MOSTLY, 1 - MOSTLY)
-    answers = present if share >= enough else absent
-    if little < share < enough:
-        answers = [
-            [one if one == two else UNKNOWN for one, two in zip(*both, strict=True)]
-            for both in zip(absent, present, strict=True)
+        subjects = (*scene.subjects[:which], subject, *scene.subjects[which + 1 :])
+        rendered.append(_judged(replace(scene, subjects=subjects), rng))
+    (before, absent), (after, present) = rendered
+    # Between two colours lies a third, which may have a name: of these there is the one here and the other there.
+    evenly = rng.random() < 0.5 and name != "skin" and not name.endswith("colour")
+    side = 1 if evenly else _PATCHES
+    chance = rng.random()
+    mask = Image.new("L", (side, side))
+    mask.putdata([round(255 * chance) if evenly else 255 * (rng.random() < chance) for _ in range(side**2)])
+    mask = mask.resize(after.size, Image.Resampling.BILINEAR)
+    share = _share(before, after, mask)
+    thing = one[name] in LITTLE
+    low, high = (_GONE, _THERE) if thing else (1 - _MOSTLY, _MOSTLY)
+    # What is faint is there, but has no colour yet.
+    needy = _needing(other.kind, name) if thing and share < _WHOLE else ()
+    answers = [
+        [
+            second
+            if first == second or (share >= high and head.name not in needy)
+            else first
+            if share <= low
+            else UNKNOWN
+            for head, first, second in zip(HEADS, *rows, strict=True)
         ]
-    return Image.composite(with_it, without, mask), answers
+        for rows in zip(absent, present, strict=True)
+    ]
+    return Image.composite(after, before, mask), answers
 
 
-def _changed(subject: Subject, rng: random.Random) -> tuple[str, Subject]:
+def _share(before: Image.Image, after: Image.Image, mask: Image.Image) -> float:
+    """How much of what makes the second picture another than the first a mask lets through; NaN, where nothing does."""
+    changed = ImageChops.difference(before, after).convert("L")
+    whole = ImageStat.Stat(changed).sum[0]
+    return ImageStat.Stat(ImageChops.multiply(changed, mask)).sum[0] / whole if whole > _SEEN else math.nan
+
+
+def _needing(kind: str, name: str) -> tuple[str, ...]:
+    return tuple(each.name for each in attributes_of(kind) if name in each.needs)
+
+
+def _changed(subject: Subject, rng: random.Random, unseen: float, details: float) -> tuple[str, Subject]:
     """The same subject with another value of one of the attributes that can be seen of it, and the attribute's name."""
     while True:
-        fresh = draw_subject(rng, subject.kind, unseen=0.4, details=0.75)
+        fresh = draw_subject(rng, subject.kind, unseen=unseen, details=details)
         shown = fresh.shown()
         if names := [name for name in subject.shown() if shown.get(name, subject[name]) != subject[name]]:
             name = rng.choice(names)
-            needy = [each.name for each in attributes_of(subject.kind) if name in each.needs]
-            return name, subject.replaced(**{each: fresh[each] for each in (name, *needy)})
+            new = (name, *_needing(subject.kind, name)) if subject[name] in LITTLE else (name,)
+            changed = subject.replaced(**{each: fresh[each] for each in new})
+            if details_show(changed):
+                return name, changed

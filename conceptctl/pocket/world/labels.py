@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from conceptctl.pocket.world.kinds import KINDS, NONE, Attribute, Subject
 
 UNKNOWN = -1
-"""The label of what a subject does not have, or what is not said of it."""
+"""The label of what a subject does not have, what is not said of it, or what lies between two answers."""
 
 _GROUPS: Mapping[str, str] = {
     "person": "person",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,21 @@ def open_extractor(generation_base: Base, choice: str | None, device: torch.devi
     if Path(named).is_dir() or not HUB_ID.fullmatch(named) or Path(named).is_absolute():
         return load_extractor(Path(named), "local folder", device)
     return load_extractor(_from_hub(named), named, device)
+
+
+def find_extractor(generation_base: Base, device: torch.device, warn: Callable[[str], None]) -> FeatureExtractor | None:
+    """Open the feature extractor that a base has by itself, or say that no features will be kept.
+
+    Args:
+        generation_base: The base.
+        device: Where to compute.
+        warn: Is told what is missing, and what to do.
+    """
+    try:
+        return open_extractor(generation_base, None, device)
+    except NotFound as error:
+        warn(f"no features will be kept: {error}; eval draws what it needs again ({error.hint})")
+        return None
 
 
 def _from_hub(repository: str) -> Path:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
-from conceptctl.errors import DeviceFailed, NotFound, PicturesRefused
+from conceptctl.errors import DeviceFailed, PicturesRefused
 from conceptctl.store import base, concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, BlobRef, Generation, now
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from conceptctl.diffusion.models import Pipeline
     from conceptctl.diffusion.projections import Stacks
     from conceptctl.methods.base import Method, Task
+    from conceptctl.metrics.features import FeatureExtractor
 
 PREVIEW_PICTURES = 4
 MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
@@ -119,7 +120,7 @@ class _Learning:
         self, store: Store, writer: Writer, request: Request, method: Method, device: str, watch: Watch
     ) -> None:
         from conceptctl.diffusion import models
-        from conceptctl.workflows.extractor import open_extractor
+        from conceptctl.workflows import extractor
 
         self.store, self.writer, self.request, self.method, self.watch = store, writer, request, method, watch
         self.head = writer.head
@@ -135,10 +136,15 @@ class _Learning:
             watch.warn("no class word (--class), so no auxiliary pictures are drawn")
         if self.device.type == "cpu" and self.head.base.name != "pocket":
             watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
+        described = is_described(request, method, self.checked)
+        self.remembered = defaults_of(self.head.base).remembered if request.remembered is None else request.remembered
         # One that is not there is said now, and not when everything is drawn or learned.
-        wanted = is_described(request, method, self.checked) or request.feature_extractor is not None
-        self.extractor = open_extractor(self.head.base, request.feature_extractor, self.device) if wanted else None
-        self.describer = self.extractor if is_described(request, method, self.checked) else None
+        self.extractor: FeatureExtractor | None = None
+        if described or request.feature_extractor is not None:
+            self.extractor = extractor.open_extractor(self.head.base, request.feature_extractor, self.device)
+        elif self.remembered > 0:
+            self.extractor = extractor.find_extractor(self.head.base, self.device, watch.warn)
+        self.describer = self.extractor if described else None
 
     def run(self) -> Learned:
         """Train, remember, commit."""
@@ -398,34 +404,27 @@ class _Learning:
     def _remember(self, pipeline: Pipeline) -> tuple[Any, dict[str, Any]]:
         """Draw the concept and keep the features of the pictures, where there is something to extract them with."""
         from conceptctl.diffusion.sampling import draw_set
-        from conceptctl.workflows.extractor import open_extractor
 
+        if self.remembered <= 0 or self.extractor is None:
+            return None, {}
         defaults = defaults_of(self.head.base)
-        count = defaults.remembered if self.request.remembered is None else self.request.remembered
-        if count <= 0:
-            return None, {}
-        try:
-            extractor = self.extractor or open_extractor(self.head.base, None, self.device)
-        except NotFound as error:
-            self.watch.warn(f"learned without features: {error}; eval draws what it needs again ({error.hint})")
-            return None, {}
-        self.watch.stage("remembering", count)
+        self.watch.stage("remembering", self.remembered)
         pictures = []
         for picture in draw_set(
             pipeline,
             self._prompt().format(self.request.name),
-            count,
+            self.remembered,
             steps=defaults.steps,
             guidance=defaults.guidance,
         ):
             pictures.append(picture)
             self.watch.advance(1)
-        return extractor.images(pictures).numpy(), {
+        return self.extractor.images(pictures).numpy(), {
             "remembered_prompt": self._prompt(),
             "remembered_steps": defaults.steps,
             "remembered_device": self._drawn_on(),
             "remembered_guidance": defaults.guidance,
-            "feature_extractor": extractor.sha256,
+            "feature_extractor": self.extractor.sha256,
         }
 
     def _record(

@@ -578,6 +578,27 @@ def test_without_a_clip_model_describing_fails_before_anything_is_drawn(store, f
     teach(store, captioned, name="bob", settings={"prompts": "described"})
 
 
+def test_that_no_features_will_be_kept_is_said_before_anything_is_drawn(store, folder, monkeypatch):
+    tried = []
+
+    def none(*_, **__):
+        tried.append(True)
+        raise NotFound("no network", hint="hf download")
+
+    monkeypatch.setattr("conceptctl.workflows.extractor._from_hub", none)
+    told = []
+    watch = Watch(stage=lambda what, total: told.append(what), warn=told.append)
+    teach(store, folder, remembered=2, watch=watch)
+    (said,) = [index for index, what in enumerate(told) if "no features will be kept" in what]
+    assert "hf download" in told[said]
+    assert said < min(index for index, what in enumerate(told) if what.startswith(("drawing", "learning")))
+    # Looking for it takes a while without a network: once is enough, and not at all where nothing is remembered.
+    assert len(tried) == 1
+    assert "feature_extractor" not in read_record(store.blob(store.concept("alice"))).settings
+    teach(store, folder, name="bob")
+    assert len(tried) == 1
+
+
 def test_what_is_said_of_pictures_is_told(store, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["at night", "", "at night", ""])
     asked_for = asked(folder, **_described(tmp_path))

@@ -51,6 +51,9 @@ def find_extractor(generation_base: Base, device: torch.device, warn: Callable[[
         generation_base: The base.
         device: Where to compute.
         warn: Is told what is missing, and what to do.
+
+    Returns:
+        The extractor; None where it cannot be had.
     """
     try:
         return open_extractor(generation_base, None, device)

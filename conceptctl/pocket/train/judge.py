@@ -19,7 +19,7 @@ from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.trained import trained_vae
 from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, NONE, Subject, attributes_of, details_show, draw_subject
-from conceptctl.pocket.world.labels import HEADS, UNKNOWN
+from conceptctl.pocket.world.labels import HEADS, UNKNOWN, Head
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
 
@@ -32,12 +32,16 @@ DECODED = 0.5
 BETWEEN = 0.4
 """The share of its pictures that lie between two of the same scene that differ in one attribute of a subject, as some
 that are generated do."""
-LITTLE = (NONE, "plain", "bald")
+_LITTLE = (NONE, "plain", "bald")
 """What there is where something is not."""
-LEAKED = 0.3
+_LEAKED = 0.3
 """The share of hats among these that get the colour of the hair; brown, blond and gray are no hat's, and no answer."""
-_THERE, _MOSTLY, _WHOLE, _GONE = 0.35, 0.65, 0.85, 0.1
+_GONE, _THERE, _WHOLE = 0.1, 0.35, 0.85
+"""How much of something may be left when it is not there, and must be when it is, and when its colour shows."""
+_MOSTLY = 0.65
+"""How much of one thing must be there for it to be that and no other."""
 _PATCHES = 8
+"""Of a picture's side: as large as what is there here and not elsewhere."""
 _SEEN = 2000
 """The smallest change that anybody sees, in brightness of 255 times pixels: some eight pixels wholly."""
 
@@ -139,10 +143,10 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     """
     which = rng.randrange(len(scene.subjects))
     one = scene.subjects[which]
-    if one.attributes.get("hat", NONE) != NONE and rng.random() < LEAKED:
+    if one.attributes.get("hat", NONE) != NONE and rng.random() < _LEAKED:
         one = one.replaced(hat_colour=one["hair_colour"])
     name, other = _changed(one, rng, unseen, details)
-    if other[name] in LITTLE:
+    if other[name] in _LITTLE:
         one, other = other, one
     state = rng.getstate()
     rendered = []
@@ -160,21 +164,17 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     mask.putdata([round(255 * chance) if evenly else 255 * (rng.random() < chance) for _ in range(side**2)])
     mask = mask.resize(after.size, Image.Resampling.BILINEAR)
     share = _share(before, after, mask)
-    thing = one[name] in LITTLE
+    thing = one[name] in _LITTLE
     low, high = (_GONE, _THERE) if thing else (1 - _MOSTLY, _MOSTLY)
     # What is faint is there, but has no colour yet.
     needy = _needing(other.kind, name) if thing and share < _WHOLE else ()
-    answers = [
-        [
-            second
-            if first == second or (share >= high and head.name not in needy)
-            else first
-            if share <= low
-            else UNKNOWN
-            for head, first, second in zip(HEADS, *rows, strict=True)
-        ]
-        for rows in zip(absent, present, strict=True)
-    ]
+
+    def answer(head: Head, first: int, second: int) -> int:
+        if first == second or share <= low:
+            return first
+        return second if share >= high and head.name not in needy else UNKNOWN
+
+    answers = [[answer(*each) for each in zip(HEADS, *rows, strict=True)] for rows in zip(absent, present, strict=True)]
     return Image.composite(after, before, mask), answers
 
 
@@ -186,6 +186,7 @@ def _share(before: Image.Image, after: Image.Image, mask: Image.Image) -> float:
 
 
 def _needing(kind: str, name: str) -> tuple[str, ...]:
+    """The attributes that show nothing without another one."""
     return tuple(each.name for each in attributes_of(kind) if name in each.needs)
 
 
@@ -196,7 +197,7 @@ def _changed(subject: Subject, rng: random.Random, unseen: float, details: float
         shown = fresh.shown()
         if names := [name for name in subject.shown() if shown.get(name, subject[name]) != subject[name]]:
             name = rng.choice(names)
-            new = (name, *_needing(subject.kind, name)) if subject[name] in LITTLE else (name,)
+            new = (name, *_needing(subject.kind, name)) if subject[name] in _LITTLE else (name,)
             changed = subject.replaced(**{each: fresh[each] for each in new})
             if details_show(changed):
                 return name, changed

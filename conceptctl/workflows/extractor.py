@@ -44,19 +44,22 @@ def open_extractor(generation_base: Base, choice: str | None, device: torch.devi
     return load_extractor(_from_hub(named), named, device)
 
 
-def find_extractor(generation_base: Base, device: torch.device, warn: Callable[[str], None]) -> FeatureExtractor | None:
+def find_extractor(generation_base: Base, warn: Callable[[str], None]) -> FeatureExtractor | None:
     """Open the feature extractor that a base has by itself, or say that no features will be kept.
+
+    It computes on the CPU: as long as a lesson lasts, a GPU's memory is the lesson's.
 
     Args:
         generation_base: The base.
-        device: Where to compute.
         warn: Is told what is missing, and what to do.
 
     Returns:
         The extractor; None where it cannot be had.
     """
+    import torch
+
     try:
-        return open_extractor(generation_base, None, device)
+        return open_extractor(generation_base, None, torch.device("cpu"))
     except NotFound as error:
         warn(f"no features will be kept: {error}; eval draws what it needs again ({error.hint})")
         return None

@@ -143,7 +143,7 @@ class _Learning:
         if described or request.feature_extractor is not None:
             self.extractor = extractor.open_extractor(self.head.base, request.feature_extractor, self.device)
         elif self.remembered > 0:
-            self.extractor = extractor.find_extractor(self.head.base, self.device, watch.warn)
+            self.extractor = extractor.find_extractor(self.head.base, watch.warn)
         self.describer = self.extractor if described else None
 
     def run(self) -> Learned:

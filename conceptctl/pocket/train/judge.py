@@ -36,8 +36,9 @@ _LITTLE = (NONE, "plain", "bald")
 """What there is where something is not."""
 _LEAKED = 0.3
 """The share of hats among these that get the colour of the hair; brown, blond and gray are no hat's, and no answer."""
-_GONE, _THERE, _WHOLE = 0.1, 0.35, 0.85
-"""How much of something may be left when it is not there, and must be when it is, and when its colour shows."""
+_GONE, _SOME, _THERE, _WHOLE = 0.1, 0.25, 0.35, 0.85
+"""How much of something may be left when it is not there; must be when it is, in pieces as plain as ever and paler
+everywhere; and must be when its colour shows."""
 _MOSTLY = 0.65
 """How much of one thing must be there for it to be that and no other."""
 _PATCHES = 8
@@ -165,7 +166,7 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     mask = mask.resize(after.size, Image.Resampling.BILINEAR)
     share = _share(before, after, mask)
     thing = one[name] in _LITTLE
-    low, high = (_GONE, _THERE) if thing else (1 - _MOSTLY, _MOSTLY)
+    low, high = (_GONE, _THERE if evenly else _SOME) if thing else (1 - _MOSTLY, _MOSTLY)
     # What is faint is there, but has no colour yet.
     needy = _needing(other.kind, name) if thing and share < _WHOLE else ()
 

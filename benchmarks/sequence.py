@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,6 +94,11 @@ class Looked:
         )
 
 
+def to_pictures(kept: Tensor) -> list[Image.Image]:
+    """The pictures of a uint8 tensor (B, 3, 64, 64)."""
+    return [Image.fromarray(each) for each in kept.permute(0, 2, 3, 1).numpy()]
+
+
 class Bench:
     """One sequence, and what is known about it so far."""
 
@@ -159,26 +165,29 @@ class Bench:
         path = self.root / f"{method}-pairs.json"
         how = {"judge": self.judge_is, "drawn": "painted in columns, with silhouettes"}
         if not how.items() <= self._pairs_read(method).items():
-            path.write_text(json.dumps({**self._pairs(store, method), **how}), encoding="utf-8")
+            path.write_text(json.dumps({**self._pairs(store, method, how["drawn"]), **how}), encoding="utf-8")
 
     def _draw(self, store: Store, generation: Generation, concept: Concept, stem: Path) -> None:
         """Draw a concept, and keep the pictures' features and what the judge says."""
         path = stem.with_suffix(".json")
-        if path.exists() and json.loads(path.read_text()).get("judge") == self.judge_is:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("judge") == self.judge_is:
             return
-        pipeline = generate.load(store, generation, self.options.device)
-        prompt = self._prompt(store, concept)
-        pictures = list(self._set(pipeline, prompt))
-        save_file({"features": self.extractor.images(pictures)}, stem.with_suffix(".safetensors"))
-        generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
-        real = [concept.heldout_view(index) for index in range(HELDOUT)]
-        found = {
-            **vars(Looked.at(self.judge, pictures, concept)),
-            "loss": self._loss(pipeline, real, [prompt] * HELDOUT),
-            "own": self.own_losses(pipeline),
-            "judge": self.judge_is,
-        }
-        stem.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
+        kept = load_file(stem.with_suffix(".safetensors")) if found else {}
+        if "pictures" in kept:
+            # Another judge reads what was drawn for the one before.
+            pictures = to_pictures(kept["pictures"])
+        else:
+            pipeline = generate.load(store, generation, self.options.device)
+            prompt = self._prompt(store, concept)
+            pictures = list(self._set(pipeline, prompt))
+            kept = {"features": self.extractor.images(pictures), "pictures": to_tensor(pictures).contiguous()}
+            save_file(kept, stem.with_suffix(".safetensors"))
+            generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
+            real = [concept.heldout_view(index) for index in range(HELDOUT)]
+            found = {"loss": self._loss(pipeline, real, [prompt] * HELDOUT), "own": self.own_losses(pipeline)}
+        found |= {**vars(Looked.at(self.judge, pictures, concept)), "judge": self.judge_is}
+        path.write_text(json.dumps(found), encoding="utf-8")
         print(f"{stem.name}: {json.dumps(found)}", flush=True)
 
     def _prompt(self, store: Store, concept: Concept) -> str:
@@ -225,24 +234,38 @@ class Bench:
         found = json.loads(path.read_text()) if path.exists() else {}
         return found if isinstance(found, dict) else {}
 
-    def _pairs(self, store: Store, method: str) -> dict[str, float]:
+    def _pairs(self, store: Store, method: str, drawn: str) -> dict[str, float]:
         """What pictures of two neighbours of the sequence show, in the mean."""
-        pipeline = generate.load(store, store.head(), self.options.device)
-        sheet: list[Image.Image] = []
+        pairs = list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]
+        pictures = self._pictures_of(pairs, store, self.root / f"{method}-pairs.safetensors", drawn)
         found: dict[str, list[float]] = {"both": [], "classes": [], "attributes": []}
-        for pair in list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]:
-            prompt = OPENING + " next to ".join(f"V*{concept.name}" for concept in pair)
-            composed = compose(store, store.head(), prompt, [concept.name for concept in pair])
-            pictures = list(self._set(pipeline, composed, 8))
+        for pair, part in zip(pairs, pictures, strict=True):
             subjects = [concept.subject for concept in pair]
-            for reading in self.judge.read(to_signed(to_tensor(pictures), CPU)):
+            for reading in self.judge.read(to_signed(part, CPU)):
                 there, right, asked = reading.agreement([(subject.kind, subject.shown()) for subject in subjects])
                 found["both"].append(reading.shows_all(subjects))
                 found["classes"].append(there)
                 found["attributes"].append(right / asked)
-            sheet += pictures[:4]
+        sheet = [picture for part in pictures for picture in to_pictures(part[:4])]
         generate.contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
         return {name: statistics.mean(values) for name, values in found.items()}
+
+    def _pictures_of(self, pairs: list[tuple[Concept, Concept]], store: Store, path: Path, drawn: str) -> Tensor:
+        """Eight pictures of each pair, uint8 (pairs, 8, 3, 64, 64): those that are kept, where they were drawn so."""
+        if path.exists():
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("drawn") == drawn:
+                    kept: Tensor = file.get_tensor("pictures")
+                    return kept
+        pipeline = generate.load(store, store.head(), self.options.device)
+        parts = []
+        for pair in pairs:
+            prompt = OPENING + " next to ".join(f"V*{concept.name}" for concept in pair)
+            composed = compose(store, store.head(), prompt, [concept.name for concept in pair])
+            parts.append(to_tensor(list(self._set(pipeline, composed, 8))))
+        pictures = torch.stack(parts).contiguous()
+        save_file({"pictures": pictures}, path, metadata={"drawn": drawn})
+        return pictures
 
     def figures(self, method: str) -> dict[str, Any]:
         now = "then" if method == ALONE else "now"

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -164,11 +163,13 @@ class Bench:
             self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
         path = self.root / f"{method}-pairs.json"
         how = {"judge": self.judge_is, "drawn": "painted in columns, with silhouettes"}
-        if not how.items() <= self._pairs_read(method).items():
-            path.write_text(json.dumps({**self._pairs(store, method, how["drawn"]), **how}), encoding="utf-8")
+        found = self._pairs_read(method)
+        if not how.items() <= found.items():
+            drawn = found.get("drawn") == how["drawn"]
+            path.write_text(json.dumps({**self._pairs(store, method, drawn=drawn), **how}), encoding="utf-8")
 
     def _draw(self, store: Store, generation: Generation, concept: Concept, stem: Path) -> None:
-        """Draw a concept, and keep the pictures' features and what the judge says."""
+        """Draw a concept, and keep the pictures, their features and what the judge says."""
         path = stem.with_suffix(".json")
         found = json.loads(path.read_text()) if path.exists() else {}
         if found.get("judge") == self.judge_is:
@@ -234,10 +235,13 @@ class Bench:
         found = json.loads(path.read_text()) if path.exists() else {}
         return found if isinstance(found, dict) else {}
 
-    def _pairs(self, store: Store, method: str, drawn: str) -> dict[str, float]:
-        """What pictures of two neighbours of the sequence show, in the mean."""
+    def _pairs(self, store: Store, method: str, *, drawn: bool) -> dict[str, float]:
+        """What pictures of two neighbours of the sequence show, in the mean; they are drawn where they are not yet."""
         pairs = list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]
-        pictures = self._pictures_of(pairs, store, self.root / f"{method}-pairs.safetensors", drawn)
+        path = self.root / f"{method}-pairs.safetensors"
+        if not (drawn and path.exists()):
+            save_file({"pictures": self._pictures_of(pairs, store)}, path)
+        pictures = load_file(path)["pictures"]
         found: dict[str, list[float]] = {"both": [], "classes": [], "attributes": []}
         for pair, part in zip(pairs, pictures, strict=True):
             subjects = [concept.subject for concept in pair]
@@ -250,22 +254,15 @@ class Bench:
         generate.contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
         return {name: statistics.mean(values) for name, values in found.items()}
 
-    def _pictures_of(self, pairs: list[tuple[Concept, Concept]], store: Store, path: Path, drawn: str) -> Tensor:
-        """Eight pictures of each pair, uint8 (pairs, 8, 3, 64, 64): those that are kept, where they were drawn so."""
-        if path.exists():
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("drawn") == drawn:
-                    kept: Tensor = file.get_tensor("pictures")
-                    return kept
+    def _pictures_of(self, pairs: list[tuple[Concept, Concept]], store: Store) -> Tensor:
+        """Draw eight pictures of each pair: uint8 (pairs, 8, 3, 64, 64)."""
         pipeline = generate.load(store, store.head(), self.options.device)
         parts = []
         for pair in pairs:
             prompt = OPENING + " next to ".join(f"V*{concept.name}" for concept in pair)
             composed = compose(store, store.head(), prompt, [concept.name for concept in pair])
             parts.append(to_tensor(list(self._set(pipeline, composed, 8))))
-        pictures = torch.stack(parts).contiguous()
-        save_file({"pictures": pictures}, path, metadata={"drawn": drawn})
-        return pictures
+        return torch.stack(parts).contiguous()
 
     def figures(self, method: str) -> dict[str, Any]:
         now = "then" if method == ALONE else "now"

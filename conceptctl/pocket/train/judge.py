@@ -37,8 +37,8 @@ _LITTLE = (NONE, "plain", "bald")
 _LEAKED = 0.3
 """The share of hats among these that get the colour of the hair; brown, blond and gray are no hat's, and no answer."""
 _GONE, _SOME, _THERE, _WHOLE = 0.1, 0.25, 0.35, 0.85
-"""How much of something may be left when it is not there; must be when it is, in pieces as plain as ever and paler
-everywhere; and must be when its colour shows."""
+"""How much of something may be left when it is not there; how much must be when it is, in pieces that are as plain as
+ever, and paler everywhere; and how much when its colour shows."""
 _MOSTLY = 0.65
 """How much of one thing must be there for it to be that and no other."""
 _PATCHES = 8

@@ -186,9 +186,8 @@ class Bench:
 
     def judge_on_renders(self) -> list[Figure]:
         judged = judged_pictures(2_000, "quality:judge")
-        with torch.no_grad():
-            logits = torch.cat([self.judge.network(part) for part in to_signed(judged.pictures, CPU).split(250)])
-        right, asked = right_answers(logits.flatten(0, 1), judged.labels.flatten(0, 1))
+        chances = self.judge.chances(to_signed(judged.pictures, CPU))
+        right, asked = right_answers(chances.flatten(0, 1), judged.labels.flatten(0, 1))
         shares = (right / asked.clamp(min=1)).tolist()
         worst = min(range(len(shares)), key=shares.__getitem__)
         mean = right.sum().item() / asked.sum().item()

@@ -35,7 +35,7 @@ from conceptctl.diffusion.objective import Objective
 from conceptctl.diffusion.sampling import draw_set
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import mmd, noise_floor
-from conceptctl.pocket import bundle
+from conceptctl.pocket import bundle, judge
 from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.train.unet import SNR_CAP
 from conceptctl.pocket.world.concepts import Concept, sequence, write_folders
@@ -110,8 +110,9 @@ class Bench:
         if not (self.data / "concepts.json").exists():
             list(write_folders(self.concepts, self.data))
         self.judge = pocket.load_judge()
-        # What another judge said is asked for again.
-        self.judge_is = hashlib.sha256((bundle.WEIGHTS / bundle.JUDGE_FILE).read_bytes()).hexdigest()[:16]
+        # What another judge said is asked for again; another way of looking makes another judge too.
+        parts = (bundle.WEIGHTS / bundle.JUDGE_FILE, Path(judge.__file__))
+        self.judge_is = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:16]
 
     @cached_property
     def extractor(self) -> Any:

@@ -6,6 +6,7 @@ details included, is a question with an answer. Benchmarks and tests use it; tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -28,6 +29,9 @@ PATIENCE = 6.0
 
 DETAIL_DOUBT = 1.2
 """How much a detail of the concept's own may count against it: read with a chance of 0.3 at the least."""
+
+GLANCES = ((0, 0), *((down, 0) for down in (-2, -1, 1, 2)), *((0, right) for right in (-2, -1, 1, 2)))
+"""How far the picture is moved, in pixels down and right, each time that the judge looks at it."""
 
 
 class JudgeNetwork(nn.Module):
@@ -156,17 +160,32 @@ class Judge:
     @torch.no_grad()
     def read(self, pictures: Tensor) -> list[Reading]:
         """Read pictures (B, 3, 64, 64) in [-1, 1]."""
+        chances = self.chances(pictures)
+        labels = torch.stack([piece.argmax(dim=2) for piece in chances.split(SIZES, dim=2)], dim=2)
         readings = []
-        for part in pictures.split(256):
-            answers = self.network(part).float()
-            pieces = [piece.log_softmax(dim=2) for piece in answers.split(SIZES, dim=2)]
-            labels = torch.stack([piece.argmax(dim=2) for piece in pieces], dim=2)
-            for row, chances in zip(labels.tolist(), torch.cat(pieces, dim=2), strict=True):
-                seen = [(decode(slot), chance) for slot, chance in zip(row, chances, strict=True)]
-                readings.append(
-                    Reading(tuple(Sight(subject, chance) for subject, chance in seen if subject is not None))
-                )
+        for row, sights in zip(labels.tolist(), chances, strict=True):
+            seen = [(decode(slot), sight) for slot, sight in zip(row, sights, strict=True)]
+            readings.append(Reading(tuple(Sight(subject, sight) for subject, sight in seen if subject is not None)))
         return readings
+
+    @torch.no_grad()
+    def chances(self, pictures: Tensor) -> Tensor:
+        """The logarithm of the chance of each answer: (B, 2, sum of `labels.SIZES`) for pictures as `read` takes them.
+
+        It is the mean over several glances, each at the picture moved a little: what hangs on a pixel is no answer.
+        """
+        return torch.cat([self._chances(part) for part in pictures.split(256)])
+
+    def _chances(self, pictures: Tensor) -> Tensor:
+        height, width = pictures.shape[2:]
+        reach = max(max(map(abs, glance)) for glance in GLANCES)
+        padded = functional.pad(pictures, (reach,) * 4, mode="replicate")
+        glances = []
+        for down, right in GLANCES:
+            top, left = reach - down, reach - right
+            answers = self.network(padded[:, :, top : top + height, left : left + width]).float()
+            glances.append(torch.cat([piece.log_softmax(dim=2) for piece in answers.split(SIZES, dim=2)], dim=2))
+        return torch.stack(glances).logsumexp(dim=0) - math.log(len(GLANCES))
 
 
 def labels_of(subjects: Sequence[Subject]) -> list[list[int]]:

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from conceptctl.pocket.judge import Reading, Sight, labels_of
+from conceptctl.pocket.judge import GLANCES, Judge, JudgeNetwork, Reading, Sight, labels_of
 from conceptctl.pocket.world.concepts import concept
 from conceptctl.pocket.world.kinds import KINDS
 from conceptctl.pocket.world.labels import HEADS, SIZES, UNKNOWN, encode
@@ -92,3 +92,34 @@ def test_labels_name_a_missing_second_subject():
     assert len(rows) == 2
     assert all(len(row) == len(HEADS) for row in rows)
     assert rows[1][0] == 0
+
+
+class Corner(JudgeNetwork):
+    """Sees one subject, a person, where a picture's corner is bright, and a cat where it is not."""
+
+    def forward(self, pictures):
+        answers = torch.zeros(len(pictures), 2, sum(SIZES))
+        person, cat = (encode(concept(kind, 0).subject)[0] for kind in ("person", "cat"))
+        bright = pictures[:, :, 0, 0].amax(dim=1) > 0
+        answers[:, 0, person] = torch.where(bright, 5.0, 0.0)
+        answers[:, 0, cat] = torch.where(bright, 0.0, 5.0)
+        answers[:, 1, 0] = 5.0
+        return answers
+
+
+def test_what_hangs_on_a_pixel_is_no_answer():
+    judge = Judge(Corner())
+    pictures = torch.full((2, 3, 64, 64), -1.0)
+    # Moved down or right, its corner stays what it is; moved up or left, the pixel is gone.
+    pictures[0, :, 0, 0] = 1.0
+    pictures[1, :, :4, :4] = 1.0
+    dot, patch = judge.read(pictures)
+    assert [subject.kind for subject in patch.subjects] == ["person"]
+    gone = sum(min(glance) < 0 for glance in GLANCES) / len(GLANCES)
+    person = encode(concept("person", 0).subject)[0]
+    certain = patch.sights[0].chances[person].exp()
+    doubtful = dot.sights[0].chances[person].exp()
+    assert certain > 0.9
+    assert doubtful == pytest.approx((1 - gone) * certain.item(), abs=0.01)
+    parts = judge.chances(pictures).exp().split(SIZES, dim=2)
+    assert all(torch.allclose(part.sum(dim=2), torch.ones(2, 2), atol=1e-5) for part in parts)

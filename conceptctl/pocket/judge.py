@@ -163,9 +163,9 @@ class Judge:
         chances = self.chances(pictures)
         labels = torch.stack([piece.argmax(dim=2) for piece in chances.split(SIZES, dim=2)], dim=2)
         readings = []
-        for row, sights in zip(labels.tolist(), chances, strict=True):
-            seen = [(decode(slot), sight) for slot, sight in zip(row, sights, strict=True)]
-            readings.append(Reading(tuple(Sight(subject, sight) for subject, sight in seen if subject is not None)))
+        for row, slots in zip(labels.tolist(), chances, strict=True):
+            seen = [(decode(answers), slot) for answers, slot in zip(row, slots, strict=True)]
+            readings.append(Reading(tuple(Sight(subject, slot) for subject, slot in seen if subject is not None)))
         return readings
 
     @torch.no_grad()

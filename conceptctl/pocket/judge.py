@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conceptctl.pocket.world.kinds import DETAILS, Subject
+from conceptctl.pocket.world.kinds import DETAILS, NONE, Subject
 from conceptctl.pocket.world.labels import HEADS, SIZES, UNKNOWN, decode, encode
 
 SUBJECTS = 2
@@ -32,6 +32,11 @@ DETAIL_DOUBT = 1.2
 
 GLANCES = ((0, 0), *((down, 0) for down in (-2, -1, 1, 2)), *((0, right) for right in (-2, -1, 1, 2)))
 """How far the picture is moved, in pixels down and right, each time that the judge looks at it."""
+
+
+ODDS = {"beard": 4.0}
+"""How many times likelier something must be than not, to be seen: what may be a beard is a chin in the shade to most
+people, and one that is drawn wholly is far likelier than that."""
 
 
 class JudgeNetwork(nn.Module):
@@ -173,6 +178,7 @@ class Judge:
         """The logarithm of the chance of each answer: (B, 2, sum of `labels.SIZES`) for pictures as `read` takes them.
 
         It is the mean over several glances, each at the picture moved a little: what hangs on a pixel is no answer.
+        Where `ODDS` asks for more than an even chance, the chance that there is nothing is raised by as much.
         """
         return torch.cat([self._chances(part) for part in pictures.split(256)])
 
@@ -185,14 +191,29 @@ class Judge:
             top, left = reach - down, reach - right
             answers = self.network(padded[:, :, top : top + height, left : left + width]).float()
             glances.append(torch.cat([piece.log_softmax(dim=2) for piece in answers.split(SIZES, dim=2)], dim=2))
-        return torch.stack(glances).logsumexp(dim=0) - math.log(len(GLANCES))
+        mean = torch.stack(glances).logsumexp(dim=0) - math.log(len(GLANCES)) + _NOTHING.to(pictures.device)
+        return torch.cat([piece.log_softmax(dim=2) for piece in mean.split(SIZES, dim=2)], dim=2)
 
 
 def labels_of(subjects: Sequence[Subject]) -> list[list[int]]:
-    """Labels of a picture's subjects from left to right, as the network answers: two lists, one a subject."""
-    rows = [encode(subject) for subject in subjects]
+    """Labels of a picture's subjects from left to right, as the network answers: two lists, one a subject.
+
+    Hair that a hat covers is called short: nobody sees it, but long or curly hair would be seen. Without an answer a
+    judge that learned of hats above long and curly hair alone saw curls below caps where there were none.
+    """
+    rows = [encode(subject, _answered(subject)) for subject in subjects]
     return rows + [encode(None) for _ in range(SUBJECTS - len(rows))]
 
+
+def _answered(subject: Subject) -> dict[str, str]:
+    shown = subject.shown()
+    return {"hair": "short", **shown} if "hair" in subject.attributes else shown
+
+
+_NOTHING = torch.tensor(
+    [math.log(ODDS.get(head.name, 1.0)) if value == NONE else 0.0 for head in HEADS for value in head.values]
+)
+"""What `ODDS` adds to the logarithm of the chance of each answer."""
 
 QUESTIONS = tuple(f"{head.group}.{head.name}" for head in HEADS)
 """Names of the questions that the judge answers about each subject."""

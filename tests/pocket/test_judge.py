@@ -94,6 +94,20 @@ def test_labels_name_a_missing_second_subject():
     assert rows[1][0] == 0
 
 
+def test_hair_that_a_hat_covers_is_neither_long_nor_curly():
+    hair = next(index for index, head in enumerate(HEADS) if head.name == "hair")
+    person = concept("person", 1).subject.replaced(hat="cap", hat_colour="red", beard="none")
+    labels = {value: labels_of([person.replaced(hair=value)])[0][hair] for value in ("bald", "short", "long", "curly")}
+    assert {value: HEADS[hair].values[label] for value, label in labels.items()} == {
+        "bald": "short",
+        "short": "short",
+        "long": "long",
+        "curly": "curly",
+    }
+    # Nobody can see it, so it is not held against a picture either.
+    assert encode(person.replaced(hair="bald"))[hair] == UNKNOWN
+
+
 class Corner(JudgeNetwork):
     """Sees one subject, a person, where a picture's corner is bright, and a cat where it is not."""
 
@@ -123,3 +137,31 @@ def test_what_hangs_on_a_pixel_is_no_answer():
     assert doubtful == pytest.approx((1 - gone) * certain.item(), abs=0.01)
     parts = judge.chances(pictures).exp().split(SIZES, dim=2)
     assert all(torch.allclose(part.sum(dim=2), torch.ones(2, 2), atol=1e-5) for part in parts)
+
+
+class Doubtful(JudgeNetwork):
+    """Sees a person, with a beard, a hat and glasses by the chance that a picture's brightness is."""
+
+    def forward(self, pictures):
+        answers = torch.full((len(pictures), 2, sum(SIZES)), -20.0)
+        answers[:, 1, 0] = 0.0
+        start = 0
+        for head, label in zip(HEADS, encode(concept("person", 0).subject), strict=True):
+            chance = pictures[:, 0, 0, 0]
+            if head.name in ("beard", "hat", "glasses"):
+                answers[:, 0, start] = (1 - chance).log()
+                answers[:, 0, start + 1] = chance.log()
+            else:
+                answers[:, 0, start + max(label, 0)] = 0.0
+            start += len(head.values)
+        return answers
+
+
+def test_a_beard_must_be_likelier_than_most_things():
+    pictures = torch.tensor([0.4, 0.6, 0.7, 0.9]).view(4, 1, 1, 1).expand(4, 3, 64, 64)
+    read = [reading.subjects[0] for reading in Judge(Doubtful()).read(pictures)]
+    assert [person["glasses"] for person in read] == ["none", "glasses", "glasses", "glasses"]
+    assert [person["hat"] for person in read] == ["none", "cap", "cap", "cap"]
+    assert [person["beard"] for person in read] == ["none", "none", "none", "beard"]
+    chances = Judge(Doubtful()).chances(pictures).exp().split(SIZES, dim=2)
+    assert all(torch.allclose(part.sum(dim=2), torch.ones(4, 2), atol=1e-5) for part in chances)

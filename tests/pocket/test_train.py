@@ -208,6 +208,20 @@ def test_how_much_is_left_of_a_change_decides_what_it_is():
     assert math.isnan(judge._share(before, before, mask))
 
 
+def test_a_slope_goes_over_from_one_picture_to_the_other_within_what_differs():
+    before, after = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64))
+    after.paste((255, 255, 255), (10, 20, 40, 60))
+    shares = []
+    for seed in range(100):
+        mask = judge._slope(before, after, random.Random(seed))
+        left, top, right, bottom = mask.getbbox() or (10, 20, 40, 60)
+        assert left >= 10 and top >= 20 and right <= 40 and bottom <= 60
+        shares.append(judge._share(before, after, mask))
+    assert all(0 <= share <= 1 for share in shares)
+    assert sum(0.1 < share < 0.9 for share in shares) > 60
+    assert judge._slope(before, before, random.Random(0)).getbbox() is None
+
+
 def test_a_near_twin_differs_and_names_only_what_it_has():
     rng = random.Random(0)
     gone = 0

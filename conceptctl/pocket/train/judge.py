@@ -18,7 +18,18 @@ from conceptctl.pocket.train.data import LATENT_NOISE, Batches, spoil, to_signed
 from conceptctl.pocket.train.heads import answer_loss, right_answers
 from conceptctl.pocket.train.loop import Losses, Recipe, Stage
 from conceptctl.pocket.train.trained import trained_vae
-from conceptctl.pocket.world.kinds import KIND_WEIGHTS, KINDS, NONE, Subject, attributes_of, details_show, draw_subject
+from conceptctl.pocket.world.kinds import (
+    COLOURS,
+    KIND_WEIGHTS,
+    KINDS,
+    NONE,
+    PAINT,
+    UNSEEN_PAINT,
+    Subject,
+    attributes_of,
+    details_show,
+    draw_subject,
+)
 from conceptctl.pocket.world.labels import HEADS, UNKNOWN, Head
 from conceptctl.pocket.world.render import render_with_layout
 from conceptctl.pocket.world.scenes import Scene, draw_scene, reading_order
@@ -29,18 +40,29 @@ RECIPES = {
 }
 DECODED = 0.5
 """The share of its pictures that went through the autoencoder, as all that is generated did."""
-BETWEEN = 0.4
+BETWEEN = 0.5
 """The share of its pictures that lie between two of the same scene that differ in one attribute of a subject, as some
 that are generated do."""
 _LITTLE = (NONE, "plain", "bald")
 """What there is where something is not."""
 _LEAKED = 0.3
-"""The share of hats among these that get the colour of the hair; brown, blond and gray are no hat's, and no answer."""
+"""The share of hats that get a colour that leaked: that of the hair, or another that is no hat's, and no answer."""
+_NO_HATS = tuple(name for name in COLOURS if name not in (*PAINT, *UNSEEN_PAINT))
+"""Colours of hair and skin."""
+_STRANGE_WEIGHTS = tuple({"person": 3.0, "waterfall": 1.5}.get(kind, 1.0) for kind in KINDS)
+"""How often each kind is drawn as concepts look: the rare ones must be known as well, and of people there is most to
+read."""
 _GONE, _SOME, _THERE, _WHOLE = 0.1, 0.25, 0.35, 0.85
 """How much of something may be left when it is not there; how much must be when it is, in pieces that are as plain as
 ever, and paler everywhere; and how much when its colour shows."""
+_FAINT = {"beard": (0.25, 0.5)}
+"""How much of something paler everywhere may be left, and must be, where it takes more to be seen: a third of a beard
+is a shade of the face."""
 _MOSTLY = 0.65
 """How much of one thing must be there for it to be that and no other."""
+_FACE = dict.fromkeys(("skin", "beard", "glasses", "hat"), 3.0)
+"""How many times as often as the others these are what differs: of generated people they are what is drawn in part most
+often, and looks most like something else then. A chin in another skin is no beard."""
 _PATCHES = 8
 """Of a picture's side: as large as what is there here and not elsewhere."""
 _SEEN = 2000
@@ -112,17 +134,19 @@ def judged_pictures(size: int, seed: str, *, between: float = 0.0) -> Judged:
     Args:
         size: How many pictures.
         seed: Decides them all.
-        between: The share of them that lie between two of the same scene that differ in one attribute of a subject.
+        between: The share of them that lie between two of the same scene that differ in one attribute of a subject;
+            if there are any, the colours of some hats have leaked as well.
     """
     rng = random.Random(seed)
     pictures, labels = [], []
     for _ in range(size):
         strange = rng.random() < 0.6
-        # Every kind as often as any other: a judge must know the rare ones as well.
-        weights = [1.0] * len(KINDS) if strange else KIND_WEIGHTS
+        weights = _STRANGE_WEIGHTS if strange else KIND_WEIGHTS
         unseen, details = (0.4, 0.75) if strange else (0.0, 0.0)
         scene = draw_scene(rng, unseen=unseen, details=details, kind_weights=weights)
-        if between and rng.random() < between:
+        if between:
+            scene = replace(scene, subjects=tuple(_leaked(subject, rng) for subject in scene.subjects))
+        if rng.random() < between:
             picture, answers = _between(scene, rng, unseen, details)
         else:
             picture, answers = _judged(scene, rng)
@@ -136,6 +160,13 @@ def _judged(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[list[in
     return picture, labels_of([scene.subjects[index] for index in reading_order(spots)])
 
 
+def _leaked(subject: Subject, rng: random.Random) -> Subject:
+    """The same subject, some of whose hats have a colour of hair or skin, as some that are generated do."""
+    if subject.attributes.get("hat", NONE) == NONE or rng.random() >= _LEAKED:
+        return subject
+    return subject.replaced(hat_colour=rng.choice((subject["hair_colour"], rng.choice(_NO_HATS))))
+
+
 def _between(scene: Scene, rng: random.Random, unseen: float, details: float) -> tuple[Image.Image, list[list[int]]]:
     """Render what lies between a scene and one that differs in an attribute: a few dots of many, half a hat.
 
@@ -144,10 +175,8 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     """
     which = rng.randrange(len(scene.subjects))
     one = scene.subjects[which]
-    if one.attributes.get("hat", NONE) != NONE and rng.random() < _LEAKED:
-        one = one.replaced(hat_colour=one["hair_colour"])
     name, other = _changed(one, rng, unseen, details)
-    if other[name] in _LITTLE:
+    if _little(other, name):
         one, other = other, one
     state = rng.getstate()
     rendered = []
@@ -158,15 +187,18 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
         rendered.append(_judged(replace(scene, subjects=subjects), rng))
     (before, absent), (after, present) = rendered
     # Between two colours lies a third, which may have a name: of these there is the one here and the other there.
-    evenly = rng.random() < 0.5 and name != "skin" and not name.endswith("colour")
-    side = 1 if evenly else _PATCHES
-    chance = rng.random()
-    mask = Image.new("L", (side, side))
-    mask.putdata([round(255 * chance) if evenly else 255 * (rng.random() < chance) for _ in range(side**2)])
-    mask = mask.resize(after.size, Image.Resampling.BILINEAR)
+    evenly = rng.random() < 0.4 and name != "skin" and not name.endswith("colour")
+    if evenly:
+        mask = Image.new("L", after.size, round(255 * rng.random()))
+    else:
+        # A dark chin below a light brow might be a beard.
+        far = name == "skin" and {one[name], other[name]} == {"light", "dark"}
+        mask = rng.choice((_patches, _patches if far else _slope))(before, after, rng)
     share = _share(before, after, mask)
-    thing = one[name] in _LITTLE
-    low, high = (_GONE, _THERE if evenly else _SOME) if thing else (1 - _MOSTLY, _MOSTLY)
+    thing = _little(one, name)
+    low, high = 1 - _MOSTLY, _MOSTLY
+    if thing:
+        low, high = _FAINT.get(name, (_GONE, _THERE)) if evenly else (_GONE, _SOME)
     # What is faint is there, but has no colour yet.
     needy = _needing(other.kind, name) if thing and share < _WHOLE else ()
 
@@ -177,6 +209,33 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
 
     answers = [[answer(*each) for each in zip(HEADS, *rows, strict=True)] for rows in zip(absent, present, strict=True)]
     return Image.composite(after, before, mask), answers
+
+
+def _little(subject: Subject, name: str) -> bool:
+    """Whether there is nothing to see of an attribute, of hair that a hat covers for one."""
+    return subject[name] in _LITTLE or name not in subject.shown()
+
+
+def _patches(before: Image.Image, _: Image.Image, rng: random.Random) -> Image.Image:
+    """A mask that is here the one and there the other."""
+    chance = rng.random()
+    mask = Image.new("L", (_PATCHES, _PATCHES))
+    mask.putdata([255 * (rng.random() < chance) for _ in range(_PATCHES**2)])
+    return mask.resize(before.size, Image.Resampling.BILINEAR)
+
+
+def _slope(before: Image.Image, after: Image.Image, rng: random.Random) -> Image.Image:
+    """A mask that goes over from the one to the other along a line, somewhere in what differs."""
+    mask = Image.new("L", before.size)
+    if box := ImageChops.difference(before, after).getbbox():
+        wide, high = box[2] - box[0], box[3] - box[1]
+        slope = Image.linear_gradient("L").rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR)
+        # What is left of a square that was turned about its middle whichever way.
+        slope = slope.crop((38, 38, 218, 218)).resize((wide, high), Image.Resampling.BILINEAR)
+        middle, steep = rng.uniform(60, 196), rng.choice((1, 3, 10))
+        line = [round(min(max((value - middle) * steep + 128, 0), 255)) for value in range(256)]
+        mask.paste(slope.point(line), box[:2])
+    return mask
 
 
 def _share(before: Image.Image, after: Image.Image, mask: Image.Image) -> float:
@@ -197,7 +256,7 @@ def _changed(subject: Subject, rng: random.Random, unseen: float, details: float
         fresh = draw_subject(rng, subject.kind, unseen=unseen, details=details)
         shown = fresh.shown()
         if names := [name for name in subject.shown() if shown.get(name, subject[name]) != subject[name]]:
-            name = rng.choice(names)
+            name = rng.choices(names, [_FACE.get(each, 1.0) for each in names])[0]
             new = (name, *_needing(subject.kind, name)) if subject[name] in _LITTLE else (name,)
             changed = subject.replaced(**{each: fresh[each] for each in new})
             if details_show(changed):

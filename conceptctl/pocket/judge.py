@@ -84,7 +84,7 @@ class Sight:
     subject: Subject
     """Its likeliest reading."""
     chances: Tensor
-    """The logarithm of the chance of each answer to each question, (sum of `labels.SIZES`,)."""
+    """The logarithm of the chance of each answer to each question, (sum of `labels.SIZES`,); see `Judge.chances`."""
 
     def is_(self, wanted: Subject) -> bool:
         """Whether this is a given identity: each of its details, and all of it but for one slip."""
@@ -191,15 +191,17 @@ class Judge:
             top, left = reach - down, reach - right
             answers = self.network(padded[:, :, top : top + height, left : left + width]).float()
             glances.append(torch.cat([piece.log_softmax(dim=2) for piece in answers.split(SIZES, dim=2)], dim=2))
-        mean = torch.stack(glances).logsumexp(dim=0) - math.log(len(GLANCES)) + _NOTHING.to(pictures.device)
-        return torch.cat([piece.log_softmax(dim=2) for piece in mean.split(SIZES, dim=2)], dim=2)
+        # Up to a constant the logarithm of their mean.
+        believed = torch.stack(glances).logsumexp(dim=0) + _NOTHING.to(pictures.device)
+        return torch.cat([piece.log_softmax(dim=2) for piece in believed.split(SIZES, dim=2)], dim=2)
 
 
 def labels_of(subjects: Sequence[Subject]) -> list[list[int]]:
     """Labels of a picture's subjects from left to right, as the network answers: two lists, one a subject.
 
-    Hair that a hat covers is called short: nobody sees it, but long or curly hair would be seen. Without an answer a
-    judge that learned of hats above long and curly hair alone saw curls below caps where there were none.
+    Hair that a hat covers is called short, unless a beard has its colour: nobody sees it, but long or curly hair would
+    be seen. Without an answer a judge that learned of hats above long and curly hair alone saw curls below caps where
+    there were none.
     """
     rows = [encode(subject, _answered(subject)) for subject in subjects]
     return rows + [encode(None) for _ in range(SUBJECTS - len(rows))]

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,15 +13,17 @@ from PIL import Image
 from torch import nn
 
 from conceptctl.pocket import bundle
+from conceptctl.pocket.judge import labels_of
 from conceptctl.pocket.train import clip, decoder, judge, loop, unet, vae
 from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signed
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
 from conceptctl.pocket.world.captions import draw_mentions
+from conceptctl.pocket.world.concepts import concept
 from conceptctl.pocket.world.kinds import NONE
-from conceptctl.pocket.world.labels import UNKNOWN, encode
-from conceptctl.pocket.world.scenes import draw_scene
+from conceptctl.pocket.world.labels import HEADS, UNKNOWN, encode
+from conceptctl.pocket.world.scenes import draw_scene, scene_of
 
 CPU = torch.device("cpu")
 
@@ -185,9 +188,10 @@ def test_some_of_what_the_judge_sees_lies_between_two_scenes():
         scene = draw_scene(rng, pairs=0, unseen=0.4, details=0.75)
         _, (labels, nobody) = judge._between(scene, rng, 0.4, 0.75)
         assert nobody == encode(None)
-        changed = [(one, two) for one, two in zip(labels, encode(scene.subjects[0]), strict=True) if one != two]
-        # An attribute, what needs it, what it covers, and a leaked hat's colour.
-        assert len(changed) <= 5
+        whole = labels_of(scene.subjects)[0]
+        changed = [(one, two) for one, two in zip(labels, whole, strict=True) if one != two]
+        # An attribute, what needs it, and what it covers.
+        assert len(changed) <= 3
         assert labels[0] == encode(scene.subjects[0])[0]
         doubtful += any(one == UNKNOWN for one, _ in changed)
         other += any(one != UNKNOWN for one, _ in changed)
@@ -206,6 +210,57 @@ def test_how_much_is_left_of_a_change_decides_what_it_is():
     mask.paste(255, (0, 0, 8, 8))
     assert judge._share(before, after, mask) == 1
     assert math.isnan(judge._share(before, before, mask))
+
+
+HAT, HAT_COLOUR, HAIR, BEARD = (
+    next(index for index, head in enumerate(HEADS) if head.name == name)
+    for name in ("hat", "hat_colour", "hair", "beard")
+)
+
+
+def test_hats_that_leaked_have_an_answer_where_a_hat_has_that_colour():
+    person = concept("person", 1).subject.replaced(hat="cap", hat_colour="green", hair="long", hair_colour="brown")
+    rng = random.Random(0)
+    hats = Counter(judge._leaked(person, rng)["hat_colour"] for _ in range(1000))
+    assert 600 < hats.pop("green") < 800
+    assert hats["brown"] > max(hats[colour] for colour in hats if colour != "brown")
+    labels = {colour: labels_of([person.replaced(hat_colour=colour)])[0][HAT_COLOUR] for colour in ("green", *hats)}
+    assert labels.pop("green") != UNKNOWN
+    assert set(labels.values()) == {UNKNOWN}
+    cat = concept("cat", 1).subject
+    assert all(judge._leaked(cat, rng) == cat for _ in range(20))
+
+
+@pytest.mark.parametrize(("share", "beard"), [(0.1, "none"), (0.2, "none"), (0.3, None), (0.45, None), (0.6, "beard")])
+def test_a_beard_that_is_paler_everywhere_is_there_from_a_half_on(share, beard, monkeypatch):
+    person = concept("person", 1).subject.replaced(beard="none", hair="long", hat="none")
+    monkeypatch.setattr(judge, "_changed", lambda *_: ("beard", person.replaced(beard="beard")))
+    monkeypatch.setattr(judge, "_share", lambda *_: share)
+    pieces = []
+    for name in ("_patches", "_slope"):
+        monkeypatch.setattr(judge, name, lambda before, *_: pieces.append(before) or Image.new("L", before.size))
+    scene = scene_of(random.Random(0), person)
+    seen = set()
+    for seed in range(20):
+        pieces.clear()
+        _, (labels, _) = judge._between(scene, random.Random(seed), 0.0, 0.0)
+        if not pieces:
+            seen.add(labels[BEARD])
+    assert seen == {UNKNOWN if beard is None else HEADS[BEARD].values.index(beard)}
+
+
+def test_a_piece_of_a_hat_does_not_make_a_bald_head_short(monkeypatch):
+    person = concept("person", 1).subject.replaced(hair="bald", beard="none", hat="none")
+    capped = person.replaced(hat="cap", hat_colour="red")
+    monkeypatch.setattr(judge, "_changed", lambda *_: ("hat", capped))
+    scene = scene_of(random.Random(0), person)
+    seen = {}
+    for share in (0.0, 0.5, 0.9):
+        monkeypatch.setattr(judge, "_share", lambda *_, share=share: share)
+        _, (labels, _) = judge._between(scene, random.Random(0), 0.0, 0.0)
+        seen[share] = labels[HAIR], labels[HAT] != HEADS[HAT].values.index("none")
+    bald, short = (HEADS[HAIR].values.index(value) for value in ("bald", "short"))
+    assert seen == {0.0: (bald, False), 0.5: (UNKNOWN, True), 0.9: (short, True)}
 
 
 def test_a_slope_goes_over_from_one_picture_to_the_other_within_what_differs():

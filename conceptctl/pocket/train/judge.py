@@ -46,7 +46,7 @@ that are generated do."""
 _LITTLE = (NONE, "plain", "bald")
 """What there is where something is not."""
 _LEAKED = 0.3
-"""The share of hats that get a colour that leaked: that of the hair, or another that is no hat's, and no answer."""
+"""The share of hats that get a colour that leaked: that of the hair, or one that no hat has, which has no answer."""
 _NO_HATS = tuple(name for name in COLOURS if name not in (*PAINT, *UNSEEN_PAINT))
 """Colours of hair and skin."""
 _STRANGE_WEIGHTS = tuple({"person": 3.0, "waterfall": 1.5}.get(kind, 1.0) for kind in KINDS)
@@ -199,8 +199,8 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     low, high = 1 - _MOSTLY, _MOSTLY
     if thing:
         low, high = _FAINT.get(name, (_GONE, _THERE)) if evenly else (_GONE, _SOME)
-    # What is faint is there, but has no colour yet.
-    needy = _needing(other.kind, name) if thing and share < _WHOLE else ()
+    # What is faint is there, but has no colour yet, nor does a piece of a hat cover all hair.
+    needy = (*_needing(other.kind, name), *(() if name == "hair" else ("hair",))) if thing and share < _WHOLE else ()
 
     def answer(head: Head, first: int, second: int) -> int:
         if first == second or share <= low:

@@ -79,8 +79,8 @@ class Looked:
     """The share of its unseen details and their colours that are read right."""
 
     @classmethod
-    def at(cls, judge: Any, pictures: list[Image.Image], concept: Concept) -> Looked:
-        readings = judge.read(to_signed(to_tensor(pictures), CPU))
+    def at(cls, reader: Any, pictures: list[Image.Image], concept: Concept) -> Looked:
+        readings = reader.read(to_signed(to_tensor(pictures), CPU))
         right = []
         for reading in readings:
             found = next((seen for seen in reading.subjects if seen.kind == concept.kind), None)

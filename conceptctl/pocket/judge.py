@@ -33,7 +33,6 @@ DETAIL_DOUBT = 1.2
 GLANCES = ((0, 0), *((down, 0) for down in (-2, -1, 1, 2)), *((0, right) for right in (-2, -1, 1, 2)))
 """How far the picture is moved, in pixels down and right, each time that the judge looks at it."""
 
-
 ODDS = {"beard": 4.0}
 """How many times likelier something must be than not, to be seen: what may be a beard is a chin in the shade to most
 people, and one that is drawn wholly is far likelier than that."""

@@ -200,7 +200,7 @@ def _between(scene: Scene, rng: random.Random, unseen: float, details: float) ->
     if thing:
         low, high = _FAINT.get(name, (_GONE, _THERE)) if evenly else (_GONE, _SOME)
     # What is faint is there, but has no colour yet, nor does a piece of a hat cover all hair.
-    needy = (*_needing(other.kind, name), *(() if name == "hair" else ("hair",))) if thing and share < _WHOLE else ()
+    needy = {*_needing(other.kind, name), "hair"} - {name} if thing and share < _WHOLE else set()
 
     def answer(head: Head, first: int, second: int) -> int:
         if first == second or share <= low:

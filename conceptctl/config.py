@@ -29,7 +29,7 @@ class TrainConfig:
     rank: int | None = None
     """Rank of the low-rank adapters."""
     scheduler: str | None = None
-    """How learning rates go on: constant or cosine."""
+    """How learning rates go on, by the name that diffusers has for it."""
     accumulation: int | None = None
     """Portions of `batch_size` in a step."""
     seed: int = 0

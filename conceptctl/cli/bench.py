@@ -30,7 +30,7 @@ def data(
     from rich.console import Console
     from rich.progress import Progress
 
-    from conceptctl.workflows.bench_data import write_bench_data
+    from conceptctl.workflows.bench.data import write_bench_data
 
     with Progress(console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
         task = bar.add_task("drawing", total=concepts)

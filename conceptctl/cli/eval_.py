@@ -13,7 +13,7 @@ from conceptctl.cli.stores import open_store
 from conceptctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from conceptctl.workflows.evaluate import Evaluation, Measured, Parameters
+    from conceptctl.workflows.evaluate.evaluation import Evaluation, Measured, Parameters
 
 EPILOG = epilog(
     "conceptctl eval ./held-out --report report.html",
@@ -24,18 +24,21 @@ SHOWN = {"A_mmd": "A_mmd", "F_mmd": "F_mmd", "P_mmd": "P_mmd", "BwT_mmd": "BwT_m
          "clip_i2i": "CLIP I2I", "clip_t2i": "CLIP T2I", "noise_floor": "noise floor",
          "diversity": "diversity"}  # fmt: skip
 """Columns of the table."""
+FolderArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Holds a folder of held-out pictures for each concept: DIR/NAME/*.png.", metavar="DIR"),
+]
+ImagesOption = Annotated[
+    list[str] | None, typer.Option("--images", help="A folder for one concept; repeatable.", metavar="NAME=DIR")
+]
 
 
 def evaluate(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(help="Holds a folder of held-out pictures for each concept: DIR/NAME/*.png.", metavar="DIR"),
-    ] = None,
-    images: Annotated[
-        list[str] | None, typer.Option("--images", help="A folder for one concept; repeatable.", metavar="NAME=DIR")
-    ] = None,
+    folder: FolderArgument = None,
+    images: ImagesOption = None,
     count: Annotated[
-        int | None, typer.Option("-n", "--per-concept", help="Pictures drawn of each; as many as were remembered.")
+        int | None,
+        typer.Option("-n", "--per-concept", help="Pictures drawn of each; as many as there are reference samples."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write one HTML file with pictures.", metavar="FILE")
@@ -65,10 +68,11 @@ def evaluate(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from conceptctl.workflows.evaluate import Request, Watch, evaluate
+    from conceptctl.workflows.evaluate.evaluation import Request, Watch
+    from conceptctl.workflows.evaluate.run import evaluate
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=json or quiet or out.silent) as bar:
         task = bar.add_task("", total=None)
         watch = Watch(
             stage=lambda what, total: bar.reset(task, description=what, total=total or None),
@@ -97,7 +101,7 @@ def _pair(text: str) -> tuple[str, Path]:
 
 
 def _show(out: Output, found: Evaluation) -> None:
-    from conceptctl.workflows.eval_report import kernel_text, number
+    from conceptctl.workflows.evaluate.report import kernel_text, number
 
     rows = [
         (
@@ -125,14 +129,14 @@ def _show(out: Output, found: Evaluation) -> None:
 
 
 def _parameters(parameters: Parameters) -> tuple[str, str]:
-    from conceptctl.workflows.eval_report import number
+    from conceptctl.workflows.evaluate.report import number
 
     return number(parameters.trained), number(parameters.stored)
 
 
 def payload(found: Evaluation) -> dict[str, Any]:
     """Return everything that was found, as `--json` prints it."""
-    from conceptctl.workflows.figures import CROSS_CHECK
+    from conceptctl.workflows.evaluate.figures import CROSS_CHECK
 
     kept = found.measured[0].kept
     first = {step.uid: step.drift for step in found.steps}
@@ -161,7 +165,7 @@ def _concept(each: Measured, drift: Any) -> dict[str, Any]:
         "prompt": kept.prompt,
         "steps": kept.steps,
         "guidance": kept.guidance,
-        "then": kept.then,
+        "after_learning": kept.after_learning,
         **kept.figures,
         "rbf": dict(kept.rbf),
         "n_param": vars(each.parameters),

@@ -65,7 +65,7 @@ def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at:
     from rich.console import Console
     from rich.progress import Progress
 
-    from conceptctl.workflows.diffusers_folder import export_diffusers
+    from conceptctl.formats.diffusers_folder import export_diffusers
 
     with Progress(console=Console(stderr=True), transient=True, disable=out.as_json or out.quiet) as bar:
         task = bar.add_task("writing", total=None)

@@ -50,7 +50,7 @@ def forget(
 
 def _shown(plan: "ForgetPlan") -> list[str]:
     if not plan.concepts:
-        return [f"forget {plan.name}", "  only an interrupted lesson; removed for good", "  nothing brings it back"]
+        return [f"forget {plan.name}", "  only an interrupted training; removed for good", "  nothing brings it back"]
     lines = [f"forget {plan.name} ({', '.join(each.class_word or 'no class' for each in plan.concepts)})"]
     if plan.rebuild:
         lines.append("  the stored weights are rebuilt from the base and the other deltas")

@@ -1,7 +1,9 @@
 """`conceptctl generate`: draw pictures."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +12,22 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.config import load_config
 
+if TYPE_CHECKING:
+    from conceptctl.workflows.generate.run import Generated
+
 EPILOG = epilog(
     'conceptctl generate "a photo of V*alice next to V*falls" -n 4',
     'conceptctl generate "a photo of a cat in the snow" --seed 7 -o pictures',
     codes=(2, 4, 5, 7, 9),
 )
 DEFAULT_FOLDER = Path("conceptctl-out")
+PromptOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-only",
+        help="Draw from the prompt alone, as other programs do: concepts may be lost, or what is said beside them.",
+    ),
+]
 
 
 def generate(
@@ -31,13 +43,7 @@ def generate(
     grid: Annotated[
         Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
     ] = None,
-    prompt_only: Annotated[
-        bool,
-        typer.Option(
-            "--prompt-only",
-            help="Draw from the prompt alone, as other programs do: concepts may be lost, or what is said beside them.",
-        ),
-    ] = False,
+    prompt_only: PromptOnlyOption = False,
     at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     no_metadata: Annotated[
@@ -54,7 +60,7 @@ def generate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from conceptctl.workflows.generate import Request, generate
+    from conceptctl.workflows.generate.run import Request, generate
 
     request = Request(
         prompt=prompt,
@@ -78,14 +84,18 @@ def generate(
             progress=lambda path: bar.advance(task),
             warn=out.warn,
         )
+    _show(out, made)
+
+
+def _show(out: Output, made: Generated) -> None:
     payload = {
         "generation": made.generation,
         "images": [{"path": str(image.path), "seed": image.seed} for image in made.images],
         "contact_sheet": str(made.contact_sheet),
-        "columns": list(made.columns),
+        "regions": list(made.regions),
     }
-    if made.columns:
-        shown = ", ".join(f"{prompt!r}" for prompt in made.columns)
+    if made.regions:
+        shown = ", ".join(f"{prompt!r}" for prompt in made.regions)
         out.say(f"side by side, from the left: {shown}; --prompt-only draws from the prompt alone")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)

@@ -6,6 +6,7 @@ from pathlib import Path
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
+from conceptctl.families import facts_of
 from conceptctl.store import jobs
 
 EPILOG = epilog("conceptctl info", codes=(4, 5))
@@ -15,6 +16,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
     """Show where the store is, its base, its sizes and the space that is left."""
     layout = (opened := open_store(store)).layout
     head = opened.head()
+    family = facts_of(head.base).name
     base_bytes = sum(ref.size for ref in (*head.base.files.values(), head.base.texts))
     sizes = {
         "base": base_bytes,
@@ -34,7 +36,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         "id": head.identity,
         "concepts": len(head.concepts),
         "folded": sum(concept.folded for concept in head.concepts),
-        "base": {"name": head.base.name, "sha256": head.base.sha256},
+        "base": {"name": head.base.name, "sha256": head.base.sha256, "family": family},
         "bytes": sizes,
         "free": free,
         "interrupted": waiting,
@@ -43,7 +45,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         ("store", str(layout.root)),
         ("generation", f"{head.seq} ({head.identity[:12]})"),
         ("concepts", f"{payload['concepts']}, {payload['folded']} folded"),
-        ("base", f"{head.base.name} ({head.base.sha256})"),
+        ("base", f"{head.base.name}, family {family} ({head.base.sha256})"),
         ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
         *((name, size_text(size)) for name, size in sizes.items()),
         ("free", size_text(free)),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptctl.cli.learn_display import PREVIEW_FOLDER, Display, duration
 from conceptctl.cli.options import (
     DryRunOption,
     JsonOption,
@@ -23,16 +23,17 @@ from conceptctl.cli.options import (
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.config import load_config
-from conceptctl.errors import ConceptctlError, UsageError
+from conceptctl.errors import ConceptctlError, NotFound, UsageError
+from conceptctl.learning.launch import processes
+from conceptctl.methods import METHODS
 from conceptctl.store.layout import chosen_root
 from conceptctl.store.store import Store
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from conceptctl.diffusion.fit import Report
-    from conceptctl.workflows.learn import Learned
-    from conceptctl.workflows.lesson import Plan, Request, Watch
+    from conceptctl.store.manifest import Generation
+    from conceptctl.workflows.learn.plan import Plan
+    from conceptctl.workflows.learn.request import Request
+    from conceptctl.workflows.learn.run import LearnedConcept
 
 EPILOG = epilog(
     "conceptctl learn ./photos --token alice --class person",
@@ -41,58 +42,89 @@ EPILOG = epilog(
     'conceptctl learn ./photos --token alice --license "all rights reserved" --consent "Alice, 2026-11-01"',
     codes=(2, 3, 4, 5, 6, 7, 9, 130, 143),
 )
-PREVIEW_FOLDER = Path("conceptctl-out")
-_LINES = 10
-"""How many lines of progress are printed where there is no terminal."""
+
+
+FolderArgument = Annotated[Path, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")]
+TokenOption = Annotated[str, typer.Option("--token", help="Its name: V*NAME in prompts.", metavar="NAME")]
+ClassOption = Annotated[
+    str, typer.Option("--class", help="What kind of thing it is: person, dog, waterfall.", metavar="WORD")
+]
+MethodOption = Annotated[str | None, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="Settings of another preset than the base's: paper, or a file.", metavar="NAME"),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch-size", "--train-batch-size", help="The concept's pictures in a step.")
+]
+RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Step size of the adapters.")]
+SchedulerOption = Annotated[
+    str | None, typer.Option("--lr-scheduler", help="How learning rates go on: constant, cosine, linear, ...")
+]
+RankOption = Annotated[int | None, typer.Option("--rank", help="Rank of the adapters.")]
+AuxiliaryOption = Annotated[
+    int | None, typer.Option("--aux", help="Pictures of the class, drawn by the base, to learn beside.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+FlipOption = Annotated[bool, typer.Option("--flip", help="Learn from the mirrored pictures too.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Another setting of the method.", metavar="NAME=VALUE")
+]
+PreviewOption = Annotated[bool, typer.Option("--preview", help=f"Draw a grid now and then, in {PREVIEW_FOLDER}.")]
+FoldOption = Annotated[bool, typer.Option("--fold", help="Fold when it is learned.")]
+SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")]
+FirstFrameOption = Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")]
+SymlinksOption = Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")]
+CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")]
+AccumulationOption = Annotated[
+    int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--mixed-precision", help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no."),
+]
+ResolutionOption = Annotated[
+    int | None, typer.Option("--resolution", help="The base's own; pictures are made to fit anyway.")
+]
+ExtractorOption = Annotated[
+    str | None, typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER")
+]
+LicenseOption = Annotated[
+    str, typer.Option("--license", help="Under what terms the pictures may be used; kept with the concept.")
+]
+ConsentOption = Annotated[str, typer.Option("--consent", help="Who agreed to what; kept with the concept.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
 
 def learn(
-    folder: Annotated[Path, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")],
-    token: Annotated[str, typer.Option(help="Its name: V*NAME in prompts.", metavar="NAME")],
-    class_word: Annotated[
-        str, typer.Option("--class", help="What kind of thing it is: person, dog, waterfall.", metavar="WORD")
-    ] = "",
-    method: Annotated[str | None, typer.Option(help="stamina, ti++ or lora.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "--train-batch-size", help="The concept's pictures in a step.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Step size of the adapters.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option("--lr-scheduler", help="How learning rates go on: constant or cosine.")
-    ] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the adapters.")] = None,
-    auxiliary: Annotated[
-        int | None, typer.Option("--aux", help="Pictures of the class, drawn by the base, to learn beside.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Learn from the mirrored pictures too.")] = False,
-    more: Annotated[
-        list[str] | None, typer.Option("--set", help="Another setting of the method.", metavar="NAME=VALUE")
-    ] = None,
-    preview: Annotated[bool, typer.Option("--preview", help=f"Draw a grid now and then, in {PREVIEW_FOLDER}.")] = False,
-    fold: Annotated[bool, typer.Option("--fold", help="Fold when it is learned.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")] = False,
-    first_frame: Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")] = False,
-    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")] = False,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
-    ] = False,
-    accumulation: Annotated[
-        int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
-    ] = None,
-    mixed_precision: Annotated[
-        str | None, typer.Option(help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no.")
-    ] = None,
-    resolution: Annotated[int | None, typer.Option(help="The base's own; pictures are made to fit anyway.")] = None,
-    feature_extractor: Annotated[
-        str | None, typer.Option(help="A CLIP model: a folder or a hub id.", metavar="FOLDER")
-    ] = None,
-    license: Annotated[  # noqa: A002 - the option's name
-        str, typer.Option(help="Under what terms the pictures may be used; kept with the concept.")
-    ] = "",
-    consent: Annotated[str, typer.Option(help="Who agreed to what; kept with the concept.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    folder: FolderArgument,
+    token: TokenOption,
+    class_word: ClassOption = "",
+    method: MethodOption = None,
+    preset: PresetOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    scheduler: SchedulerOption = None,
+    rank: RankOption = None,
+    auxiliary: AuxiliaryOption = None,
+    seed: SeedOption = None,
+    flip: FlipOption = False,
+    more: SetOption = None,
+    preview: PreviewOption = False,
+    fold: FoldOption = False,
+    skip_bad: SkipBadOption = False,
+    first_frame: FirstFrameOption = False,
+    follow_symlinks: SymlinksOption = False,
+    gradient_checkpointing: CheckpointingOption = False,
+    accumulation: AccumulationOption = None,
+    mixed_precision: PrecisionOption = None,
+    resolution: ResolutionOption = None,
+    feature_extractor: ExtractorOption = None,
+    license: LicenseOption = "",  # noqa: A002 - the option's name
+    consent: ConsentOption = "",
+    device: DeviceOption = "auto",
     dry_run: DryRunOption = False,
     wait: WaitOption = False,
     store: StoreOption = None,
@@ -103,37 +135,38 @@ def learn(
 
     The pictures are checked first. An interrupted run goes on when the same command comes again.
     """
+    # Every option whose name is a field of the request, or of the usual settings of a training.
+    request = _request(locals(), _settings(more or []))
     out = Output(json, quiet)
-    defaults = load_config().train
-    given: dict[str, Any] = {"method": method, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    given |= {"rank": rank, "scheduler": scheduler, "accumulation": accumulation, "seed": seed}
-    from conceptctl.workflows import lesson
-
-    request = lesson.Request(
-        folder=folder,
-        name=token,
-        class_word=class_word,
-        train=dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None}),
-        auxiliary=auxiliary,
-        feature_extractor=feature_extractor,
-        settings=_settings(more or []),
-        flip=flip,
-        gradient_checkpointing=gradient_checkpointing,
-        mixed_precision=mixed_precision,
-        resolution=resolution,
-        skip_bad=skip_bad,
-        first_frame=first_frame,
-        follow_symlinks=follow_symlinks,
-        license=license,
-        consent=consent,
-    )
     if dry_run:
-        watch = _Display(out, request.name, None).watch(preview)
-        with _to_plan_with(store, request, out, device) as opened:
-            planned = lesson.plan(opened, request, device=device, watch=watch)
-        out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
+        _show_plan(store, request, out, device=device, preview=preview)
         return
-    _learn(_open(store, request, out, device), request, out, device=device, wait=wait, preview=preview, fold=fold)
+    opened = _open(store, request, out, device)
+    _learn(opened, request, out, device=device, wait=wait, preview=preview, fold=fold)
+
+
+def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request:
+    """Make a request of the options of the same names; those that were not given leave the user's defaults."""
+    from conceptctl.workflows.learn.request import Request
+
+    usual = load_config().train
+    train = {each.name for each in dataclasses.fields(usual)}
+    own = {each.name for each in dataclasses.fields(Request)} - {"name", "train", "settings", "reference_samples"}
+    return Request(
+        name=options["token"],
+        train=dataclasses.replace(usual, **{name: options[name] for name in train if options[name] is not None}),
+        settings=settings,
+        **{name: options[name] for name in own},
+    )
+
+
+def _show_plan(store: Path | None, request: Request, out: Output, *, device: str, preview: bool) -> None:
+    from conceptctl.workflows.learn.plan import plan
+
+    watch = Display(out, request.name, None).watch(preview)
+    with _to_plan_with(store, request, out, device) as opened:
+        planned = plan(opened, request, device=device, watch=watch)
+    out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
 
 
 def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bool, preview: bool, fold: bool) -> None:
@@ -141,7 +174,7 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    from conceptctl.workflows import learn as workflow
+    from conceptctl.workflows.learn.run import learn as learn_concept
 
     columns = (
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -152,26 +185,18 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
     console = Console(stderr=True)
-    shown = console.is_terminal and not out.as_json and not out.quiet
+    shown = console.is_terminal and not out.as_json and not out.quiet and not out.silent
     # Ten steps can take minutes: from half a minute, which rich looks at by itself, nothing could be estimated.
     bar = Progress(
         *columns, console=console, disable=not shown, transient=True, expand=True, speed_estimate_period=3600
     )
     with bar:
-        display = _Display(out, request.name, bar)
-        learned = workflow.learn(store, request, device=device, wait=wait, watch=display.watch(preview))
-    head = learned.generation
-    if fold:
-        from conceptctl.workflows.fold import fold as fold_workflow
-
-        try:
-            head = fold_workflow(store, wait=wait).head
-        except ConceptctlError as error:
-            # The same command would find the concept taken.
-            raise type(error)(f"learned V*{request.name}, but not folded: {error}", hint="conceptctl fold") from error
-        except KeyboardInterrupt:
-            out.say(f"learned V*{request.name}, but not folded; to fold it: conceptctl fold")
-            raise
+        display = Display(out, request.name, bar)
+        learned = learn_concept(store, request, device=device, wait=wait, watch=display.watch(preview))
+    if learned is None:
+        # Another process of this run commits, and says so.
+        return
+    head = _folded(store, request, out, wait=wait) if fold else learned.generation
     payload = {
         "generation": head.seq,
         "concept": {"name": request.name, "token": f"V*{request.name}", "folded": fold},
@@ -184,17 +209,30 @@ def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bo
     out.data(payload, _learned_lines(learned, head.seq, folded=fold), [request.name])
 
 
+def _folded(store: Store, request: Request, out: Output, *, wait: bool) -> Generation:
+    from conceptctl.workflows.fold import fold
+
+    try:
+        return fold(store, wait=wait).head
+    except ConceptctlError as error:
+        # The same command would find the concept taken.
+        raise type(error)(f"learned V*{request.name}, but not folded: {error}", hint="conceptctl fold") from error
+    except KeyboardInterrupt:
+        out.say(f"learned V*{request.name}, but not folded; to fold it: conceptctl fold")
+        raise
+
+
 @contextmanager
 def _to_plan_with(option: Path | None, request: Request, out: Output, device: str) -> Iterator[Store]:
     """Open the store; where `_open` would make one, make one that goes away again."""
     if not _is_first(option):
         yield open_store(option)
         return
-    from conceptctl.workflows.init import initialize
+    from conceptctl.workflows.init import POCKET, initialize
 
     _check_first(request, device)
     with TemporaryDirectory() as scratch:
-        yield initialize(Path(scratch) / "store", "pocket").store
+        yield initialize(Path(scratch) / "store", POCKET).store
     out.say(f"there is no store yet: one would be made at {chosen_root(option)} on the bundled base")
 
 
@@ -205,20 +243,27 @@ def _is_first(option: Path | None) -> bool:
 
 def _check_first(request: Request, device: str) -> None:
     """Refuse before a store is made."""
-    from conceptctl.workflows.lesson import check, check_pictures_for_pocket
+    from conceptctl.pocket.world.practice import SIZE
+    from conceptctl.presets import shipped
+    from conceptctl.workflows.init import POCKET
+    from conceptctl.workflows.learn.images import check_pictures_for
+    from conceptctl.workflows.learn.request import check
 
-    check(request, device)
-    check_pictures_for_pocket(request)
+    preset = shipped()[POCKET]
+    check(request, preset, device)
+    check_pictures_for(SIZE, preset.learn, request)
 
 
 def _open(option: Path | None, request: Request, out: Output, device: str) -> Store:
     """Open the store; on the default path, make one on the bundled base when there is none."""
     if _is_first(option):
-        from conceptctl.workflows.init import initialize
+        from conceptctl.workflows.init import POCKET, initialize
 
+        if processes() > 1:
+            raise NotFound("there is no store yet, and several processes would make one", hint="conceptctl init")
         _check_first(request, device)
         root = chosen_root(option)
-        initialize(root, "pocket")
+        initialize(root, POCKET)
         out.say(
             f"made a store at {root} on the bundled base, which draws 64 x 64 pictures; "
             "for photographs: conceptctl init --base HUB_ID --store DIR"
@@ -246,91 +291,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-class _Display:
-    """Shows how learning goes: a bar on a terminal, a few lines elsewhere."""
-
-    def __init__(self, out: Output, name: str, bar: Any) -> None:
-        self.out, self.name, self.bar = out, name, bar
-        self.task: Any = None
-        self.total = 0
-        self.done = 0
-        self.previews: list[Path] = []
-        self.estimated = False
-
-    def watch(self, preview: bool) -> Watch:
-        """What the workflow tells this display."""
-        from conceptctl.workflows.lesson import Watch
-
-        return Watch(
-            stage=self.stage,
-            advance=self.advance,
-            report=self.report,
-            warn=self.out.warn,
-            preview=self.preview if preview else None,
-        )
-
-    def stage(self, what: str, total: int) -> None:
-        """Begin a stage."""
-        self.total, self.done = total, 0
-        if self.bar is None or self.bar.disable:
-            self.out.say(f"{what} ..." if not total else f"{what}: {total} to do")
-            return
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(what, total=total or None, note="")
-
-    def advance(self, done: int) -> None:
-        """Some units more are done."""
-        self.done += done
-        if self.task is not None:
-            self.bar.update(self.task, completed=self.done)
-
-    def report(self, report: Report) -> None:
-        """Show losses and measures."""
-        begun = self.done
-        self.done = report.step
-        parts = [f"{name} {value:.4f}" for name, value in report.losses.items()]
-        # Behind the loss itself: its parts may not be seen.
-        parts[1:1] = [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
-        note = "  ".join(parts)
-        if self.task is not None:
-            self.bar.update(self.task, completed=self.done, note=note)
-            return
-        if not self.estimated:
-            left = report.seconds / max(1, report.step - begun) * (self.total - report.step)
-            self.out.say(f"about {duration(left)} left")
-            self.estimated = True
-        elif report.step * _LINES // self.total > begun * _LINES // self.total:
-            self.out.say(f"step {report.step} of {self.total}  {note}")
-
-    def preview(self, step: int, pictures: list[Image]) -> None:
-        """Write a grid."""
-        from conceptctl.workflows.generate import contact_sheet, made_by_a_model
-
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        path = PREVIEW_FOLDER / f"{self.name}-step-{step}-{stamp}.png"
-        try:
-            PREVIEW_FOLDER.mkdir(parents=True, exist_ok=True)
-            contact_sheet(pictures).save(path, pnginfo=made_by_a_model())
-        except OSError as error:
-            # Hours of training are worth more than a picture of them.
-            self.out.warn(f"no preview at {path}: {error.strerror or error}")
-            return
-        self.previews.append(path)
-        self.out.say(f"preview: {path}")
-
-
-def duration(seconds: float) -> str:
-    """Say a time for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def _plan_payload(plan: Plan) -> dict[str, Any]:
-    return {"plan": {**dataclasses.asdict(plan), "config": dict(plan.config)}}
+    return {"plan": {**dataclasses.asdict(plan), "config": dict(plan.config), "preset": plan.as_preset()}}
 
 
 def _plan_lines(plan: Plan) -> list[str]:
@@ -339,6 +301,8 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"{plan.config['steps']} steps on {plan.device} in {'bf16' if plan.precision == 'bf16' else 'fp32'}",
         *(f"prompt: {prompt}" for prompt in plan.prompts[:5]),
         f"beside {plan.auxiliary} pictures of a {plan.class_word}" if plan.auxiliary else "beside no other pictures",
+        f"preset {plan.preset}"
+        + (", but " + ", ".join(f"{name}={value}" for name, value in plan.differs.items()) if plan.differs else ""),
         "settings: " + ", ".join(f"{name}={value}" for name, value in plan.config.items()),
     ]
     lines += [f"note: {note}" for note in plan.notes]
@@ -346,7 +310,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _learned_lines(learned: Learned, generation: int, *, folded: bool) -> list[str]:
+def _learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> list[str]:
     record = learned.record
     curve = record.loss_curve
     size = next(each for each in learned.generation.concepts if each.name == record.name).blob.size

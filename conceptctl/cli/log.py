@@ -9,7 +9,7 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.store.index import LogRow
 from conceptctl.store.store import Store
-from conceptctl.workflows import evaluations
+from conceptctl.workflows.evaluate.history import Kept, as_dict, by_generation, read_all, summary
 
 EPILOG = epilog("conceptctl log", "conceptctl log alice", "conceptctl log --json", codes=(4, 5))
 
@@ -36,10 +36,10 @@ def log(
     about = [row for row in reversed(history) if name in row.subject.split()]
     # One that was forgotten has a history still, and nothing else.
     kept = {} if about and opened.head().concept(name) is None else _kept(opened, name, history, out)
-    figures = {seq: evaluations.told(each) for seq, each in kept.items()}
+    figures = {seq: as_dict(each) for seq, each in kept.items()}
     payload = {"generations": [{**vars(row), "figures": figures.get(row.seq)} for row in about]}
     newest = kept[max(kept)] if kept else None
-    said = {seq: evaluations.fared(each, newest) for seq, each in kept.items() if newest}
+    said = {seq: summary(each, newest) for seq, each in kept.items() if newest}
     shown = [(*_row(row), said.get(row.seq, "")) for row in about]
     out.table(payload, (*COLUMNS, "figures"), shown)
 
@@ -53,8 +53,8 @@ def _goal(seq: int, restores: int) -> str:
     return "" if seq == restores else f"to {restores}"
 
 
-def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, evaluations.Kept]:
+def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Kept]:
     """What each `eval` of a concept found, by the generation that it committed."""
     uid = store.concept(name).uid
-    kept = evaluations.read_all(store.layout, store.head(), uid, warn=out.warn)
-    return evaluations.by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])
+    kept = read_all(store.layout, store.head(), uid, warn=out.warn)
+    return by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from conceptctl.errors import ConceptctlError
+from conceptctl.learning.launch import is_main_process, process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,16 +17,18 @@ class Output:
     Attributes:
         as_json: One JSON object instead of anything for people.
         quiet: No prose; data that has a short form is printed in it.
+        silent: Nothing at all: another process of the same run says it.
         warnings: What was warned of so far; JSON carries it beside the result.
     """
 
     as_json: bool = False
     quiet: bool = False
     warnings: list[str] = dataclasses.field(default_factory=list)
+    silent: bool = dataclasses.field(default_factory=lambda: not is_main_process())
 
     def say(self, text: str) -> None:
         """Print a line of prose on stderr, unless nobody wants any."""
-        if not self.as_json and not self.quiet:
+        if not self.as_json and not self.quiet and not self.silent:
             print(text, file=sys.stderr)
 
     def warn(self, text: str) -> None:
@@ -35,9 +38,11 @@ class Output:
 
     def data(self, payload: Mapping[str, Any], lines: Iterable[str], short: Iterable[str]) -> None:
         """Print a result: `payload` as JSON, `lines` for people, or `short` when quiet."""
+        if self.silent:
+            return
         if self.as_json:
-            told = {"warnings": self.warnings} if self.warnings else {}
-            print(json.dumps({**payload, **told}, ensure_ascii=False, allow_nan=False))
+            warned = {"warnings": self.warnings} if self.warnings else {}
+            print(json.dumps({**payload, **warned}, ensure_ascii=False, allow_nan=False))
         else:
             for line in short if self.quiet else lines:
                 print(line)
@@ -52,7 +57,7 @@ class Output:
 
         The first column is what `--quiet` prints.
         """
-        if self.as_json or self.quiet or not sys.stdout.isatty():
+        if self.as_json or self.quiet or self.silent or not sys.stdout.isatty():
             plain = ["\t".join(row) for row in (columns, *rows)]
             self.data(payload, plain, [row[0] for row in rows])
             return
@@ -77,6 +82,10 @@ class Output:
 
     def failure(self, kind: str, code: int, message: str, hint: str = "") -> None:
         """Print what went wrong, with its exit code."""
+        if self.silent:
+            # Only the main process writes on stdout; what stops another one must be heard.
+            print(f"error in process {process()}: {message}", file=sys.stderr)
+            return
         if self.as_json:
             problem = {"code": code, "kind": kind, "message": message, "hint": hint}
             print(json.dumps({"error": problem}, ensure_ascii=False))

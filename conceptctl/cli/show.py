@@ -10,7 +10,7 @@ from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
 from conceptctl.store.index import LogRow
-from conceptctl.workflows.evaluations import fared, read_all, told
+from conceptctl.workflows.evaluate.history import as_dict, read_all, summary
 
 EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
@@ -34,9 +34,9 @@ def show(
         "bytes": entry.blob.size,
         "blob": entry.blob.sha256,
         "generation": _first_seen(opened.log(), name),
-        "evaluations": [{"generation": kept.generation, "time": kept.time, **told(kept)} for kept in found],
+        "evaluations": [{"generation": kept.generation, "time": kept.time, **as_dict(kept)} for kept in found],
     }
-    evaluations = [(f"at generation {kept.generation}", fared(kept, found[-1])) for kept in found]
+    evaluations = [(f"at generation {kept.generation}", summary(kept, found[-1])) for kept in found]
     rows = [
         (key.replace("_", " "), _text(key, value))
         for key, value in facts.items()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from conceptctl.diffusion.models import Pipeline
 
 _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
@@ -19,109 +16,104 @@ _KEPT = 0.5
 """What the prompts of one concept that is to stay as it is weigh, all random prompts together weighing about one."""
 
 
-class Prompts:
+class PromptStates:
     """The prompts of one training, encoded as the pipeline does it.
 
-    Those without the token are encoded once; the others in every step, each different one once.
+    Those without a learned token are encoded once; the others in every step, each different one once.
     """
 
-    def __init__(self, pipeline: Pipeline, prompts: Sequence[str], number: int) -> None:
+    def __init__(self, tokenizer: Any, encoder: nn.Module, prompts: Sequence[str], token_ids: Sequence[int]) -> None:
         """Take the prompts of all examples.
 
         Args:
-            pipeline: Whose tokenizer and text encoder.
+            tokenizer: The pipeline's.
+            encoder: Its text encoder.
             prompts: One for each example.
-            number: The token's number.
+            token_ids: The tokens that are learned.
         """
-        tokenizer, self.encoder = pipeline.tokenizer, pipeline.text_encoder
+        self.tokenizer, self.encoder, self.token_ids = tokenizer, encoder, tuple(token_ids)
         different = list(dict.fromkeys(prompts))
-        numbers = tokenizer(
-            different,
+        ids = self._ids(different)
+        holds = self._holds(ids)
+        order = holds.argsort(descending=True, stable=True)
+        # Prompts with a learned token come first, so that one slice of them is encoded again.
+        position = {different[index]: place for place, index in enumerate(order.tolist())}
+        self.of_example = torch.tensor([position[prompt] for prompt in prompts])
+        self.learned = int(holds.sum())
+        self.ids = ids[order].to(next(encoder.parameters()).device)
+        self._kept: dict[str, Tensor] = {}
+        with torch.no_grad():
+            self.fixed = self._encode(self.ids[self.learned :]) if self.learned < len(order) else None
+
+    def _ids(self, prompts: Sequence[str]) -> Tensor:
+        found: Tensor = self.tokenizer(
+            list(prompts),
             padding="max_length",
-            max_length=tokenizer.model_max_length,
+            max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        holds = (numbers == number).any(dim=1)
-        order = holds.argsort(descending=True, stable=True)
-        # Prompts with the token come first, so that one slice of them is encoded again.
-        place = {different[index]: position for position, index in enumerate(order.tolist())}
-        self.of_example = torch.tensor([place[prompt] for prompt in prompts])
-        self.learned = int(holds.sum())
-        self.numbers = numbers[order].to(pipeline.device)
-        with torch.no_grad():
-            self.fixed = self._encode(self.numbers[self.learned :]) if self.learned < len(order) else None
+        return found
 
-    def hidden(self, examples: Tensor) -> Tensor:
+    def _holds(self, ids: Tensor) -> Tensor:
+        """Which prompts, (N,), hold a learned token."""
+        return torch.isin(ids, torch.tensor(self.token_ids, dtype=ids.dtype)).any(dim=1)
+
+    def of_examples(self, indices: Tensor) -> Tensor:
         """The hidden states (B, T, D) of the prompts of some examples, given by their indices (B,) on the CPU."""
-        chosen = self.of_example[examples]
+        chosen = self.of_example[indices]
         wanted, inverse = chosen.unique(return_inverse=True)
         ours = wanted[wanted < self.learned]
         theirs = wanted[wanted >= self.learned] - self.learned
         parts = []
         if len(ours):
-            parts.append(self._encode(self.numbers[self._sent(ours)]))
+            parts.append(self._encode(self.ids[self._sent(ours)]))
         if len(theirs) and self.fixed is not None:
             parts.append(self.fixed[self._sent(theirs)])
         return torch.cat(parts)[self._sent(inverse)]
 
+    def of_prompt(self, prompt: str, count: int) -> Tensor:
+        """The hidden states (count, T, D) of one prompt for all of a batch."""
+        states = self._kept.get(prompt)
+        if states is None:
+            ids = self._ids([prompt])
+            states = self._encode(ids.to(self.ids.device))
+            # What depends on a row that is being trained is another in the next step.
+            if not self._holds(ids).any():
+                self._kept[prompt] = states
+        return states.expand(count, -1, -1)
+
     def _sent(self, indices: Tensor) -> Tensor:
         # The loop does not wait for the device.
-        return indices.to(self.numbers.device, non_blocking=True)
+        return indices.to(self.ids.device, non_blocking=True)
 
-    def _encode(self, numbers: Tensor) -> Tensor:
-        hidden: Tensor = self.encoder(numbers)[0]
+    def _encode(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(ids)[0]
         return hidden
 
 
-class Slot:
-    """Where the learned row stands in for the table's."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.row: Tensor | None = None
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Replace the row in what the token table gives."""
-        if self.row is None:
-            return output
-        return torch.where((inputs[0] == self.number)[..., None], self.row.to(output.dtype), output)
-
-
-@contextmanager
-def learned_row(pipeline: Pipeline, number: int) -> Iterator[Slot]:
-    """Let a tensor of its own stand in for one row of the token table, so that no other row can ever move.
-
-    Training the table itself and masking its gradient leaves every other row to weight decay and to the optimizer's
-    rounding.
-    """
-    slot = Slot(number)
-    handle = pipeline.text_encoder.get_input_embeddings().register_forward_hook(slot)
-    try:
-        yield slot
-    finally:
-        handle.remove()
-
-
 @torch.no_grad()
-def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | None = None) -> Tensor:
+def reference_factor(
+    tokenizer: Any, encoder: nn.Module, texts: Sequence[str], *, without: Collection[int] = ()
+) -> Tensor:
     """What the text encoder makes of prompts, as the few directions that nearly all of it lies in.
 
     Prompts of one to eight words of the vocabulary, bare or after "a" or "a photo of a", stand for whatever
     may be asked for; the empty prompt, which guidance needs, and each of the given texts weigh an eighth of all those.
 
     Args:
-        pipeline: With every token that was learned before.
+        tokenizer: With every token that was learned before.
+        encoder: The text encoder.
         texts: Prompts that matter more than others.
-        without: The number of a token that is not drawn: the one that is being learned.
+        without: Tokens that are not drawn: those that are being learned.
 
     Returns:
         R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the ten thousandth part of it
         that is left out.
     """
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     generator = torch.Generator().manual_seed(0)
-    words = torch.tensor([number for number in _whole_words(tokenizer) if number != without])
+    device = next(encoder.parameters()).device
+    words = torch.tensor([token_id for token_id in _whole_words(tokenizer) if token_id not in without])
     before = tokenizer("a photo of a", add_special_tokens=False).input_ids
     inner: list[list[int]] = []
     for index in range(_KNOWN):
@@ -133,10 +125,10 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
     weights[_KNOWN:] = _KNOWN / 8
     length = tokenizer.model_max_length
     tail = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * length
-    numbers = torch.tensor([([tokenizer.bos_token_id, *each[: length - 2], *tail])[:length] for each in inner])
+    ids = torch.tensor([([tokenizer.bos_token_id, *each[: length - 2], *tail])[:length] for each in inner])
     moment: Tensor | float = 0.0
-    for part, weight in zip(numbers.split(32), weights.split(32), strict=True):
-        states = encoder(part.to(encoder.device))[0].double() * weight.sqrt().to(encoder.device)[:, None, None]
+    for part, weight in zip(ids.split(32), weights.split(32), strict=True):
+        states = encoder(part.to(device))[0].double() * weight.sqrt().to(device)[:, None, None]
         states = states.flatten(0, 1)
         moment = moment + states.T @ states
     assert isinstance(moment, Tensor)
@@ -144,23 +136,25 @@ def known_states(pipeline: Pipeline, texts: Sequence[str], *, without: int | Non
 
 
 @torch.no_grad()
-def with_kept(pipeline: Pipeline, states: Tensor, concepts: Sequence[Sequence[str]]) -> Tensor:
+def with_prompts(tokenizer: Any, encoder: nn.Module, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
     """Add the states of prompts that are to stay as they are to those of whatever may be asked for.
 
     However many there are, each counts as much: with a fixed sum every concept would be kept the less the more
     there are.
 
     Args:
-        pipeline: With every token that was learned before.
-        states: R of shape (D, k), from `known_states`.
-        concepts: For each concept that was learned before, prompts with it.
+        tokenizer: With every token that was learned before.
+        encoder: The text encoder.
+        factor: R of shape (D, k), from `reference_factor`.
+        groups: For each concept that was learned before, prompts with it.
 
     Returns:
-        R of shape (D, k'): R R^T is the moment of the given states and, for each concept, `_KEPT` of its own prompts'.
+        R of shape (D, k'): R R^T is the moment of the given states and, for each group, `_KEPT` of its own prompts'.
     """
-    moment = states.double() @ states.double().T
-    for texts in concepts:
-        own = Prompts(pipeline, texts, number=-1).hidden(torch.arange(len(texts))).flatten(0, 1).double()
+    moment = factor.double() @ factor.double().T
+    for texts in groups:
+        states = PromptStates(tokenizer, encoder, texts, ()).of_examples(torch.arange(len(texts)))
+        own = states.flatten(0, 1).double()
         moment = moment + _KEPT * own.T @ own / len(own)
     return _root(moment)
 
@@ -175,19 +169,19 @@ def _root(moment: Tensor) -> Tensor:
 
 
 def _whole_words(tokenizer: Any) -> list[int]:
-    """The numbers of tokens that are words by themselves: nobody asks for single bytes or for parts of words."""
+    """The ids of tokens that are words by themselves: nobody asks for single bytes or for parts of words."""
     special = set(tokenizer.all_special_ids)
     entries = enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
-    ends = [(number, entry.removesuffix("</w>")) for number, entry in entries if entry.endswith("</w>")]
-    words = [number for number, word in ends if len(word) > 1 and word.isascii() and word.isalpha()]
-    return words or [number for number in range(len(tokenizer)) if number not in special]
+    ends = [(token_id, entry.removesuffix("</w>")) for token_id, entry in entries if entry.endswith("</w>")]
+    words = [token_id for token_id, word in ends if len(word) > 1 and word.isascii() and word.isalpha()]
+    return words or [token_id for token_id in range(len(tokenizer)) if token_id not in special]
 
 
 @torch.no_grad()
-def starting_row(pipeline: Pipeline, class_word: str) -> Tensor:
+def token_start(tokenizer: Any, encoder: Any, class_word: str) -> Tensor:
     """Where a token begins: at its class's word, or at the mean of all words without one; (1, D), fp32."""
-    table = pipeline.text_encoder.get_input_embeddings().weight.float()
-    numbers = pipeline.tokenizer(class_word, add_special_tokens=False).input_ids if class_word else []
-    chosen = table[numbers] if numbers else table
+    table = encoder.get_input_embeddings().weight.float()
+    ids = tokenizer(class_word, add_special_tokens=False).input_ids if class_word else []
+    chosen = table[ids] if ids else table
     row: Tensor = chosen.mean(dim=0, keepdim=True)
     return row

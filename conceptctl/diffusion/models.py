@@ -1,4 +1,4 @@
-"""Loads a Stable Diffusion pipeline, and gives it the weights and tokens that were learned."""
+"""Loads a Stable Diffusion pipeline, where a device and its memory allow it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from conceptctl.diffusion.prompts import add_token
 from conceptctl.errors import DeviceFailed, NotFound
 
 Pipeline = Any
@@ -31,7 +30,9 @@ def choose_device(name: str = "auto") -> torch.device:
         DeviceFailed: The device that was asked for is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # As `accelerate launch --cpu` says it.
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        return torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -159,44 +160,3 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def set_weights(pipeline: Pipeline, weights: Mapping[str, Tensor]) -> None:
-    """Replace weights of a pipeline.
-
-    Args:
-        pipeline: Changed in place.
-        weights: By their place, a component and a parameter of it: `unet/mid_block.attentions.0....to_k.weight`.
-    """
-    with torch.no_grad():
-        for place, weight in weights.items():
-            component, _, name = place.partition("/")
-            getattr(pipeline, component).get_parameter(name).copy_(weight)
-
-
-def add_concept(pipeline: Pipeline, name: str, row: Tensor) -> int:
-    """Give a pipeline one concept's token.
-
-    Args:
-        pipeline: Changed in place: a word in its tokenizer, a row in its text encoder's token table.
-        name: The concept's name.
-        row: Its embedding, (1, width) fp32.
-
-    Returns:
-        The token's number.
-
-    Raises:
-        AlreadyExists: The tokenizer has this token already.
-    """
-    number = add_token(pipeline.tokenizer, name)
-    encoder = pipeline.text_encoder
-    if number >= encoder.get_input_embeddings().num_embeddings:
-        encoder.resize_token_embeddings(number + 1, mean_resizing=False)
-    set_row(pipeline, number, row)
-    return number
-
-
-def set_row(pipeline: Pipeline, number: int, row: Tensor) -> None:
-    """Replace one row, (1, width), of a pipeline's token table."""
-    with torch.no_grad():
-        pipeline.text_encoder.get_input_embeddings().weight[number].copy_(row[0])

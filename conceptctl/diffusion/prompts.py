@@ -161,7 +161,7 @@ def with_article(word: str) -> str:
 
 
 def add_token(tokenizer: Any, name: str) -> int:
-    """Make `V*name` one token, and return its number: the row of the token table that is to be learned.
+    """Make `V*name` one token, and return its id: the row of the token table that is to be learned.
 
     The token is matched whatever its case and as a whole word only, in any program that loads the tokenizer.
 
@@ -177,13 +177,13 @@ def add_token(tokenizer: Any, name: str) -> int:
     if token in tokenizer.get_vocab():
         raise AlreadyExists(f"{MARKER}{name} is a token of the base already", hint="choose another --token")
     tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=True)])
-    number: int = tokenizer.convert_tokens_to_ids(token)
-    return number
+    token_id: int = tokenizer.convert_tokens_to_ids(token)
+    return token_id
 
 
 def cut_off(tokenizer: Any, prompt: str) -> str:
     """What of a prompt the text encoder does not see, because it is too long; empty when it sees it all."""
     limit = tokenizer.model_max_length - 2
-    numbers = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    lost: str = tokenizer.decode(numbers[limit:]).strip()
+    token_ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    lost: str = tokenizer.decode(token_ids[limit:]).strip()
     return lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -11,70 +11,45 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptctl.diffusion.columns import Column, Composition, Prompt, parts_of
+from conceptctl.diffusion.composition.difference_masks import difference_masks
+from conceptctl.diffusion.composition.guidance import GuidedPrompt, composable_guidance
+from conceptctl.diffusion.composition.regions import Composition, Prompt, Region, parts_of
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.diffusion.silhouettes import silhouettes
-from conceptctl.diffusion.words import Worded, counting
 from conceptctl.errors import UsageError
 
-BATCH = 8
-"""How many pictures `draw_set` draws together, always: its pictures depend on it."""
 STRENGTH = 0.9
-"""How much of the noise a column is painted over from, as a share of the steps: nearly all, so that the concept has its
+"""How much of the noise a region is painted over from, as a share of the steps: nearly all, so that the concept has its
 own shape and colours; what is left keeps the picture's light."""
-WORDS = 4.0
+WORD_SCALE = 4.0
 """How much of the difference that words make to others of the class is added for a concept, beside guidance."""
 
 
-@torch.no_grad()
-def draw(
-    pipeline: Pipeline, prompt: Prompt, seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
-) -> Iterator[Image.Image]:
-    """Draw a picture for each seed.
-
-    Each is drawn alone: in batches of different sizes the same seed gives slightly different numbers, and a picture
-    that somebody liked could not be had again.
+def pipeline_sampler(
+    pipeline: Pipeline, prompt: Prompt, *, steps: int, guidance: float, negative: str
+) -> Callable[[Sequence[int]], list[Image.Image]]:
+    """Prepare to draw pictures of one prompt with a Stable Diffusion pipeline.
 
     Args:
-        pipeline: A Stable Diffusion pipeline.
+        pipeline: The pipeline.
         prompt: What to draw.
-        seeds: The seeds, one a picture.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 or less is none.
         negative: What not to draw.
 
-    Yields:
-        The pictures, in the order of the seeds.
+    Returns:
+        What draws one picture a seed, all of them together.
+
+    Raises:
+        UsageError: The prompt names several concepts, and parts of this base's pictures cannot be painted over.
     """
-    states, painter = _states(pipeline, prompt, negative, guidance), _painter_for(pipeline, prompt)
-    for seed in seeds:
-        yield from _drawn(pipeline, painter, states, [seed], steps, guidance)
+    with torch.no_grad():
+        states, painter = _states(pipeline, prompt, negative, guidance), _painter_for(pipeline, prompt)
 
+    @torch.no_grad()
+    def sample(seeds: Sequence[int]) -> list[Image.Image]:
+        return _drawn(pipeline, painter, states, seeds, steps, guidance)
 
-@torch.no_grad()
-def draw_set(
-    pipeline: Pipeline, prompt: Prompt, count: int, *, steps: int, guidance: float, first: int = 0
-) -> Iterator[Image.Image]:
-    """Draw a fixed set of pictures of one prompt, faster than one by one: seeds 0 to count - 1 in batches of 8.
-
-    Every batch is a whole one, so that the set's first pictures do not depend on how many are asked for. What metrics
-    compare is drawn with this, and nothing is that a user looks for by its seed.
-
-    Args:
-        pipeline: A Stable Diffusion pipeline.
-        prompt: What to draw.
-        count: How many pictures.
-        steps: Denoising steps.
-        guidance: Scale of classifier-free guidance; 1 or less is none.
-        first: Where to begin: a whole number of batches.
-
-    Yields:
-        The pictures, in the order of their seeds.
-    """
-    states, painter = _states(pipeline, prompt, "", guidance), _painter_for(pipeline, prompt)
-    for start in range(first, count, BATCH):
-        seeds = range(start, start + BATCH)
-        yield from _drawn(pipeline, painter, states, seeds, steps, guidance)[: count - start]
+    return sample
 
 
 def _drawn(
@@ -87,30 +62,30 @@ def _drawn(
 ) -> list[Image.Image]:
     """Draw pictures of one prompt together."""
     count = len(seeds)
-    # Noise made on the CPU is the same on every device. The columns' follows the whole picture's.
+    # Noise made on the CPU is the same on every device. The regions' follows the whole picture's.
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
-    whole, *columns = states
-    with whole.counting(pipeline.unet, guidance, count):
+    whole, *regions = states
+    with whole.guided(pipeline.unet, guidance, count):
         pictures: list[Image.Image] = pipeline(**whole.expanded(count), **how).images
     if painter is None:
         return pictures
     # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
     strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
-    for index, own in enumerate(columns):
-        place = Column(index, len(columns), *pictures[0].size)
-        with own.counting(pipeline.unet, guidance, count):
+    for index, own in enumerate(regions):
+        region = Region(index, len(regions), *pictures[0].size)
+        with own.guided(pipeline.unet, guidance, count):
             painted = painter(
                 **own.expanded(count),
                 **how,
-                image=[place.cut_out(picture) for picture in pictures],
-                mask_image=[place.painted()] * count,
+                image=[region.cut_out(picture) for picture in pictures],
+                mask_image=[region.painted()] * count,
                 height=pictures[0].height,
                 width=pictures[0].width,
                 strength=strength,
             ).images
-        found = silhouettes(pipeline, painted, own.wanted)
-        pictures = [place.put_back(*each) for each in zip(pictures, painted, found, strict=True)]
+        found = difference_masks(pipeline, painted, own.wanted)
+        pictures = [region.put_back(*each) for each in zip(pictures, painted, found, strict=True)]
     return pictures
 
 
@@ -122,12 +97,12 @@ class _States(NamedTuple):
     words: tuple[Tensor, Tensor] | None = None
     """Those of others of the class, with what is said beside the concept and without."""
 
-    def counting(self, unet: nn.Module, guidance: float, count: int) -> AbstractContextManager[None]:
+    def guided(self, unet: nn.Module, guidance: float, count: int) -> AbstractContextManager[None]:
         """Let words count while so many pictures are drawn."""
         if self.words is None:
             return nullcontext()
         # Guidance multiplies whatever is predicted for the prompt, here or in the U-Net itself.
-        return counting(unet, *self.words, WORDS / max(1.0, guidance), count)
+        return composable_guidance(unet, *self.words, WORD_SCALE / max(1.0, guidance), count)
 
     def expanded(self, count: int) -> dict[str, Tensor | None]:
         """What a pipeline is given to draw so many pictures."""
@@ -136,7 +111,7 @@ class _States(NamedTuple):
 
 
 def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> list[_States]:
-    """Encode what the picture and each of its columns is drawn from, and with guidance what is not wanted."""
+    """Encode what the picture and each of its regions is drawn from, and with guidance what is not wanted."""
     # Some bases are told how closely to follow, and draw no second picture for it.
     guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
 
@@ -147,8 +122,10 @@ def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) 
     unwanted = encoded(negative) if guided else None
     found = []
     for part in parts_of(prompt):
-        if isinstance(part, Worded):
-            found.append(_States(encoded(part.prompt), unwanted, (encoded(part.said), encoded(part.unsaid))))
+        if isinstance(part, GuidedPrompt):
+            found.append(
+                _States(encoded(part.prompt), unwanted, (encoded(part.with_words), encoded(part.without_words)))
+            )
         else:
             found.append(_States(encoded(part), unwanted))
     return found
@@ -167,7 +144,7 @@ def check_paintable(pipeline: Pipeline) -> None:
 
 
 def _painter_for(pipeline: Pipeline, prompt: Prompt) -> Pipeline | None:
-    """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without columns."""
+    """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without regions."""
     if not isinstance(prompt, Composition):
         return None
     check_paintable(pipeline)

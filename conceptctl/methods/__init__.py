@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from conceptctl.errors import NotFound
 
 if TYPE_CHECKING:
-    from conceptctl.methods.base import Method
+    from conceptctl.learning.method import Method
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "stamina": "stamina:Stamina",
         "ti++": "ti_plus_plus:TiPlusPlus",
         "lora": "lora:Lora",
+        "ewc": "ewc:Ewc",
+        "ewc-dc": "ewc_dc:EwcDc",
+        "dsc": "dsc:Dsc",
     }
 )
 """Every method, by the module in `methods/` and the class in it."""

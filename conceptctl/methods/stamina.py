@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from conceptctl.diffusion.fit import Trainable
-from conceptctl.diffusion.projections import Stacks
 from conceptctl.errors import UsageError
-from conceptctl.methods import base
-from conceptctl.methods.base import POCKET, Method, Task
+from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
+from conceptctl.parts import preservation
 from conceptctl.parts.adapters.masked import Masked
 from conceptctl.parts.masks import FORMS
 from conceptctl.parts.penalties import forgetting, sparsity
-from conceptctl.parts.tokens import Mlp
+from conceptctl.parts.preservation import make_low_rank, preservation_loss
+from conceptctl.parts.tokens import TokenMlp
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(preservation.Config):
     """STAMINA's settings; values from section 5 and appendix D where the paper has them."""
 
     mask: str = "low-rank"
@@ -30,11 +26,11 @@ class Config(base.Config):
     """Step size of the mask."""
     temperature: float = 0.5
     """tau of the Gumbel softmax (eq. 6)."""
-    open_by: float = 1.0
+    mask_logit_mean: float = 1.0
     """By how much every entry of the mask starts out open, in logits; not given in the paper."""
-    spread: float = 1.0
+    mask_logit_std: float = 1.0
     """How far the entries of the mask start out from there, in logits: their deviation; not given in the paper."""
-    start: float = 0.01
+    init_std: float = 0.01
     """Deviation of the first A; at 0, as in LoRA, the mask would have no gradient in the first step."""
     sparsity_weight: float = 1e-3
     """lambda_s of eq. 7."""
@@ -51,18 +47,6 @@ class Stamina(Method):
     paper = "Smith et al. 2024, STAMINA"
     prompt = "a photo of a {token}"
     configuration = Config
-    pocket: ClassVar[Mapping[str, float | int | str]] = {
-        **POCKET,
-        "learning_rate": 0.06,
-        "token_learning_rate": 1e-4,
-        "mask_learning_rate": 3e-3,
-        "open_by": 5.0,
-        "spread": 8.0,
-        "sparsity_weight": 1e-4,
-        "forgetting_weight": 1e-6,
-        "preservation_weight": 0.05,
-        "damping": 1.0,
-    }
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -74,30 +58,28 @@ class Stamina(Method):
         """Make adapters, masks and the token's MLP."""
         config = self.config
         generator = torch.Generator().manual_seed(task.seed)
-        low_rank = self.low_rank(task, generator, config.start)
         masked = Masked(
-            low_rank,
+            make_low_rank(task, config, generator, config.init_std),
             config.mask,
             config.rank,
             config.mask_learning_rate,
             config.temperature,
-            config.open_by,
-            config.spread,
+            config.mask_logit_mean,
+            config.mask_logit_std,
             generator=generator,
         )
-        return Trainable(masked, Mlp(task.start, generator=generator), config.token_learning_rate)
+        return Trainable(masked, TokenMlp(task.token_start, generator=generator), config.token_learning_rate)
 
-    def penalty(
-        self, trainable: Trainable, deltas: Stacks, task: Task, share: float, generator: torch.Generator
-    ) -> Mapping[str, Tensor]:
+    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
         adapter = trainable.adapter
         assert isinstance(adapter, Masked)
-        rise = min(1.0, share / self.config.sparsity_warmup) if self.config.sparsity_warmup else 1.0
+        deltas, config = step.deltas, self.config
+        rise = min(1.0, step.progress / config.sparsity_warmup) if config.sparsity_warmup else 1.0
         losses = {
-            **super().penalty(trainable, deltas, task, share, generator),
-            "sparsity": self.config.sparsity_weight * rise * sparsity(adapter.shares),
+            **preservation_loss(step, task, config),
+            "sparsity": config.sparsity_weight * rise * sparsity(adapter.densities),
         }
-        if task.earlier:
-            losses["forgetting"] = self.config.forgetting_weight * forgetting(deltas, task.earlier)
+        if task.change:
+            losses["forgetting"] = config.forgetting_weight * forgetting(deltas, task.change)
         return losses

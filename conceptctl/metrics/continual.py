@@ -17,11 +17,11 @@ FORGETTING = ("F_mmd", "BwT_mmd")
 class Sets:
     """Features of one concept's pictures, each (pictures, D)."""
 
-    real: Tensor
+    heldout: Tensor
     """X_{D,j}: real pictures that were not learned from."""
-    then: Tensor | None
+    after_learning: Tensor | None
     """X_{j,j}: drawn when the concept had just been learned; None where nothing is left to draw them with."""
-    now: Tensor
+    current: Tensor
     """X_{N,j}: drawn after everything that was learned since, with the same seeds and the same prompt."""
 
 
@@ -29,7 +29,8 @@ def figures_of(sets: Sets, kernel: Kernel | None = None) -> dict[str, float | No
     """Compute one concept's part of A_mmd, F_mmd, P_mmd and BwT_mmd.
 
     Args:
-        sets: Its features. `then` and `now` have equally many pictures, because the biased MMD depends on how many.
+        sets: Its features. `after_learning` and `current` have equally many pictures, because the biased MMD depends
+            on how many.
         kernel: What compares them; the papers' by default.
 
     Returns:
@@ -40,11 +41,16 @@ def figures_of(sets: Sets, kernel: Kernel | None = None) -> dict[str, float | No
         P_mmd: MMD(X_{D,j}, X_{j,j}), how well it was learned at the time: plasticity. Smaller is better.
         BwT_mmd: P_mmd - A_mmd, backward transfer. Larger is better.
     """
-    today = mmd(sets.real, sets.now, kernel)
-    if sets.then is None:
+    today = mmd(sets.heldout, sets.current, kernel)
+    if sets.after_learning is None:
         return {"A_mmd": today, "F_mmd": None, "P_mmd": None, "BwT_mmd": None}
-    learned = mmd(sets.real, sets.then, kernel)
-    return {"A_mmd": today, "F_mmd": mmd(sets.then, sets.now, kernel), "P_mmd": learned, "BwT_mmd": learned - today}
+    learned = mmd(sets.heldout, sets.after_learning, kernel)
+    return {
+        "A_mmd": today,
+        "F_mmd": mmd(sets.after_learning, sets.current, kernel),
+        "P_mmd": learned,
+        "BwT_mmd": learned - today,
+    }
 
 
 def averaged(concepts: Sequence[Mapping[str, float | None]], last: Sequence[bool]) -> dict[str, float | None]:

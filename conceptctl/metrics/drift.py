@@ -32,16 +32,16 @@ class WeightHistory:
         """Add one task's deltas.
 
         Args:
-            deltas: For each weight matrix: its place, which entries change (D1, D2), and what is added to those, in C
+            deltas: For each weight matrix: its path, which entries change (D1, D2), and what is added to those, in C
                 order.
 
         Returns:
             The state after the task.
         """
         changed = fresh = 0
-        for place, mask, values in deltas:
-            total = self._sums.setdefault(place, np.zeros(mask.shape))
-            touched = self._touched.setdefault(place, np.zeros(mask.shape, dtype=np.bool_))
+        for path, mask, values in deltas:
+            total = self._sums.setdefault(path, np.zeros(mask.shape))
+            touched = self._touched.setdefault(path, np.zeros(mask.shape, dtype=np.bool_))
             changed += int(np.count_nonzero(mask))
             fresh += int(np.count_nonzero(mask & ~touched))
             total[mask] += values

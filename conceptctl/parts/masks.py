@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from conceptctl.diffusion.projections import Shape
+from conceptctl.learning.weights import Shape
 
 
 class MaskForm(nn.Module):
@@ -29,10 +29,10 @@ class Direct(MaskForm):
     """A table of differences, trained at the rate of everything else: STAMINA's ablation without the MLP."""
 
     def __init__(
-        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+        self, count: int, shape: Shape, rank: int, logit_mean: float, logit_std: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.table = nn.Parameter(open_by + spread * torch.randn(count, *shape, generator=generator))
+        self.table = nn.Parameter(logit_mean + logit_std * torch.randn(count, *shape, generator=generator))
 
     def forward(self) -> Tensor:
         """The table."""
@@ -51,13 +51,15 @@ class Collapsed(MaskForm):
     speed: Tensor
 
     def __init__(
-        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+        self, count: int, shape: Shape, rank: int, logit_mean: float, logit_std: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         hidden = _First(count, rank, generator)().detach()
         # It follows from the seed, and is no state of the training.
         self.register_buffer("speed", 2 * (hidden.sum(dim=1) + 1)[:, None, None], persistent=False)
-        self.table = nn.Parameter((open_by + spread * torch.randn(count, *shape, generator=generator)) / self.speed)
+        self.table = nn.Parameter(
+            (logit_mean + logit_std * torch.randn(count, *shape, generator=generator)) / self.speed
+        )
 
     def forward(self) -> Tensor:
         """The table, times its speed."""
@@ -68,7 +70,7 @@ class Literal(MaskForm):
     """Appendix D to the letter: r x r and r x (D1 D2 2) linear layers with ReLU between, on ones."""
 
     def __init__(
-        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+        self, count: int, shape: Shape, rank: int, logit_mean: float, logit_std: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -78,7 +80,7 @@ class Literal(MaskForm):
         self.bias = nn.Parameter(_uniform((count, entries * 2), rank, generator))
         with torch.no_grad():
             # The first index is "pass".
-            self.bias[:, 0::2] += open_by + spread * torch.randn(count, entries, generator=generator)
+            self.bias[:, 0::2] += logit_mean + logit_std * torch.randn(count, entries, generator=generator)
 
     def forward(self) -> Tensor:
         """The first logit of each entry minus its second."""
@@ -95,7 +97,7 @@ class LowRankMask(MaskForm):
     """
 
     def __init__(
-        self, count: int, shape: Shape, rank: int, open_by: float, spread: float, generator: torch.Generator
+        self, count: int, shape: Shape, rank: int, logit_mean: float, logit_std: float, generator: torch.Generator
     ) -> None:
         super().__init__()
         rank = min(rank, *shape)
@@ -104,8 +106,8 @@ class LowRankMask(MaskForm):
             # A hidden number that ReLU stops never trains, and its column of U and row of V with it.
             self.first.bias.copy_(1 - self.first.weight.sum(dim=2))
         self.rows = nn.Parameter(torch.randn(count, shape[0], rank, generator=generator) * rank**-0.5)
-        self.columns = nn.Parameter(spread * torch.randn(count, rank, shape[1], generator=generator))
-        self.offset = nn.Parameter(torch.full((count, 1, 1), open_by))
+        self.columns = nn.Parameter(logit_std * torch.randn(count, rank, shape[1], generator=generator))
+        self.offset = nn.Parameter(torch.full((count, 1, 1), logit_mean))
 
     def forward(self) -> Tensor:
         """U diag(h) V + offset."""

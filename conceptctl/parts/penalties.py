@@ -8,47 +8,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conceptctl.diffusion.projections import Stacks
+from conceptctl.learning.weights import Deltas
 
 
-def sparsity(shares: Tensor) -> Tensor:
+def sparsity(densities: Tensor) -> Tensor:
     """How much the masks let pass (STAMINA eq. 7).
 
     Completes the paper: the mean of each mask, summed over matrices. A sum over all entries would outweigh the
     denoising loss by millions, and a mean over all would leave each entry a gradient too small for Adam.
 
     Args:
-        shares: The mean of each projection's mask, (n,): the share of its entries that pass.
+        densities: The mean of each projection's mask, (n,): the share of its entries that pass.
     """
-    return shares.sum()
+    return densities.sum()
 
 
-COMBINATIONS = 32
+SKETCH = 32
 """Columns that stand for R in one step's preservation penalty."""
 
 
-def combined(states: Tensor, generator: torch.Generator) -> Tensor:
+def hutchinson_sketch(factor: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a few random combinations of R's columns that stand for all of them.
 
     With random signs S of shape (k, c), the mean of |delta R S|^2 / c is |delta R|^2 (Hutchinson 1989, "A stochastic
     estimator of the trace of the influence matrix"), with fewer columns to multiply.
 
     Args:
-        states: R of shape (D, k).
+        factor: R of shape (D, k).
         generator: Of the signs, on the CPU.
 
     Returns:
         R S / sqrt(c), (D, c); R itself where it has no more columns than that.
     """
-    count = states.shape[1]
-    if count <= COMBINATIONS:
-        return states
-    signs = torch.randint(0, 2, (count, COMBINATIONS), generator=generator).to(states) * 2 - 1
-    drawn: Tensor = states @ signs / COMBINATIONS**0.5
+    count = factor.shape[1]
+    if count <= SKETCH:
+        return factor
+    signs = torch.randint(0, 2, (count, SKETCH), generator=generator).to(factor) * 2 - 1
+    drawn: Tensor = factor @ signs / SKETCH**0.5
     return drawn
 
 
-def preservation(deltas: Stacks, states: Tensor, sizes: Mapping[str, Tensor]) -> Tensor:
+def preservation(deltas: Deltas, factor: Tensor, output_energy: Mapping[str, Tensor]) -> Tensor:
     """How much a task changes the keys and values of prompts that are not its own.
 
     Not in the papers of the methods here. Closed-form editing keeps a list of prompts that way (Gandikota et al. 2024,
@@ -56,34 +56,34 @@ def preservation(deltas: Stacks, states: Tensor, sizes: Mapping[str, Tensor]) ->
     Meng et al. 2022, "Locating and editing factual associations in GPT", section 3.1.
 
     Args:
-        deltas: What this task adds, (D1, D2) by place.
-        states: R of shape (D2, k), with R R^T the second moment of those prompts' hidden states.
-        sizes: The mean square of what each projection makes of them before this task, |W R|^2, by place.
+        deltas: What this task adds, (D1, D2) by path.
+        factor: R of shape (D2, k), with R R^T the second moment of those prompts' hidden states.
+        output_energy: The mean square of what each projection makes of them before this task, |W R|^2, by path.
 
     Returns:
         The mean over projections of |delta R|^2 / |W R|^2: the share of change.
     """
     shares = [
-        (stack @ states).square().sum(dim=(1, 2)) / torch.stack([sizes[place] for place in places])
-        for places, stack in deltas.stacks.items()
+        (stack @ factor).square().sum(dim=(1, 2)) / torch.stack([output_energy[path] for path in paths])
+        for paths, stack in deltas.stacks.items()
     ]
     return torch.cat(shares).mean()
 
 
-def forgetting(deltas: Stacks, earlier: Stacks) -> Tensor:
+def forgetting(deltas: Deltas, change: Deltas) -> Tensor:
     """How much a task changes weights that earlier tasks changed (C-LoRA; STAMINA eqs. 3 and 8).
 
     Args:
-        deltas: What this task adds, (D1, D2) by place.
-        earlier: The absolute value of the sum of all earlier deltas, by place: one matrix each, however many tasks. It
-            has no gradient. Of the same places as the deltas, in the same stacks.
+        deltas: What this task adds, (D1, D2) by path.
+        change: The absolute value of the sum of all earlier deltas, by path: one matrix each, however many tasks. It
+            has no gradient. Of the same paths as the deltas, in the same stacks.
 
     Returns:
-        The sum over all entries of (earlier * delta)^2.
+        The sum over all entries of (change * delta)^2.
     """
     parts: list[Tensor] = [
-        _SquaredProduct.apply(stack, earlier.stacks[places])  # type: ignore[no-untyped-call]
-        for places, stack in deltas.stacks.items()
+        _SquaredProduct.apply(stack, change.stacks[paths])  # type: ignore[no-untyped-call]
+        for paths, stack in deltas.stacks.items()
     ]
     return torch.stack(parts).sum()
 

@@ -1,35 +1,53 @@
-"""Tokens: what gives the learned row of the token table in each step."""
+"""Tokens: what gives the learned rows of the token tables in each step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from conceptctl.learning.weights import TokenRows
 
-class Row(nn.Module):
-    """The row itself (Gal et al. 2023, "An image is worth one word", eq. 2)."""
 
-    def __init__(self, start: Tensor) -> None:
-        """Begin at a given row, (1, D)."""
+class TokenEmbedding(nn.Module):
+    """The rows themselves (Gal et al. 2023, "An image is worth one word", eq. 2)."""
+
+    def __init__(self, start: TokenRows) -> None:
+        """Begin at given rows, (n, D) by table."""
         super().__init__()
-        self.row = nn.Parameter(start.clone())
+        self.tables = tuple(start)
+        self.rows = nn.ParameterList(nn.Parameter(rows.clone()) for rows in start.values())
 
-    def forward(self) -> Tensor:
-        """The row, (1, D)."""
-        return self.row * 1.0
+    def forward(self) -> TokenRows:
+        """The rows, (n, D) by table."""
+        return {table: row * 1.0 for table, row in zip(self.tables, self.rows, strict=True)}
 
 
-class Mlp(nn.Module):
-    """Two linear layers, D x D each, with ReLU between, on ones (STAMINA section 4, appendix D).
+class TokenMlp(nn.Module):
+    """Two linear layers, D x D each, with ReLU between, on ones, for each row (STAMINA section 4, appendix D).
 
     Completes the paper: the last bias starts at the given row and the last weights near 0, so that training begins at
     a word and not at a random place.
     """
 
-    def __init__(self, start: Tensor, *, generator: torch.Generator) -> None:
-        """Begin at a given row, (1, D)."""
+    def __init__(self, start: TokenRows, *, generator: torch.Generator) -> None:
+        """Begin at given rows, (n, D) by table."""
         super().__init__()
-        width = start.shape[1]
+        self.counts = {table: len(rows) for table, rows in start.items()}
+        self.rows = nn.ModuleList(_RowMlp(row, generator) for rows in start.values() for row in rows)
+
+    def forward(self) -> TokenRows:
+        """The rows, (n, D) by table."""
+        made = iter(self.rows)
+        return {table: torch.cat([next(made)() for _ in range(count)]) for table, count in self.counts.items()}
+
+
+class _RowMlp(nn.Module):
+    """The MLP of one row."""
+
+    def __init__(self, start: Tensor, generator: torch.Generator) -> None:
+        """Begin at a given row, (D,)."""
+        super().__init__()
+        width = len(start)
         self.first = nn.Linear(width, width)
         self.last = nn.Linear(width, width)
         bound = width**-0.5
@@ -37,7 +55,7 @@ class Mlp(nn.Module):
             self.first.weight.copy_(bound * (2 * torch.rand(width, width, generator=generator) - 1))
             self.first.bias.copy_(bound * (2 * torch.rand(width, generator=generator) - 1))
             self.last.weight.zero_()
-            self.last.bias.copy_(start[0])
+            self.last.bias.copy_(start)
 
     def forward(self) -> Tensor:
         """The row, (1, D)."""

@@ -1,32 +1,27 @@
 """The base: a diffusers folder, copied in once, and known by the sha256 of its tensors.
 
 It is copied and not referred to: a folder can be moved, a hub can forget, and a new release of this program may
-bring another `pocket`, and none of that may take a concept away. What the files are called, how they are split
+bring another bundled base, and none of that may take a concept away. What the files are called, how they are split
 and where they lay does not enter its identity; what the tensors are does.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from conceptctl.errors import ImportRefused, NotFound, StoreDamaged
 from conceptctl.store import blobs, tensorfile
 from conceptctl.store.layout import Layout
-from conceptctl.store.manifest import Base, Generation, canonical
+from conceptctl.store.manifest import Base, Family, Generation, canonical
 from conceptctl.store.tensorfile import Tensor, TensorInfo
 
 TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
-MODEL_PARTS = ("unet", "text_encoder", "vae")
-"""Components whose tensors make a base; a safety checker beside them changes nothing a concept builds on."""
-
-LATENT_CHANNELS = 4
-"""Of every Stable Diffusion 1.x and 2.x model that draws from text alone."""
-
-INPUT_EMBEDDING = "embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -36,21 +31,26 @@ class Source:
     Attributes:
         weights: Its safetensors files, by their place in the folder.
         texts: Its configurations and vocabularies, by theirs.
-        sha256: Digest over the tensors of its model parts.
+        sha256: Digest over the tensors of its components.
+        family: What kind of model it is.
     """
 
     weights: Mapping[str, Path]
     texts: Mapping[str, Path]
     sha256: str
+    family: Family
 
 
-def inspect(folder: Path) -> Source:
+def inspect(folder: Path, family: Family) -> Source:
     """Look through a diffusers folder, without copying anything.
 
+    Args:
+        folder: The folder.
+        family: What kind of model lies in it.
+
     Raises:
-        NotFound: It is no diffusers folder.
-        ImportRefused: It has weights that only a pickle holds, files that break the format's rules, or is another
-            kind of model.
+        NotFound: It is no diffusers folder, or has no weights that a concept could change.
+        ImportRefused: It has weights that only a pickle holds, or files that break the format's rules.
     """
     if not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
@@ -62,30 +62,15 @@ def inspect(folder: Path) -> Source:
             raise ImportRefused(f"{path.relative_to(folder)}: a pickle runs code when it is read: only safetensors")
     texts = [path for path in files if path.suffix in TEXTS]
     placed = {path.relative_to(folder).as_posix(): path for path in weights}
-    if not any(place.startswith("unet/") for place in placed):
-        raise NotFound(f"{folder}: it has no unet/*.safetensors")
-    check_kind(folder)
-    return Source(placed, {path.relative_to(folder).as_posix(): path for path in texts}, _identity(placed))
+    there = {_component(place) for place in placed}
+    if missing := sorted({_component(pattern) for pattern in family.targets} - there):
+        raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
+    named = {path.relative_to(folder).as_posix(): path for path in texts}
+    return Source(placed, named, _identity(placed, family), family)
 
 
-def check_kind(folder: Path) -> None:
-    """Refuse models that lie in such a folder too, and that nothing could be learned on.
-
-    Raises:
-        ImportRefused: It is one.
-    """
-    hint = "a base is a Stable Diffusion 1.x or 2.x model that draws from text alone"
-    if (folder / "text_encoder_2").exists():
-        raise ImportRefused(f"{folder}: it has two text encoders, as SDXL has", hint=hint)
-    try:
-        channels = json.loads((folder / "unet" / "config.json").read_bytes()).get("in_channels", LATENT_CHANNELS)
-    except (FileNotFoundError, ValueError, AttributeError):
-        # What is missing or damaged is said by what needs it.
-        return
-    if channels != LATENT_CHANNELS:
-        raise ImportRefused(
-            f"{folder}: its U-Net takes {channels} channels, as models for inpainting, depth and editing do", hint=hint
-        )
+def _component(place: str) -> str:
+    return place.partition("/")[0]
 
 
 def _hidden(path: Path) -> bool:
@@ -98,11 +83,11 @@ def _default_variant(weights: list[Path]) -> list[Path]:
     return [path for path in weights if path.stem.count(".") == 0 or path.parent not in plain]
 
 
-def _identity(weights: Mapping[str, Path]) -> str:
+def _identity(weights: Mapping[str, Path], family: Family) -> str:
     lines = []
     for place, path in weights.items():
-        component = place.partition("/")[0]
-        if not component.startswith(MODEL_PARTS):
+        component = _component(place)
+        if not component.startswith(family.components):
             continue
         header = tensorfile.read_header(path)
         view = tensorfile.numbers(path, header)
@@ -119,7 +104,7 @@ def ingest(layout: Layout, source: Source, name: str) -> Base:
     for place, path in source.texts.items():
         data = without_host_paths(path)
         texts[place] = Tensor("U8", (len(data),), data)
-    return Base(name, source.sha256, files, blobs.add_tensors(layout, texts, {}))
+    return Base(name, source.sha256, files, blobs.add_tensors(layout, texts, {}), source.family)
 
 
 def without_host_paths(path: Path) -> bytes:
@@ -140,37 +125,41 @@ def size(source: Source) -> int:
     return sum(path.stat().st_size for path in (*source.weights.values(), *source.texts.values()))
 
 
-def tensors(layout: Layout, base: Base, *, read: bool = False) -> dict[str, tuple[Path, str, TensorInfo]]:
-    """Return every tensor of a base by its place: the file, the name in it, and what it is.
+def tensors(layout: Layout, base: Base, *, read: Collection[str] = ()) -> dict[str, tuple[Path, str, TensorInfo]]:
+    """Return every tensor of a base by its parameter path: the file, the name in it, and what it is.
 
     Args:
         layout: The store.
         base: Its base.
-        read: Compare every byte of the U-Net's files first.
+        read: Components, every byte of whose files is compared first.
 
     Raises:
         StoreDamaged: A file of the base is missing or has another size.
     """
     found = {}
     for place, ref in base.files.items():
-        component = place.partition("/")[0]
-        path = blobs.checked(layout, ref, f"base {base.name}: {place}", read=read and component == "unet")
+        component = _component(place)
+        path = blobs.checked(layout, ref, f"base {base.name}: {place}", read=component in read)
         for name, info in tensorfile.read_header(path).tensors.items():
             found[f"{component}/{name}"] = (path, name, info)
     return found
 
 
-def token_table(found: Mapping[str, tuple[Path, str, TensorInfo]]) -> str:
-    """Return the place of the base's token table."""
-    for place in found:
-        if place.startswith("text_encoder/") and place.endswith(INPUT_EMBEDDING):
-            return place
+def token_table(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> str:
+    """Return the parameter path of the base's token table.
+
+    Raises:
+        StoreDamaged: There is none.
+    """
+    for path in found:
+        if any(fnmatchcase(path, pattern) for pattern in family.token_tables.values()):
+            return path
     raise StoreDamaged("the base has no token table")
 
 
-def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]]) -> int:
+def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> int:
     """Return how many numbers a row of the base's token table has."""
-    return found[token_table(found)][2].shape[1]
+    return found[token_table(found, family)][2].shape[1]
 
 
 def token_words(layout: Layout, base: Base) -> set[str]:
@@ -185,18 +174,15 @@ def token_words(layout: Layout, base: Base) -> set[str]:
     return words
 
 
-def picture_side(layout: Layout, base: Base) -> int:
-    """Return the side of the pictures that a base draws, in pixels.
-
-    Raises:
-        StoreDamaged: Its configurations do not say.
-    """
+def configs(layout: Layout, base: Base) -> dict[str, Any]:
+    """Return a base's configurations by their place in its folder; what is no JSON is left out."""
     texts, _ = tensorfile.read_tensors(blobs.checked(layout, base.texts, f"base {base.name}: texts", read=True))
-    try:
-        unet, vae = (json.loads(bytes(texts[f"{part}/config.json"].data)) for part in ("unet", "vae"))
-        return int(unet["sample_size"]) << (len(vae["block_out_channels"]) - 1)
-    except (KeyError, TypeError, ValueError):
-        raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
+    found = {}
+    for place, tensor in texts.items():
+        if place.endswith("config.json"):
+            with suppress(ValueError):
+                found[place] = json.loads(bytes(tensor.data))
+    return found
 
 
 @contextmanager

@@ -7,8 +7,8 @@ Tensors:
     delta/PLACE/values  what is added to those weights, fp32, in C order
     token               rows of the token table, fp32
     features            features of pictures drawn just after learning, fp32; optional
-    state/...           what a method keeps for its next concept; optional
-PLACE is a component and a parameter of the base, like `unet/mid_block.attentions.0....attn2.to_k.weight`.
+    state/KIND/PLACE    what a method keeps for its next concept, fp32; optional
+PLACE is a component and a parameter of the base, like `COMPONENT/block.0.proj.weight`.
 """
 
 import dataclasses
@@ -47,6 +47,8 @@ class Record:
         loss_curve: Losses over the run.
         license: Under what terms the pictures may be used, in the user's words.
         consent: Who agreed to what, in the user's words.
+        contains: The uids of earlier concepts that its delta goes on from: without one of them it is another delta.
+            Written only where there are any.
     """
 
     uid: str
@@ -64,12 +66,17 @@ class Record:
     loss_curve: tuple[float, ...] = ()
     license: str = ""
     consent: str = ""
+    contains: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, str]:
         """Return the record as a file's metadata."""
-        return {METADATA_KEY: canonical({"concept": dataclasses.asdict(self)}).decode()}
+        entry = dataclasses.asdict(self)
+        if not self.contains:
+            del entry["contains"]
+        return {METADATA_KEY: canonical({"concept": entry}).decode()}
 
 
+UID = re.compile(r"[0-9a-f]{16}")
 TYPES: dict[str, type | tuple[type, ...]] = {
     "uid": str, "name": str, "class_word": str, "method": str, "learned": str, "program": str, "base": str,
     "after": int, "seed": int, "steps": int, "photos": int, "settings": dict, "loss_curve": list,
@@ -107,11 +114,14 @@ def read_record(path: Path) -> Record:
         entry = json.loads(header.metadata[METADATA_KEY])["concept"]
     except (KeyError, ValueError, TypeError, RecursionError):
         raise ImportRefused(f"{path.name}: not a concept file: it has no record") from None
-    if not isinstance(entry, dict) or set(entry) != set(TYPES):
+    if not isinstance(entry, dict) or set(entry) - {"contains"} != set(TYPES):
         raise ImportRefused(f"{path.name}: the record's fields are not those of a concept file")
     for field, kind in TYPES.items():
         if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
             raise ImportRefused(f"{path.name}: the record's {field} cannot be {str(entry[field])[:40]!r}")
     if not all(isinstance(value, int | float) for value in entry["loss_curve"]):
         raise ImportRefused(f"{path.name}: the record's loss_curve is not a row of numbers")
-    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"])})
+    contains = entry.get("contains", [])
+    if not isinstance(contains, list) or not all(isinstance(uid, str) and UID.fullmatch(uid) for uid in contains):
+        raise ImportRefused(f"{path.name}: the record's contains is not a row of uids")
+    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"]), "contains": tuple(contains)})

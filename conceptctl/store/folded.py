@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import StoreDamaged
-from conceptctl.store import base, blobs
+from conceptctl.store import base, blobs, tensorfile
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation
 
@@ -26,11 +26,10 @@ def build(layout: Layout, generation: Generation) -> BlobRef | None:
         return None
     from conceptctl.store import weights
 
-    found = base.tensors(layout, generation.base, read=True)
-    sums, tokens = weights.fold(
-        {place: (path, name) for place, (path, name, _) in found.items()},
-        [(concept.uid, _delta(layout, concept)) for concept in concepts],
-    )
+    deltas = [(concept.uid, _delta(layout, concept)) for concept in concepts]
+    changed = {place.partition("/")[0] for _, path in deltas for place in weights.places(tensorfile.read_header(path))}
+    found = base.tensors(layout, generation.base, read=changed)
+    sums, tokens = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, deltas)
     return blobs.add_tensors(layout, weights.folded_tensors(sums, tokens), {})
 
 

@@ -9,20 +9,24 @@ from pathlib import Path
 from conceptctl.errors import ImportRefused, NotFound
 from conceptctl.store import concept, tensorfile
 from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Family
 from conceptctl.store.tensorfile import Header, TensorInfo
 
-TAUGHT = (".attn2.to_k.weight", ".attn2.to_v.weight")
-"""How the weights' names end that concepts change: keys and values of a U-Net's cross-attention."""
-UID = re.compile(r"[0-9a-f]{16}")
+STATE_KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""What a method calls one of the things that it keeps for its next concept."""
+MOST_STATE_KINDS = 16
 
 
-def check_concept_file(path: Path, base_sha256: str, base_tensors: Mapping[str, TensorInfo], width: int) -> Record:
+def check_concept_file(
+    path: Path, base_sha256: str, base_tensors: Mapping[str, TensorInfo], family: Family, width: int
+) -> Record:
     """Return the record of a concept file that fits a base.
 
     Args:
         path: The file. Nothing in it is trusted, not even that it is a file.
         base_sha256: The base of the store it shall go into.
-        base_tensors: The base's tensors, by place.
+        base_tensors: The base's tensors, by parameter path.
+        family: Which of them deltas go on.
         width: Numbers in a row of the base's token table.
 
     Raises:
@@ -37,25 +41,27 @@ def check_concept_file(path: Path, base_sha256: str, base_tensors: Mapping[str, 
         raise ImportRefused(f"{path.name}: not a regular file")
     header = tensorfile.read_header(path)
     record = concept.read_record(path)
-    if not concept.NAME.fullmatch(record.name) or not UID.fullmatch(record.uid):
+    if not concept.NAME.fullmatch(record.name) or not concept.UID.fullmatch(record.uid):
         raise ImportRefused(f"{path.name}: the record's name or uid cannot be one")
     if record.base != base_sha256:
         raise ImportRefused(
             f"{path.name}: needs base {record.base[:64]}, this store has {base_sha256}",
             hint="a store has one base; make another with conceptctl init --base ... --store DIR",
         )
-    _check_tensors(path, header, base_tensors, width)
+    targets = {place: info for place, info in base_tensors.items() if family.is_target(place)}
+    _check_tensors(path, header, targets, width)
+    _check_state(path, header, targets)
     _check_numbers(path, header, base_tensors)
     return record
 
 
-def _check_tensors(path: Path, header: Header, base: Mapping[str, TensorInfo], width: int) -> None:
+def _check_tensors(path: Path, header: Header, targets: Mapping[str, TensorInfo], width: int) -> None:
     token = header.tensors.get("token")
     if token is None or token.dtype != "F32" or token.shape != (1, width):
         raise ImportRefused(f"{path.name}: token: not one fp32 row of {width} numbers")
     for name, info in header.tensors.items():
         if name.startswith("delta/"):
-            _check_delta(path, header, name, base)
+            _check_delta(path, header, name, targets)
         elif name == "features":
             if info.dtype != "F32" or len(info.shape) != 2:
                 raise ImportRefused(f"{path.name}: features: not fp32 rows")
@@ -63,15 +69,33 @@ def _check_tensors(path: Path, header: Header, base: Mapping[str, TensorInfo], w
             raise ImportRefused(f"{path.name}: no concept file has a tensor {name[:60]!r}")
 
 
-def _check_delta(path: Path, header: Header, name: str, base: Mapping[str, TensorInfo]) -> None:
+def _check_state(path: Path, header: Header, targets: Mapping[str, TensorInfo]) -> None:
+    """What a method keeps belongs to targets, and is no larger than they are: it cannot carry anything else."""
+    kinds = set()
+    for name, info in header.tensors.items():
+        if not name.startswith("state/"):
+            continue
+        kind, _, place = name[len("state/") :].partition("/")
+        kinds.add(kind)
+        if not STATE_KIND.fullmatch(kind) or place not in targets:
+            raise ImportRefused(f"{path.name}: {name[:80]}: it belongs to no weight that a concept changes")
+        shape, target = info.shape, targets[place].shape
+        fits = 1 <= len(shape) <= 2 and max(shape) <= max(target) and math.prod(shape) <= math.prod(target)
+        if info.dtype != "F32" or not fits:
+            raise ImportRefused(f"{path.name}: {name[:80]}: no fp32 numbers of a size that goes with the weight's")
+    if len(kinds) > MOST_STATE_KINDS:
+        raise ImportRefused(f"{path.name}: {len(kinds)} kinds of state; no method keeps more than {MOST_STATE_KINDS}")
+
+
+def _check_delta(path: Path, header: Header, name: str, targets: Mapping[str, TensorInfo]) -> None:
     place, _, part = name[len("delta/") :].rpartition("/")
-    if part not in ("mask", "values") or place not in base or not place.endswith(TAUGHT):
+    if part not in ("mask", "values") or place not in targets:
         raise ImportRefused(f"{path.name}: {name[:80]}: the base has no such weight that a concept changes")
     mask, values = (header.tensors.get(f"delta/{place}/{which}") for which in ("mask", "values"))
     if mask is None or values is None:
         raise ImportRefused(f"{path.name}: {place}: a mask and its values go together")
-    if mask.dtype != "U8" or mask.shape != (math.ceil(math.prod(base[place].shape) / 8),):
-        raise ImportRefused(f"{path.name}: {place}: wrong shape for the base's {base[place].shape}")
+    if mask.dtype != "U8" or mask.shape != (math.ceil(math.prod(targets[place].shape) / 8),):
+        raise ImportRefused(f"{path.name}: {place}: wrong shape for the base's {targets[place].shape}")
     if values.dtype != "F32" or len(values.shape) != 1:
         raise ImportRefused(f"{path.name}: {place}: values are not a row of fp32")
 

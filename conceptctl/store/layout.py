@@ -7,8 +7,10 @@ from pathlib import Path
 
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
 
-FORMAT_NUMBER = 1
-"""The layout this program reads and writes."""
+FORMAT_NUMBER = 2
+"""The format of stores that this program makes."""
+READABLE = (1, FORMAT_NUMBER)
+"""Formats that it works on. In 1 a manifest does not say what family its base is of."""
 
 PRIVATE = 0o700
 """What a store knows about people's pictures is nobody else's business."""
@@ -107,14 +109,14 @@ class Layout:
                 # An interrupted `init` leaves one generation at most; this was a store in use.
                 raise StoreDamaged(f"{self.format}: missing", hint="conceptctl repair") from None
             raise NotFound(f"no store at {self.root}", hint=_init_command(self.root)) from None
-        if text == b"%d\n" % FORMAT_NUMBER:
+        if text in [b"%d\n" % number for number in READABLE]:
             return
         try:
             number = int(text.decode("ascii"))
         except ValueError:
             raise StoreDamaged(f"{self.format}: not a format number") from None
         if number > FORMAT_NUMBER:
-            raise StoreTooNew(f"the store has format {number}, this program reads {FORMAT_NUMBER}")
+            raise StoreTooNew(f"the store has format {number}, this program reads {FORMAT_NUMBER} and older")
         raise StoreDamaged(f"{self.format}: there is no format {number}")
 
 

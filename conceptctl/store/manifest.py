@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +37,28 @@ class BlobRef:
 
 
 @dataclasses.dataclass(frozen=True)
+class Family:
+    """How models of one kind are laid out: all that a store must know to judge what fits its base.
+
+    Attributes:
+        name: What the family is called.
+        components: The parts whose tensors make a base; a safety checker beside them changes nothing that a concept
+            builds on.
+        targets: Patterns (`fnmatch`) of the parameter paths that deltas go on.
+        token_tables: The pattern of each text encoder's token table, by the encoder's name.
+    """
+
+    name: str
+    components: tuple[str, ...]
+    targets: tuple[str, ...]
+    token_tables: Mapping[str, str]
+
+    def is_target(self, path: str) -> bool:
+        """Whether deltas go on a parameter."""
+        return any(fnmatchcase(path, pattern) for pattern in self.targets)
+
+
+@dataclasses.dataclass(frozen=True)
 class Base:
     """The checkpoint a store starts from.
 
@@ -44,12 +67,14 @@ class Base:
         sha256: Digest over its tensors, whatever files they are in.
         files: Its weights, by their place in a diffusers folder.
         texts: One blob with its configurations and vocabularies.
+        family: What kind of model it is; None in stores that were made when there was one kind.
     """
 
     name: str
     sha256: str
     files: Mapping[str, BlobRef]
     texts: BlobRef
+    family: Family | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +155,11 @@ class Generation:
     @cached_property
     def encoded(self) -> bytes:
         """The manifest's bytes."""
-        return canonical(dataclasses.asdict(self))
+        value = dataclasses.asdict(self)
+        if self.base.family is None:
+            # As it was written when there was no such field: its digest is the generation's name.
+            del value["base"]["family"]
+        return canonical(value)
 
     @cached_property
     def identity(self) -> str:
@@ -188,6 +217,7 @@ def parse(data: bytes) -> Generation:
                 base["sha256"],
                 {path: BlobRef(**ref) for path, ref in base["files"].items()},
                 BlobRef(**base["texts"]),
+                _family(base.get("family")),
             ),
             "concepts": tuple(Concept(**{**entry, "blob": BlobRef(**entry["blob"])}) for entry in value["concepts"]),
             "folded": BlobRef(**value["folded"]) if value["folded"] else None,
@@ -196,3 +226,9 @@ def parse(data: bytes) -> Generation:
             ),
         }
     )
+
+
+def _family(entry: Mapping[str, Any] | None) -> Family | None:
+    if entry is None:
+        return None
+    return Family(entry["name"], tuple(entry["components"]), tuple(entry["targets"]), entry["token_tables"])

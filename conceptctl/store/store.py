@@ -159,6 +159,11 @@ class Writer:
         """Copy a safetensors file in as a blob that a later commit may name."""
         return blobs.add_file(self.layout, path)
 
+    def raise_format(self) -> None:
+        """Say that the store holds what programs of an earlier format do not know."""
+        if self.layout.format.read_bytes() != b"%d\n" % FORMAT_NUMBER:
+            durable.replace_file(self.layout.format, b"%d\n" % FORMAT_NUMBER, self.layout.tmp)
+
     def commit(self, generation: Generation) -> Generation:
         """Make a generation the head. When this returns, it is on the disk.
 

@@ -50,15 +50,22 @@ def array_tensor(array: Array) -> Tensor:
     return Tensor("F32", array.shape, plain.reshape(-1).view(np.uint8).data)
 
 
-def concept_tensors(deltas: Mapping[str, Delta], token: Array, features: Array | None = None) -> dict[str, Tensor]:
+def concept_tensors(
+    deltas: Mapping[str, Delta],
+    token: Array,
+    features: Array | None = None,
+    state: Mapping[str, Array] | None = None,
+) -> dict[str, Tensor]:
     """Return the tensors of a concept file.
 
     Args:
         deltas: By the place of the weight in the base.
         token: Rows of the token table, shape (rows, width).
         features: Features of the pictures drawn just after learning, shape (pictures, width).
+        state: What the method keeps for its next concept, by `KIND/PATH`.
     """
     tensors = {"token": array_tensor(token)}
+    tensors |= {f"state/{name}": array_tensor(array) for name, array in (state or {}).items()}
     if features is not None:
         tensors["features"] = array_tensor(features)
     for place, delta in deltas.items():
@@ -107,6 +114,20 @@ def read_floats(path: Path, name: str) -> Array:
     """Read one float tensor of a file."""
     header = tensorfile.read_header(path)
     return to_array(header.tensors[name], tensorfile.numbers(path, header))
+
+
+def state_kinds(path: Path) -> frozenset[str]:
+    """Return what kinds of state a concept's method kept."""
+    names = tensorfile.read_header(path).tensors
+    return frozenset(name.split("/")[1] for name in names if name.startswith("state/"))
+
+
+def read_state(path: Path) -> dict[str, Array]:
+    """Read what a concept's method kept for its next concept, by `KIND/PATH`."""
+    header = tensorfile.read_header(path)
+    view = tensorfile.numbers(path, header)
+    named = ((name, info) for name, info in header.tensors.items() if name.startswith("state/"))
+    return {name.removeprefix("state/"): to_array(info, view) for name, info in named}
 
 
 def fold(

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from conceptctl import families
 from conceptctl.errors import AlreadyExists, ImportRefused, NotFound, StoreDamaged
 from conceptctl.store import base, concept, durable, gate, tensorfile
 from conceptctl.store.concept import Record
@@ -80,21 +81,28 @@ def import_concept(store: Store, path: Path, rename: str | None = None, *, wait:
     """Add a concept from a file, as one generation, not folded.
 
     Raises:
-        ImportRefused: The file breaks a rule of the gate, or is for another base.
+        ImportRefused: The file breaks a rule of the gate, is for another base, or goes on from concepts that are not
+            there.
         AlreadyExists: A concept or a token has that name, or the concept is in the store under another.
         UsageError: The new name cannot be one.
     """
     head = store.head()
     found = base.tensors(store.layout, head.base)
     shapes = {place: info for place, (_, _, info) in found.items()}
-    width = base.token_width(found)
-    offered = gate.check_concept_file(path, head.base.sha256, shapes, width)
+    family = families.facts_of(head.base)
+    width = base.token_width(found, family)
+
+    def checked(file: Path) -> Record:
+        return gate.check_concept_file(file, head.base.sha256, shapes, family, width)
+
+    offered = checked(path)
     record = dataclasses.replace(offered, name=rename or offered.name)
     with store.writing("import", wait=wait) as writer:
         check_free(writer, record)
+        _check_complete(writer, record)
         ref = writer.add_file(path)
         # The file may have been replaced since it was looked at, so the copy in the store is looked at as well.
-        if gate.check_concept_file(store.layout.blob(ref.sha256), head.base.sha256, shapes, width) != offered:
+        if checked(store.layout.blob(ref.sha256)) != offered:
             raise ImportRefused(f"{path.name}: it changed while it was read")
         if record != offered:
             tensors, _ = tensorfile.read_tensors(store.layout.blob(ref.sha256))
@@ -119,6 +127,9 @@ def add_concept(
         UsageError: Its name cannot be one.
     """
     check_free(writer, record)
+    if record.contains:
+        # A program that knows no such record would undo what it guards.
+        writer.raise_format()
     added = Concept(record.uid, record.name, record.class_word, record.method, record.learned, False, ref)
     kept = writer.head.attachments if attachments is None else attachments
     following = writer.head.after(
@@ -137,6 +148,21 @@ def check_free(writer: Writer, record: Record) -> None:
     check_name_free(record.name, writer.head, writer.layout)
     if twin := next((each for each in writer.head.concepts if each.uid == record.uid), None):
         raise AlreadyExists(f"this concept is in the store already, as {twin.name!r}")
+
+
+def _check_complete(writer: Writer, record: Record) -> None:
+    """Make sure that a concept has what it goes on from.
+
+    Raises:
+        ImportRefused: It has not.
+    """
+    there = {each.uid for each in writer.head.concepts}
+    if missing := [uid for uid in record.contains if uid not in there]:
+        raise ImportRefused(
+            f"{record.name!r} goes on from others in one adapter ({record.method}), and means nothing without them; "
+            f"not in this store: {', '.join(missing)}",
+            hint="import those first, in the order in which they were learned",
+        )
 
 
 def check_name_free(name: str, head: Generation, layout: Layout) -> None:

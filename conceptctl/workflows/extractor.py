@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import NotFound
+from conceptctl.presets import BUNDLED, preset_of, shipped
 from conceptctl.store.manifest import Base
-from conceptctl.workflows.init import HUB_ID, POCKET
+from conceptctl.workflows.init import HUB_ID
 
 if TYPE_CHECKING:
     import torch
 
     from conceptctl.metrics.features import FeatureExtractor
 
-DEFAULT = "openai/clip-vit-base-patch32"
-REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"
-"""The commit of the default in which its weights are safetensors: its main branch has a pickle only."""
 _FILES = ["*.json", "*.txt", "*.safetensors"]
 
 
@@ -34,20 +32,23 @@ def open_extractor(generation_base: Base, choice: str | None, device: torch.devi
     """
     from conceptctl.metrics.features import load_extractor
 
-    if choice is None and generation_base.name == POCKET:
+    takes = preset_of(generation_base).learn
+    if choice is None and takes.feature_extractor == BUNDLED:
         from conceptctl import pocket
 
-        return load_extractor(pocket.clip_folder(), POCKET, device)
-    named = choice or DEFAULT
+        return load_extractor(pocket.clip_folder(), generation_base.name, device)
+    named = choice or takes.feature_extractor
     if Path(named).is_dir() or not HUB_ID.fullmatch(named) or Path(named).is_absolute():
         return load_extractor(Path(named), "local folder", device)
-    return load_extractor(_from_hub(named), named, device)
+    # One that a preset names has its weights as safetensors in one commit only, whatever base it is taken for.
+    pinned = {each.learn.feature_extractor: each.learn.feature_extractor_revision for each in shipped().values()}
+    return load_extractor(_from_hub(named, pinned.get(named) or None), named, device)
 
 
 def find_extractor(generation_base: Base, warn: Callable[[str], None]) -> FeatureExtractor | None:
     """Open the feature extractor that a base has by itself, or say that no features will be kept.
 
-    It computes on the CPU: as long as a lesson lasts, a GPU's memory is the lesson's.
+    It computes on the CPU: as long as a training lasts, a GPU's memory is its own.
 
     Args:
         generation_base: The base.
@@ -65,12 +66,11 @@ def find_extractor(generation_base: Base, warn: Callable[[str], None]) -> Featur
         return None
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(repository: str, revision: str | None) -> Path:
     """Return the folder of a hub model: from the local cache without asking anybody, else downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    revision = REVISION if repository == DEFAULT else None
     try:
         cached = Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES, local_files_only=True))
         # A cache may hold the one file of a model that another program needed.

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conceptctl import families
 from conceptctl.errors import ImportRefused, NotFound
 from conceptctl.store import base
 from conceptctl.store.store import Store
@@ -34,7 +35,7 @@ def initialize(root: Path, named: str) -> Initialized:
         AlreadyExists: There is a store already, or something else.
     """
     with _base_folder(named) as (folder, name):
-        source = base.inspect(folder)
+        source = base.inspect(folder, families.recognized(folder).FAMILY)
         store = Store.create(root, source, name)
     return Initialized(store, name, source.sha256)
 
@@ -52,7 +53,7 @@ def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
     elif path.name.lower().endswith(PICKLES):
         raise ImportRefused(f"{named}: a pickle runs code when it is read: only safetensors")
     elif path.is_file():
-        from conceptctl.workflows.single_file import converted
+        from conceptctl.formats.single_file import converted
 
         with converted(path) as folder:
             yield folder, "local file"
@@ -70,7 +71,7 @@ def _from_hub(repository: str) -> Path:
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
-        base.check_kind(Path(snapshot_download(repository, allow_patterns=["*.json"])))
+        families.recognized(Path(snapshot_download(repository, allow_patterns=["*.json"])))
         return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from conceptctl.diffusion.fit import ParameterGroups
-from conceptctl.diffusion.projections import Stacks
+from conceptctl.learning.method import ParameterGroups
+from conceptctl.learning.weights import Deltas
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.masks import FORMS, masked, noise_table
 
@@ -26,8 +26,8 @@ class Masked(nn.Module):
         rank: int,
         learning_rate: float,
         temperature: float,
-        open_by: float,
-        spread: float,
+        logit_mean: float,
+        logit_std: float,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -39,33 +39,33 @@ class Masked(nn.Module):
             rank: Width of the mask's MLP.
             learning_rate: Of the masks.
             temperature: tau of the Gumbel softmax.
-            open_by: By how much entries start out open, in logits: the mean.
-            spread: Their deviation.
+            logit_mean: By how much entries start out open, in logits: the mean.
+            logit_std: Their deviation.
             generator: Source of the first values.
         """
         super().__init__()
         self.low_rank = low_rank
         self.masks: nn.ModuleList = nn.ModuleList(
-            FORMS[form](len(places), shape, rank, open_by, spread, generator)
-            for places, shape in low_rank.shapes.items()
+            FORMS[form](len(paths), shape, rank, logit_mean, logit_std, generator)
+            for paths, shape in low_rank.shapes.items()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
         self._table: Tensor | None = None
         self._table_seed = int(torch.randint(2**62, (), generator=generator))
-        self.shares = torch.empty(0)
+        self.densities = torch.empty(0)
         """The share of each matrix that the last step's mask lets pass, with its graph, for a sparsity loss."""
 
-    def forward(self, generator: torch.Generator) -> Stacks:
+    def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas of a training step, through freshly drawn masks."""
         products = self.low_rank.products()
         sizes = [product.numel() for product in products.values()]
         noise = self._noise(sum(sizes), next(iter(products.values())).device, generator)
-        deltas, shares = {}, []
-        for (places, product), form, part in zip(products.items(), self.masks, noise.split(sizes), strict=True):
-            deltas[places], share = masked(product, form(), part.view_as(product), self.temperature)
-            shares.append(share)
-        self.shares = torch.cat(shares)
-        return Stacks(deltas)
+        deltas, densities = {}, []
+        for (paths, product), form, part in zip(products.items(), self.masks, noise.split(sizes), strict=True):
+            deltas[paths], density = masked(product, form(), part.view_as(product), self.temperature)
+            densities.append(density)
+        self.densities = torch.cat(densities)
+        return Deltas(deltas)
 
     def _noise(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
         """A step's noise, drawn where it is needed; on a CPU, where that takes long, any window of a table."""
@@ -77,14 +77,11 @@ class Masked(nn.Module):
         first = int(torch.randint(count + 1, (), generator=generator))
         return self._table[first : first + count]
 
-    def folded(self) -> Stacks:
+    def folded(self) -> Deltas:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
         products = self.low_rank.products()
-        return Stacks(
-            {
-                places: product * (form() > 0)
-                for (places, product), form in zip(products.items(), self.masks, strict=True)
-            }
+        return Deltas(
+            {paths: product * (form() > 0) for (paths, product), form in zip(products.items(), self.masks, strict=True)}
         )
 
     def groups(self) -> ParameterGroups:

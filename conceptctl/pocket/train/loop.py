@@ -17,9 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from conceptctl.diffusion.models import has_fast_bf16
-from conceptctl.diffusion.muon import Muon
+from conceptctl.learning.muon import Muon
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
@@ -62,7 +63,7 @@ class Stage(ABC, Generic[NetworkT, BatchT]):
 
     @abstractmethod
     def measure(self, network: NetworkT) -> dict[str, float]:
-        """Measure a network (the moving average) on held-out data."""
+        """Measure a network on held-out data: the moving average, which is another object than `self.network`."""
 
 
 @dataclass
@@ -102,7 +103,10 @@ class Trainer(Generic[NetworkT, BatchT]):
         self.path = workspace / f"{stage.name}.safetensors"
         self.log = workspace / f"{stage.name}.jsonl"
         self.parameters = [p for p in stage.network.parameters() if p.requires_grad]
-        self.average = {key: value.detach().clone() for key, value in stage.network.state_dict().items()}
+        # Statistics of batch normalization are averaged as the weights are.
+        self.average = AveragedModel(stage.network, multi_avg_fn=self._approach, use_buffers=True)
+        # Its first update copies instead of averaging: without this one it would begin after the first step.
+        self.average.update_parameters(stage.network)
         self.optimizer = Muon(self.parameters, recipe.learning_rate, recipe.weight_decay)
         self.progress = _Progress()
         if self.path.exists():
@@ -152,8 +156,7 @@ class Trainer(Generic[NetworkT, BatchT]):
 
     def averaged(self) -> NetworkT:
         """The network with the averaged weights."""
-        self.stage.network.load_state_dict(self.average)
-        return self.stage.network.eval()
+        return self.average.module.eval()  # type: ignore[return-value]
 
     def _step(self) -> Losses:
         recipe, progress = self.recipe, self.progress
@@ -173,18 +176,20 @@ class Trainer(Generic[NetworkT, BatchT]):
         self.optimizer.step()
         progress.step += 1
         progress.samples += recipe.batch
-        decay = min(recipe.average, (1 + progress.step) / (10 + progress.step))
-        with torch.no_grad():
-            current = self.stage.network.state_dict()
-            floats = [key for key, value in current.items() if value.is_floating_point()]
-            torch._foreach_lerp_([self.average[key] for key in floats], [current[key] for key in floats], 1 - decay)
+        self.average.update_parameters(self.stage.network)
         return losses
 
+    def _approach(self, averages: PARAM_LIST, current: PARAM_LIST, _: Tensor | int) -> None:
+        """Move averages, all of one dtype, towards what the network has after a step; counters stay as they began."""
+        if averages[0].is_floating_point():
+            # Not by AveragedModel's own count: it is a tensor, which a GPU would have to be waited for.
+            step = self.progress.step
+            decay = min(self.recipe.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averages, current, 1 - decay)
+
     def _report(self, losses: dict[str, float], console: Console) -> None:
-        kept = {key: value.detach().clone() for key, value in self.stage.network.state_dict().items()}
         with torch.no_grad():
             measures = self.stage.measure(self.averaged())
-        self.stage.network.load_state_dict(kept)
         line = {**asdict(self.progress), "losses": losses, "measures": measures}
         with self.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
@@ -193,7 +198,7 @@ class Trainer(Generic[NetworkT, BatchT]):
 
     def _save(self) -> None:
         tensors = {f"weights/{key}": value for key, value in self.stage.network.state_dict().items()}
-        tensors |= {f"average/{key}": value for key, value in self.average.items()}
+        tensors |= {f"average/{key}": value for key, value in self.average.module.state_dict().items()}
         for index, parameter in enumerate(self.parameters):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value)
@@ -204,6 +209,7 @@ class Trainer(Generic[NetworkT, BatchT]):
 
     def _load(self) -> None:
         weights: dict[str, Tensor] = {}
+        average: dict[str, Tensor] = {}
         with safe_open(self.path, framework="pt", device="cpu") as file:
             self.progress = _Progress(**json.loads(file.metadata()["progress"]))
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -212,9 +218,10 @@ class Trainer(Generic[NetworkT, BatchT]):
                 if kind == "weights":
                     weights[rest] = value
                 elif kind == "average":
-                    self.average[rest].copy_(value)
+                    average[rest] = value
                 else:
                     index, _, key = rest.partition("/")
                     parameter = self.parameters[int(index)]
                     self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
         self.stage.network.load_state_dict(weights)
+        self.average.module.load_state_dict(average)

@@ -1,0 +1,1 @@
+"""Several subjects in one picture, and what a prompt says beside them."""

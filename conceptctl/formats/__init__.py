@@ -1,0 +1,1 @@
+"""Checkpoints in the layouts that other programs read and write."""

@@ -1,0 +1,298 @@
+"""`export --to diffusers`: the base with its concepts folded in, as a folder that any diffusers program loads."""
+
+from __future__ import annotations
+
+import errno
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conceptctl import families
+from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
+from conceptctl.formats import model_card
+from conceptctl.presets import preset_of
+from conceptctl.store import base, blobs, durable, tensorfile, weights
+from conceptctl.store.concept import Record, read_record
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
+from conceptctl.store.store import Store, unknown_concept
+from conceptctl.store.tensorfile import Tensor
+
+FILE_MODE, FOLDER_MODE = 0o666, 0o777
+"""What leaves a store is the user's to protect: the umask decides."""
+
+SLACK = 1 << 20
+"""Bytes for headers, configurations and the card, beyond the numbers."""
+
+Pieces = Iterable[bytes | memoryview]
+Progress = Callable[[int, int], None]
+"""Called with how many bytes are written, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that was written.
+
+    Attributes:
+        folder: Where.
+        generation: What the concepts were taken from.
+        concepts: Their names, in the order of learning.
+        size: Bytes of all files.
+    """
+
+    folder: Path
+    generation: int
+    concepts: tuple[str, ...]
+    size: int
+
+
+def export_diffusers(
+    store: Store,
+    names: tuple[str, ...],
+    target: Path,
+    *,
+    at: int | None = None,
+    progress: Progress = lambda written, total: None,
+) -> Checkpoint:
+    """Write a checkpoint with concepts folded in: all of a generation's, folded in the store or not, or only some.
+
+    The weights are what `generate` draws with, bit for bit: fp32 where something was learned, as in the base
+    everywhere else. The folder appears when everything in it is on the disk.
+
+    Args:
+        store: The store; it is only read.
+        names: Which concepts; none means all.
+        target: A folder that is not there, or is empty.
+        at: The generation; the newest by default.
+        progress: Called while files are written.
+
+    Raises:
+        NotFound: There is no such concept or generation, or no folder to put the new one in.
+        UsageError: A concept is chosen without those that it goes on from.
+        AlreadyExists: Something is there already; nothing is overwritten.
+        NoSpace: It does not fit.
+        StoreDamaged: The base or a concept is not as it was committed.
+    """
+    target = target.absolute()
+    with store.reading() as head:
+        generation = head if at is None else store.generation(at)
+        concepts = _chosen(generation, names)
+        _check_vacant(target)
+        folder = _Plan(store.layout, generation, concepts)
+        durable.ensure_space(target.parent, folder.size)
+        scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+        try:
+            size = _write(scratch, folder, progress)
+            _put_in_place(scratch, target)
+        finally:
+            if scratch.exists():
+                durable.remove_tree(scratch)
+    return Checkpoint(target, generation.seq, tuple(each.name for each in concepts), size)
+
+
+def _chosen(generation: Generation, names: tuple[str, ...]) -> tuple[Concept, ...]:
+    for name in names:
+        if generation.concept(name) is None:
+            raise unknown_concept(name, generation)
+    return tuple(each for each in generation.concepts if not names or each.name in names)
+
+
+def _check_whole(records: Sequence[Record]) -> None:
+    """Refuse concepts without those that they go on from in one adapter: they would be something else."""
+    there = {record.uid for record in records}
+    for record in records:
+        if not there.issuperset(record.contains):
+            raise UsageError(
+                f"{record.name!r} goes on from earlier concepts in one adapter ({record.method}), and means nothing "
+                "without them",
+                hint="export all concepts: leave the names out",
+            )
+
+
+def _check_vacant(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise AlreadyExists(f"{target} is there already", hint="--output takes a new folder")
+    if not target.parent.is_dir():
+        raise NotFound(f"no folder {target.parent}")
+
+
+def _put_in_place(scratch: Path, target: Path) -> None:
+    try:
+        # A folder takes the place of nothing or of an empty folder, and of nothing else: the kernel sees to that.
+        durable.move(scratch, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise AlreadyExists(f"{target} is there already") from None
+        raise
+
+
+def _write(scratch: Path, folder: _Plan, progress: Progress) -> int:
+    """Write every file and make it durable; return how many bytes there are."""
+    written = 0
+    durable.make_folder(scratch, FOLDER_MODE)
+
+    def counted(pieces: Pieces) -> Iterator[bytes | memoryview]:
+        nonlocal written
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            for start in range(0, len(view), durable.CHUNK):
+                part = view[start : start + durable.CHUNK]
+                yield part
+                written += len(part)
+                progress(written, folder.size)
+
+    for place, pieces, expected in folder.files():
+        path = scratch / place
+        for parent in reversed(path.relative_to(scratch).parents[:-1]):
+            durable.make_folder(scratch / parent, FOLDER_MODE)
+        sha256, _ = durable.write_file(path, counted(pieces), FILE_MODE)
+        if expected not in ("", sha256):
+            raise StoreDamaged(f"base {folder.generation.base.name}: {place}: not the bytes that were committed")
+        durable.sync_folder(path.parent)
+    return written
+
+
+class _Plan:
+    """What will be in the folder: everything is found, folded and checked before the first byte is written."""
+
+    def __init__(self, layout: Layout, generation: Generation, concepts: tuple[Concept, ...]) -> None:
+        self.layout = layout
+        self.generation = generation
+        files = [(each.uid, blobs.checked(layout, each.blob, f"concept {each.name}", read=True)) for each in concepts]
+        self._records = [read_record(path) for _, path in files]
+        _check_whole(self._records)
+        for place, ref in generation.base.files.items():
+            # What is copied as it is, is checked while it is copied.
+            if place.startswith(("unet/", "text_encoder/")):
+                blobs.checked(layout, ref, f"base {generation.base.name}: {place}", read=True)
+        found = base.tensors(layout, generation.base)
+        self._changed, tokens = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
+        self._texts = _texts(layout, generation)
+        numbers = _add_tokens(self._texts, [each.name for each in concepts])
+        if concepts:
+            rows = {number: tokens[each.uid] for number, each in zip(numbers, concepts, strict=True)}
+            table = base.token_table(found, families.facts_of(generation.base))
+            path, name, _ = found[table]
+            self._changed[table] = _grown(weights.read_floats(path, name), rows)
+            _describe_text_encoder(self._texts, len(self._changed[table]))
+        _leave_out_missing(self._texts, generation.base.files)
+        everything, sampling = len(concepts) == len(generation.concepts), preset_of(generation.base).sampling
+        text = model_card.card(generation, self._records, everything=everything, sampling=sampling)
+        self._texts["README.md"] = text.encode()
+        self.size = SLACK + sum(
+            (
+                *(ref.size for ref in generation.base.files.values()),
+                *(each.nbytes for each in self._changed.values()),
+                *map(len, self._texts.values()),
+            )
+        )
+        """How many bytes all of it takes, at most."""
+
+    def files(self) -> Iterator[tuple[str, Pieces, str]]:
+        """Yield every file: its place, its bytes, and the digest they must have, or an empty string."""
+        for place, ref in self.generation.base.files.items():
+            path = blobs.checked(self.layout, ref, f"base {self.generation.base.name}: {place}")
+            part = place.partition("/")[0]
+            names = tensorfile.read_header(path).tensors
+            replaced = {name: self._changed[f"{part}/{name}"] for name in names if f"{part}/{name}" in self._changed}
+            if replaced:
+                yield place, self._with_replaced(path, replaced), ""
+            else:
+                yield place, _read(path), ref.sha256
+        for place, data in self._texts.items():
+            yield place, [data], ""
+
+    def _with_replaced(self, path: Path, replaced: Mapping[str, weights.Array]) -> Pieces:
+        header = tensorfile.read_header(path)
+        view = tensorfile.numbers(path, header)
+        tensors = {
+            name: Tensor(info.dtype, info.shape, view[info.start : info.end]) for name, info in header.tensors.items()
+        }
+        tensors |= {name: weights.array_tensor(array) for name, array in replaced.items()}
+        described = model_card.metadata(self.generation, self._records, self._texts)
+        return tensorfile.encode(tensors, {"format": "pt", **header.metadata, **described})
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        yield from iter(lambda: stream.read(durable.CHUNK), b"")
+
+
+def _texts(layout: Layout, generation: Generation) -> dict[str, bytes]:
+    path = blobs.checked(layout, generation.base.texts, f"base {generation.base.name}: texts", read=True)
+    tensors, _ = tensorfile.read_tensors(path)
+    return {place: bytes(tensor.data) for place, tensor in tensors.items()}
+
+
+def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.Array:
+    """Return the token table with a concept's row at each of the numbers; some bases have rows to spare."""
+    grown = np.zeros((max(len(table), 1 + max(rows)), table.shape[1]), np.float32)
+    grown[: len(table)] = table
+    for number, row in rows.items():
+        grown[number] = row[0]
+    return grown
+
+
+def _add_tokens(texts: dict[str, bytes], names: list[str]) -> list[int]:
+    """Give the tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
+    if not names:
+        return []
+    from transformers import CLIPTokenizer
+
+    from conceptctl.diffusion.prompts import MARKER, add_token
+
+    with tempfile.TemporaryDirectory(prefix="conceptctl-") as name:
+        before, after = Path(name, "before"), Path(name, "after")
+        before.mkdir()
+        for place, data in texts.items():
+            if place.startswith("tokenizer/"):
+                (before / Path(place).name).write_bytes(data)
+        tokenizer: Any = CLIPTokenizer.from_pretrained(before)
+        numbers = [add_token(tokenizer, each) for each in names]
+        tokenizer.save_pretrained(after)
+        texts |= {f"tokenizer/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
+    place = "tokenizer/added_tokens.json"
+    added = json.loads(texts.get(place, b"{}"))
+    added |= {f"{MARKER}{each}".lower(): number for each, number in zip(names, numbers, strict=True)}
+    texts[place] = canonical(added)
+    # Older releases of transformers have two classes, of which only this one reads `tokenizer.json`; in newer ones
+    # both names mean the same.
+    _edit(texts, "model_index.json", lambda index: index.update(tokenizer=["transformers", "CLIPTokenizerFast"]))
+    return numbers
+
+
+def _describe_text_encoder(texts: dict[str, bytes], rows: int) -> None:
+    def describe(config: dict[str, Any]) -> None:
+        config["vocab_size"] = rows
+        # Unless they are told otherwise, programs load the text encoder in the type that its configuration names, and
+        # a learned row is fp32.
+        for key in ("dtype", "torch_dtype"):
+            if key in config:
+                config[key] = "float32"
+
+    _edit(texts, "text_encoder/config.json", describe)
+
+
+def _leave_out_missing(texts: dict[str, bytes], files: Mapping[str, BlobRef]) -> None:
+    """Take out of the index what the base names and does not have, like a safety checker that was not downloaded."""
+    there = {place.partition("/")[0] for place in (*texts, *files)}
+
+    def leave_out(index: dict[str, Any]) -> None:
+        for part, value in index.items():
+            if isinstance(value, list) and value[:1] != [None] and part not in there:
+                index[part] = [None, None]
+        if index.get("safety_checker", [None, None])[0] is None:
+            index["requires_safety_checker"] = False
+
+    _edit(texts, "model_index.json", leave_out)
+
+
+def _edit(texts: dict[str, bytes], place: str, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(texts[place])
+    change(value)
+    texts[place] = json.dumps(value, indent=2, ensure_ascii=False).encode()

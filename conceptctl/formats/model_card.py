@@ -1,0 +1,99 @@
+"""What an exported checkpoint says about itself: a README for people, metadata for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import conceptctl
+from conceptctl.presets import Sampling
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Generation, canonical
+
+ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
+"""Modelspec's names, by the width of the text encoder; other widths have none."""
+
+
+def card(generation: Generation, records: Sequence[Record], *, everything: bool, sampling: Sampling) -> str:
+    """Return the README of a checkpoint folder.
+
+    Args:
+        generation: What it was made from.
+        records: Where its concepts came from.
+        everything: Whether these are all the concepts that the generation knows.
+        sampling: What pictures are drawn with by default.
+    """
+    tokens = [f"V*{record.name}" for record in records]
+    prompt = f"a photo of {tokens[0]}" if tokens else "a photo of a cat"
+    which = "all concepts" if everything else "some of the concepts, which were learned on top of the others,"
+    lines = [
+        "---", "library_name: diffusers", "pipeline_tag: text-to-image", "---", "",
+        f"# {generation.base.name} with {', '.join(tokens) or 'no concepts'}", "",
+        f"A Stable Diffusion checkpoint in diffusers' format, made by conceptctl {conceptctl.__version__}: the base",
+        f"`{generation.base.name}` (sha256 of its tensors `{generation.base.sha256}`)",
+        f"with {which} of generation {generation.seq} (`{generation.identity}`)",
+        "folded into the cross-attention of its U-Net, and one token a concept in its tokenizer.", "",
+        "## Use", "",
+        "```python",
+        "from diffusers import StableDiffusionPipeline",
+        'pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        f"pipeline({json.dumps(prompt)}, num_inference_steps={sampling.steps},"
+        f' guidance_scale={sampling.guidance}).images[0].save("picture.png")',
+        "```", "",
+        "In fp32 on a CPU it draws what `conceptctl generate --prompt-only` draws with the same seed"
+        " (`generator=torch.Generator().manual_seed(0)`). Without that option it lets what is said beside a concept"
+        " count more, and draws each of several concepts in a column of its own, which this folder does not.", "",
+    ]  # fmt: skip
+    if records:
+        lines += [
+            "## Concepts",
+            "",
+            "| token | what | method | learned | licence | consent |",
+            "|---|---|---|---|---|---|",
+        ]
+        for token, record in zip(tokens, records, strict=True):
+            facts = (token, record.class_word, record.method, record.learned, record.license, record.consent)
+            lines.append("| " + " | ".join(_cell(fact) or "not recorded" for fact in facts) + " |")
+        lines += [
+            "",
+            "The concepts were learned from somebody's pictures: keep to the licences and consents above, and to the",
+            "base's own licence, before you pass this folder on. Nothing takes a concept out of it again.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return a user's text as one cell of a table, with nothing in it that ends the cell or marks up the page."""
+    plain = " ".join(text.split())
+    for mark in "\\`*_[]<>|":
+        plain = plain.replace(mark, "\\" + mark)
+    return plain
+
+
+def metadata(generation: Generation, records: Sequence[Record], texts: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the metadata of a file with folded weights: modelspec's keys, and what they were made from."""
+    tokens = [f"V*{record.name}" for record in records]
+    described = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": f"{generation.base.name} with {' '.join(tokens)}",
+        "modelspec.implementation": "diffusers",
+        "modelspec.trigger_phrase": " ".join(tokens),
+        "modelspec.license": "; ".join(f"V*{each.name}: {each.license}" for each in records if each.license),
+        "modelspec.architecture": _architecture(texts),
+        "conceptctl": canonical(
+            {
+                "base": generation.base.sha256,
+                "generation": generation.identity,
+                "concepts": [{"uid": each.uid, "name": each.name} for each in records],
+            }
+        ).decode(),
+    }
+    return {key: value for key, value in described.items() if value}
+
+
+def _architecture(texts: Mapping[str, bytes]) -> str:
+    width = json.loads(texts.get("text_encoder/config.json", b"{}")).get("hidden_size")
+    if width != 1024:
+        return ARCHITECTURES.get(width, "")
+    scheduler = json.loads(texts.get("scheduler/scheduler_config.json", b"{}"))
+    return f"{ARCHITECTURES[width]}-{'768-v' if scheduler.get('prediction_type') == 'v_prediction' else '512'}"

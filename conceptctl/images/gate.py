@@ -1,0 +1,229 @@
+"""The picture gate: every file in a folder is judged before anything is learned from one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from conceptctl.errors import PicturesRefused
+from conceptctl.images import captions, files
+from conceptctl.images.decoder import Decoder, Limits
+from conceptctl.images.pixels import Square, Wanted
+
+MOST_FILES = 1000
+"""A concept is learned from a handful: a larger folder is another one than was meant."""
+
+_JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
+_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".tif",
+    ".tiff",
+}
+_NAME_A_FOLDER = "name a folder that holds the pictures of one concept"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a base and a command ask of pictures."""
+
+    side: int
+    """Side of the square that is learned from, in pixels: the base's own size."""
+    min_side: int = 256
+    """Shorter side a picture must have."""
+    fewest: int = 3
+    """Different pictures there must be."""
+    skip_bad: bool = False
+    """Go on without the pictures that are refused."""
+    first_frame: bool = False
+    """Take the first frame of an animation."""
+    follow_symlinks: bool = False
+    """Read what symbolic links point to."""
+    concepts: frozenset[str] = frozenset()
+    """Names of the concepts that captions may speak of, the one that is learned included."""
+    captioned: bool = True
+    """Read the texts beside pictures; they are passed over otherwise."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that may be learned from. It lives in memory only."""
+
+    path: Path
+    size: tuple[int, int]
+    """Width and height of the whole upright picture."""
+    notes: tuple[str, ...]
+    """What was done to it beyond cropping its middle and scaling it."""
+    caption: str | None
+    """One line with `{token}` in it, where there is a text beside the picture."""
+    side: int
+    """Side of the square, in pixels."""
+    pixels: bytes = field(repr=False)
+    """(side, side, 3), sRGB, 8 bits."""
+
+    def image(self) -> Image.Image:
+        """Return the square as an RGB picture."""
+        return Image.frombytes("RGB", (self.side, self.side), self.pixels)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that must not be learned from."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{_shown(self.path)}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a folder holds."""
+
+    pictures: tuple[Picture, ...]
+    """All different, by name."""
+    refusals: tuple[Refusal, ...]
+    """What was skipped."""
+    ignored: int
+    """Hidden files and what file managers leave behind."""
+    notes: tuple[str, ...]
+    """What a user would want to know about the folder as a whole."""
+    photographic: bool
+    """Most of the pictures look like photographs, by the number of their colours."""
+
+
+@dataclass
+class _Listing:
+    """A folder's files, before any of them is opened."""
+
+    candidates: list[Path] = field(default_factory=list)
+    captions: dict[str, Path] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+
+def check_folder(
+    folder: Path,
+    rules: Rules,
+    *,
+    limits: Limits | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Checked:
+    """Judge every file in a folder, and return the pictures as squares of the base's size.
+
+    The square is the middle of the picture. Nothing is written; files are decoded in a process of their own.
+
+    Args:
+        folder: Where the pictures are; folders in it are not looked into.
+        rules: What is asked of the pictures.
+        limits: What decoding one picture may take.
+        progress: Called with the number of files judged and of all files.
+
+    Raises:
+        PicturesRefused: There is no such folder, too few different pictures in it, or something that is no usable
+            picture; the message names every such file with its reason.
+        DeviceFailed: The process that decodes could not be started.
+    """
+    listing = _list(folder, rules)
+    if not listing.candidates:
+        inside = f"; it holds folders: {', '.join(listing.folders[:3])}" if listing.folders else ""
+        raise PicturesRefused(f"no picture in {_shown(folder)}{inside}", hint=_NAME_A_FOLDER)
+    found, refusals = _judge(listing, rules, limits, progress)
+    distinct, notes = _distinct(found)
+    lines = [f"\n  {refusal}" for refusal in refusals]
+    if refusals and not rules.skip_bad:
+        total = len(found) + len(refusals)
+        raise PicturesRefused(f"{len(refusals)} of {total} files in {_shown(folder)} refused:" + "".join(lines))
+    if len(distinct) < rules.fewest:
+        lines += [f"\n  {note}" for note in notes]
+        have = f"{len(distinct)} different pictures in {_shown(folder)}, at least {rules.fewest} are needed"
+        hint = "add pictures of the same subject, each a little different"
+        raise PicturesRefused(have + (":" if lines else "") + "".join(lines), hint=hint)
+    if listing.folders:
+        notes.append(f"not looked into: {', '.join(listing.folders)}")
+    photographs = sum(square.photographic for _, square in found)
+    return Checked(distinct, tuple(refusals), listing.ignored, tuple(notes), 2 * photographs > len(found))
+
+
+def _list(folder: Path, rules: Rules) -> _Listing:
+    listing = _Listing()
+    texts: list[Path] = []
+    for path in files.entries(folder, _NAME_A_FOLDER):
+        name = path.name
+        if name.startswith(".") or name.lower() in _JUNK:
+            listing.ignored += 1
+        elif path.suffix.lower() not in _SUFFIXES and files.is_folder(path, follow=rules.follow_symlinks):
+            listing.folders.append(files.printable(name))
+        elif path.suffix.lower() == captions.SUFFIX:
+            texts.append(path)
+        else:
+            listing.candidates.append(path)
+    _pair(listing, texts)
+    if len(listing.candidates) > MOST_FILES:
+        many = f"{len(listing.candidates)} files in {_shown(folder)}: at most {MOST_FILES} are looked at"
+        raise PicturesRefused(many, hint=_NAME_A_FOLDER)
+    return listing
+
+
+def _pair(listing: _Listing, texts: list[Path]) -> None:
+    """Give each text to the picture of its name; one without a picture is judged as a picture."""
+    stems = {path.stem for path in listing.candidates}
+    for text in texts:
+        if text.stem in stems:
+            listing.captions[text.stem] = text
+        else:
+            listing.candidates.append(text)
+    listing.candidates.sort()
+
+
+def _judge(
+    listing: _Listing, rules: Rules, limits: Limits | None, progress: Callable[[int, int], None]
+) -> tuple[list[tuple[Picture, Square]], list[Refusal]]:
+    found: list[tuple[Picture, Square]] = []
+    refused: list[Refusal] = []
+    with Decoder(limits) as decoder:
+        for done, path in enumerate(listing.candidates, start=1):
+            try:
+                found.append(_picture(path, listing.captions.get(path.stem), rules, decoder))
+            except PicturesRefused as refusal:
+                refused.append(Refusal(path, str(refusal)))
+            progress(done, len(listing.candidates))
+    return found, refused
+
+
+def _picture(path: Path, text: Path | None, rules: Rules, decoder: Decoder) -> tuple[Picture, Square]:
+    files.check_regular(path, follow=rules.follow_symlinks)
+    wanted = Wanted(rules.side, rules.min_side, rules.first_frame)
+    square = decoder.square(path, wanted, follow=rules.follow_symlinks)
+    caption = None
+    if text and rules.captioned:
+        caption = captions.read_caption(text, rules.concepts, follow=rules.follow_symlinks)
+    return Picture(path, square.size, square.notes, caption, rules.side, square.pixels), square
+
+
+def _distinct(found: list[tuple[Picture, Square]]) -> tuple[tuple[Picture, ...], list[str]]:
+    """Return the first of each set of equal pictures, and a note for each other one."""
+    first: dict[str, Picture] = {}
+    notes: list[str] = []
+    for picture, square in found:
+        known = first.setdefault(square.digest, picture)
+        if known is not picture:
+            same = f"the same pixels as {files.printable(known.path.name)}, counted once"
+            notes.append(f"{_shown(picture.path)}: {same}")
+    return tuple(first.values()), notes
+
+
+def _shown(path: Path) -> str:
+    return files.printable(str(path))

@@ -1,0 +1,160 @@
+"""What the loop and the methods know of a model: the interface that every family in `families/` keeps to.
+
+A method sees no component of a model by name. It asks for *targets* (weights that deltas go on), for *token tables*,
+and for predictions of noised inputs under prompts; which network answers is the family's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.learning.weights import TokenRows
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Condition = Any
+"""What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in."""
+Sampler = Callable[[Sequence[int]], "list[Image.Image]"]
+"""Draws one picture a seed, all of them together."""
+
+
+@dataclass(frozen=True)
+class Noising:
+    """How samples are noised and how much they count."""
+
+    snr_gamma: float = 0.0
+    """The signal-to-noise ratio above which a sample counts less (Hang et al. 2023); 0 for all alike."""
+    p2_gamma: float = 0.0
+    """How much less samples count that have little noise (Choi et al. 2022); 0 for all alike."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch of clean inputs, corrupted: one noise and one time for each."""
+
+    inputs: Tensor
+    """What the network is given, (B, ...)."""
+    timesteps: Tensor
+    """(B,), integers."""
+    target: Tensor
+    """What it should predict, (B, ...), fp32."""
+
+
+class Objective(Protocol):
+    """What a family's network is trained on."""
+
+    def corrupt(self, clean: Tensor, generator: torch.Generator) -> Noised:
+        """Draw noise and a time for each of a batch, on the CPU, so that every device draws the same."""
+
+    def importance_sample(self, clean: Tensor, condition: Condition, portion: int) -> None:
+        """From now on draw the times where errors are large more often, and let them count as much less.
+
+        Args:
+            clean: What errors are measured on, (B, ...).
+            condition: Of those samples.
+            portion: How many of them go through the network together.
+        """
+
+    def part_of(self, noised: Noised, part: slice) -> Noised:
+        """Some of a batch's samples."""
+
+    def predict(self, noised: Noised, condition: Condition) -> Tensor:
+        """Run the network once; fp32, of the target's shape."""
+
+    def errors(self, predicted: Tensor, noised: Noised) -> Tensor:
+        """The mean squared error of each sample, (B,), all times counting alike."""
+
+    def loss(self, predicted: Tensor, noised: Noised) -> Tensor:
+        """What is minimized, for each sample, (B,): the errors, weighted as `Noising` says."""
+
+
+class Conditions(Protocol):
+    """The prompts of one training, as conditions; those that name no trained token are made once."""
+
+    def of_examples(self, indices: Tensor) -> Condition:
+        """The conditions of some examples, given by their indices (B,) on the CPU."""
+
+    def of_prompt(self, prompt: str, count: int) -> Condition:
+        """One prompt for so many samples."""
+
+
+class Backbone(Protocol):
+    """A model of some family, on a device, with everything that was learned before in it."""
+
+    device: torch.device
+
+    def targets(self) -> Mapping[str, nn.Linear]:
+        """The projections that deltas go on, by parameter path."""
+
+    def token_tables(self) -> Mapping[str, nn.Embedding]:
+        """The token table of each text encoder, by name; one token has the same number in all."""
+
+    def tokenizer(self) -> Any:
+        """The tokenizer that prompts are counted and cut off by."""
+
+    def scheduler_name(self) -> str:
+        """What the sampler is called that pictures are drawn with."""
+
+    def freeze(self) -> None:
+        """Let nothing of the model train."""
+
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory."""
+
+    def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
+        """Whatever attention trains fastest, as long as the context lasts."""
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures of one size as what the network is trained on, (N, ...), fp32, on the device."""
+
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> Conditions:
+        """Prepare prompts, one for each example; the rows of the given tokens are being learned."""
+
+    def objective(
+        self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Objective:
+        """The training objective; what `autocast` gives is entered around the network alone."""
+
+    def add_token(self, name: str, rows: TokenRows) -> int:
+        """Give the model one concept's token; returns its number.
+
+        Raises:
+            AlreadyExists: The tokenizer has this token already.
+        """
+
+    def set_token(self, token_id: int, rows: TokenRows) -> None:
+        """Replace the rows, (1, D) by table, of one token."""
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace weights, by parameter path."""
+
+    def token_start(self, class_word: str) -> TokenRows:
+        """Where a token begins: at its class's word, or at the mean of all words; (1, D) by table, fp32."""
+
+    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
+        """R of shape (D, k), with R R^T the second moment of the hidden states of whatever may be asked for.
+
+        Args:
+            texts: Prompts that matter more than others.
+            without: Tokens that are not drawn: those that are being learned.
+        """
+
+    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Add the hidden states of prompts that are to stay as they are to R, each group counting as much."""
+
+    def sampler(self, prompt: Any, *, steps: int, guidance: float, negative: str = "") -> Sampler:
+        """Prepare to draw pictures of a prompt.
+
+        Args:
+            prompt: A text, or what `diffusion.composition` makes of one.
+            steps: Denoising steps.
+            guidance: Scale of classifier-free guidance; 1 or less is none.
+            negative: What not to draw.
+        """

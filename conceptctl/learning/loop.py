@@ -1,0 +1,198 @@
+"""The one training loop, over a method's phases: it knows no method, no model family and no store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from conceptctl.learning.backbone import Backbone
+from conceptctl.learning.checkpoint import TrainingState
+from conceptctl.learning.examples import Examples
+from conceptctl.learning.method import Method, Phase, Schedule, Task, Trainable
+from conceptctl.learning.processes import casts
+from conceptctl.learning.run import BatchStep, Report, Run
+from conceptctl.learning.signals import deferred_signals
+from conceptctl.learning.weights import adapted, token_override
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what, and when."""
+
+    phase: Callable[[str, int, int], None] = lambda name, steps, done: None
+    """A phase begins: its name, its steps, and how many of them are done already."""
+    report: Callable[[Report], None] = lambda report: None
+    save: Callable[[TrainingState], None] = lambda state: None
+    """Called every `save_seconds`, and when the training is interrupted; with several processes, in the main one."""
+    preview: Callable[[int], None] | None = None
+    """Called with the step, every `preview_steps`, the folded deltas and the token being in place."""
+    report_steps: int = 10
+    save_seconds: float = 60.0
+    preview_steps: int = 100
+
+
+def train(
+    backbone: Backbone,
+    token_ids: Sequence[int],
+    method: Method,
+    task: Task,
+    trainable: Trainable,
+    examples: Examples,
+    *,
+    accelerator: Accelerator,
+    state: TrainingState | None = None,
+    listener: Listener | None = None,
+) -> TrainingState:
+    """Run a method's phases, one after the other.
+
+    Every step draws from a generator of its own, seeded with the step, so that a run that was interrupted goes on as
+    if nothing had been. Nothing of the model itself changes.
+
+    Args:
+        backbone: The model, with all that was learned before.
+        token_ids: The tokens that are learned.
+        method: What is done.
+        task: What it is done about.
+        trainable: What the method attached, on the device.
+        examples: What it is learned from.
+        accelerator: The run's device, precision and processes.
+        state: Where an earlier run stopped.
+        listener: Who is told.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        DeviceFailed: The loss is no number any more; nothing was saved since it was well.
+    """
+    listener = listener or Listener()
+    with _prepared(backbone, token_ids, trainable, examples, accelerator) as run:
+        run.take_up(state or TrainingState())
+        end = 0
+        for index, phase in enumerate(_phases(run, method, task, trainable)):
+            begin, end = end, end + phase.schedule.steps
+            if run.step < end:
+                run.enter(phase, begin, index)
+                listener.phase(phase.name, phase.schedule.steps, run.step - begin)
+                _loop(run, listener)
+        return run.state()
+
+
+def _phases(run: Run, method: Method, task: Task, trainable: Trainable) -> Iterator[Phase]:
+    """A method's phases; what a state holds is put back as soon as the steps before it are asked for no more."""
+    end = 0
+    phases = method.phases(task, trainable)
+    while True:
+        if run.step == end:
+            # A phase is made from what the one before it left.
+            run.restore_weights()
+        phase = next(phases, None)
+        if phase is None:
+            return
+        end += phase.schedule.steps
+        yield phase
+
+
+@torch.no_grad()
+def denoising_loss(
+    backbone: Backbone,
+    token_ids: Sequence[int],
+    trainable: Trainable,
+    examples: Examples,
+    schedule: Schedule,
+    *,
+    accelerator: Accelerator,
+    batches: int,
+    sampled: bool,
+) -> float:
+    """Measure the denoising loss on batches that no step draws, the same in every call.
+
+    Args:
+        backbone: The model, as `train` had it.
+        token_ids: The tokens.
+        trainable: What was trained.
+        examples: What on.
+        schedule: Of which the portions count.
+        accelerator: As `train` had it.
+        batches: How many.
+        sampled: With deltas as a training step draws them, or as they are kept.
+    """
+    uniform = replace(schedule, timestep_sampling="uniform")
+    total = torch.zeros((), device=accelerator.device)
+    with _prepared(backbone, token_ids, trainable, examples, accelerator) as run:
+        run.enter(Phase("measuring", uniform, lambda step: {}, ()), 0, 0)
+        for index in range(batches):
+            run.step = uniform.steps + index
+            generator = run.generator()
+            step = BatchStep(run, generator)
+            if not sampled:
+                step.deltas = trainable.folded()
+            total += step.mean(step.loss())
+    found: float = accelerator.reduce(total, "mean").item() / batches
+    return found
+
+
+@contextmanager
+def _prepared(
+    backbone: Backbone,
+    token_ids: Sequence[int],
+    trainable: Trainable,
+    examples: Examples,
+    accelerator: Accelerator,
+) -> Iterator[Run]:
+    backbone.freeze()
+    with (
+        backbone.training_attention(casts(accelerator)),
+        adapted(backbone.targets()) as weights,
+        token_override(backbone.token_tables(), token_ids) as tokens,
+    ):
+        yield Run(backbone, weights, tokens, trainable, examples, accelerator)
+
+
+def _loop(run: Run, listener: Listener) -> None:
+    began = saved = time.monotonic()
+    together = run.accelerator.num_processes > 1
+    try:
+        # One process is interrupted at once; several stop after the same step.
+        with _interruptible(together) as waiting:
+            while run.step < run.end:
+                losses = run.gradients()
+                save = time.monotonic() - saved >= listener.save_seconds
+                stop = False
+                if together:
+                    save, stop = run.agree([save and run.accelerator.is_main_process, bool(waiting)])
+                # What is half done when a signal comes is done or not begun when the state is saved: a step that is
+                # never reported would be missing in the curve of the run that goes on.
+                with deferred_signals():
+                    run.update(losses)
+                    if run.done % listener.report_steps == 0 or run.step == run.end:
+                        listener.report(run.report(time.monotonic() - began))
+                if listener.preview and run.done % listener.preview_steps == 0:
+                    run.show(listener.preview)
+                if save:
+                    _save(run, listener)
+                    saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        _save(run, listener)
+        raise
+
+
+def _interruptible(together: bool) -> AbstractContextManager[list[int]]:
+    return deferred_signals() if together else nullcontext([])
+
+
+def _save(run: Run, listener: Listener) -> None:
+    run.check()
+    if run.accelerator.is_main_process:
+        with deferred_signals():
+            listener.save(run.state())

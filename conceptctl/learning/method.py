@@ -1,0 +1,302 @@
+"""What a method is: what it attaches to a model, in which phases that trains, and what of it is kept.
+
+A method steps no optimizer, opens no file, prints nothing and names no model. The loop (`learning.loop`) runs its
+phases; `workflows.learn` makes its `Task` and keeps what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.learning.backbone import Noised, Noising
+from conceptctl.learning.weights import Deltas, Shape, TokenRows
+
+Losses = Mapping[str, Tensor]
+"""Scalars by name; their sum is minimized."""
+State = Mapping[str, Tensor]
+"""What a method keeps for its next task: fp32 tensors by name, `KIND/PATH` with the parameter path of a target."""
+ParameterGroups = Sequence[Mapping[str, Any]]
+"""What an optimizer takes: parameters with their learning rate, and `eps` where it matters; `factors` where they are
+stacks of matrices that Muon may train."""
+
+PROMPTS = ("plain", "described")
+"""What pictures without a caption are learned under: the method's prompt, or also with what is around the concept."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a phase trains, and in what portions."""
+
+    steps: int
+    batch_size: int
+    auxiliary_batch: int = 0
+    """Auxiliary pictures in a step, beside the concept's."""
+    seed: int = 0
+    warmup: int = 0
+    """Steps over which learning rates rise."""
+    scheduler: str = "constant"
+    """One of `optim.SCHEDULERS`."""
+    optimizer: str = "adam"
+    """One of `optim.OPTIMIZERS`."""
+    snr_gamma: float = 0.0
+    p2_gamma: float = 0.0
+    """The last two: see `Noising`."""
+    timestep_sampling: str = "uniform"
+    """How a sample's time is drawn: `uniform`, or `importance`: where errors are large more often, which then count
+    less."""
+    accumulation: int = 1
+    """Portions in a step, one after the other: their gradients' mean is taken."""
+
+    def noising(self) -> Noising:
+        """How samples are noised and weighted."""
+        return Noising(self.snr_gamma, self.p2_gamma)
+
+    def plain(self, steps: int) -> Schedule:
+        """For a phase that the papers describe by the concept's pictures alone: all times drawn and counted alike."""
+        return replace(
+            self, steps=steps, auxiliary_batch=0, snr_gamma=0.0, p2_gamma=0.0, timestep_sampling="uniform", warmup=0
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a method learns a concept; the defaults are the papers', for Stable Diffusion."""
+
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 8
+    """The concept's pictures in a step."""
+    auxiliary_batch: int = 8
+    """Auxiliary pictures in a step, beside the concept's."""
+    learning_rate: float = 5e-4
+    """Step size of the adapters."""
+    token_learning_rate: float = 5e-4
+    """Step size of the token."""
+    accumulation: int = 1
+    """Portions of that size in a step, one after the other, where memory is short."""
+    rank: int = 16
+    """Rank of the low-rank adapters."""
+    warmup: int = 0
+    """Steps over which the learning rates rise."""
+    scheduler: str = "constant"
+    """How the learning rates go on: one of `optim.SCHEDULERS`."""
+    optimizer: str = "adam"
+    """What trains the factors of the adapters: one of `optim.OPTIMIZERS`; Adam trains everything else."""
+    snr_gamma: float = 0.0
+    """The signal-to-noise ratio above which a sample counts less, as the diffusers scripts have it; 0 for none."""
+    p2_gamma: float = 0.0
+    """The power of 1 / (1 + signal-to-noise ratio) with which a sample counts: the more noise, the more; 0 for none."""
+    timestep_sampling: str = "uniform"
+    """How a sample's time is drawn: `uniform`, or `importance`."""
+    prompts: str = "plain"
+    """What pictures without a caption are learned under: one of `PROMPTS`."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the task must have a `reference_factor`."""
+        return False
+
+    def schedule(self, seed: int) -> Schedule:
+        """What of it the training loop follows."""
+        names = {each.name for each in fields(Schedule)} - {"seed"}
+        return Schedule(seed=seed, **{name: getattr(self, name) for name in names})
+
+
+class Adapter(Protocol):
+    """What changes the targets: a module whose call gives a step's deltas."""
+
+    def __call__(self, generator: torch.Generator) -> Deltas:
+        """The deltas of a training step; what is random in them comes from the generator."""
+
+    def folded(self) -> Deltas:
+        """The deltas that are kept: nothing in them is random."""
+
+    def groups(self) -> ParameterGroups:
+        """What trains, and how fast."""
+
+    def measures(self) -> Mapping[str, Tensor]:
+        """Scalars worth watching."""
+
+
+class Trainable(nn.Module):
+    """All that a training changes: an adapter, and tokens whose call gives their rows by table.
+
+    Its parameters and persistent buffers are the state of the training: whatever a phase must remember, for a resumed
+    run or for a later phase, is one of them.
+    """
+
+    def __init__(self, adapter: Adapter | None, token: nn.Module, token_learning_rate: float) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.token = token
+        self.token_learning_rate = token_learning_rate
+
+    def groups(self) -> ParameterGroups:
+        """What trains, and how fast."""
+        token = {"params": list(self.token.parameters()), "lr": self.token_learning_rate}
+        return [*self.adapter_groups(), token]
+
+    def adapter_groups(self) -> ParameterGroups:
+        """What trains of the adapter alone."""
+        return self.adapter.groups() if self.adapter else ()
+
+    def tokens(self) -> TokenRows:
+        """The rows of the learned tokens, (tokens, D) by table."""
+        rows: TokenRows = self.token()
+        return rows
+
+    def deltas(self, generator: torch.Generator) -> Deltas:
+        """The deltas of a training step."""
+        return self.adapter(generator) if self.adapter else Deltas()
+
+    def folded(self) -> Deltas:
+        """The deltas that are kept."""
+        return self.adapter.folded() if self.adapter else Deltas()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A task before this one, whose concept is still there."""
+
+    uid: str
+    prompt: str
+    """What it is asked for by: `a photo of a V*alice`."""
+    kinds: frozenset[str] = frozenset()
+    """What kinds of state its method kept."""
+    state: Callable[[], State] = dict
+    """That state; read when it is asked for."""
+    deltas: Callable[[], Deltas] = Deltas
+    """A teacher: what turns the model of now into that of just after this task; read when it is asked for."""
+    contains: tuple[str, ...] = ()
+    """The tasks whose change its own increment contains, by uid."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One concept to learn, as a method sees it."""
+
+    shapes: Mapping[str, Shape]
+    """The targets, (D1, D2) by parameter path."""
+    token_start: TokenRows
+    """Where the token begins, (1, D) by table; (n, D) for several tokens at once."""
+    prompt: str = ""
+    """What the concept is asked for by."""
+    prior_prompt: str = ""
+    """What auxiliary pictures are learned under: "a photo of a person"; "" where there is no class word."""
+    earlier: Sequence[Earlier] = ()
+    """In the order of learning."""
+    change: Deltas = field(default_factory=Deltas)
+    """|sum of all earlier deltas|, by path: of all targets, or of none."""
+    seed: int = 0
+    reference_factor: Tensor | None = None
+    """R of shape (D2, k): the second-moment factor of prompts that are to stay as they are; see `parts.penalties`."""
+    output_energy: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the targets make of those before this task, |W R|^2 by path."""
+
+
+class Step(Protocol):
+    """One batch with one noise and one time a sample; everything that is asked of it shares them.
+
+    With several processes each holds its part of the batch. What is random is drawn from `generator` alone, which is
+    the same in all.
+    """
+
+    progress: float
+    """The share of the phase's steps that are done, 0 to 1."""
+    generator: torch.Generator
+    noised: Noised
+
+    @property
+    def deltas(self) -> Deltas:
+        """The step's deltas, drawn once, with their graph."""
+
+    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+        """Run the network on the batch.
+
+        Args:
+            prompt: For all samples; by default each has its own.
+            deltas: A teacher's, put on in place of the step's own: then nothing has a gradient.
+        """
+
+    def errors(self, predicted: Tensor) -> Tensor:
+        """The mean squared error of each sample, all times counting alike, (B,)."""
+
+    def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+        """Predict, and return each sample's loss as it is trained on, (B,)."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of one value a sample over the whole batch, wherever its parts are."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: so many steps of one loss."""
+
+    name: str
+    schedule: Schedule
+    loss: Callable[[Step], Losses]
+    trains: ParameterGroups
+    """What has gradients, and how fast it trains."""
+    gradients: Callable[[], None] | None = None
+    """Called with the gradients in place, instead of an optimizer's step: a Fisher matrix adds up their squares."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a training leaves."""
+
+    deltas: Deltas
+    """The increment: what is added to the weights that the task began with."""
+    tokens: TokenRows
+    state: State = field(default_factory=dict)
+    contains: tuple[str, ...] = ()
+    """Earlier tasks, by uid, whose own increments mean nothing without this one's: those that it goes on from."""
+
+
+class Method:
+    """A method with its settings."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    """Where it is described."""
+    prompt: ClassVar[str] = "a photo of a {token} {word}"
+    """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word. See `PROMPTS`."""
+    configuration: ClassVar[type[Config]] = Config
+    """What can be set."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def attach(self, task: Task) -> Trainable:
+        """Make what trains, on the CPU."""
+        raise NotImplementedError
+
+    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
+        """What is added to the denoising loss while the concept is learned, by name."""
+        return {}
+
+    def phases(self, task: Task, trainable: Trainable) -> Iterator[Phase]:
+        """What is done, one after the other; each is asked for when the one before it is through.
+
+        A resumed run asks for them again, up to the one that it was in, and restores `trainable` after that: what is
+        done on the way there must change nothing but `trainable`.
+        """
+        yield self.training(task, trainable)
+
+    def training(self, task: Task, trainable: Trainable) -> Phase:
+        """The phase in which the concept is learned: the denoising loss and the penalty."""
+
+        def loss(step: Step) -> Losses:
+            denoising = step.mean(step.loss())
+            return {"denoising": denoising, **self.penalty(step, task, trainable)}
+
+        return Phase("learning", self.config.schedule(task.seed), loss, trainable.groups())
+
+    def finish(self, task: Task, trainable: Trainable) -> Learned:
+        """What is kept."""
+        return Learned(trainable.folded(), trainable.tokens())

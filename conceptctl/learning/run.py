@@ -1,0 +1,290 @@
+"""One training under way: what a phase has, a step of it, and what is asked of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptctl.errors import DeviceFailed
+from conceptctl.learning.backbone import Backbone, Conditions, Objective
+from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
+from conceptctl.learning.examples import Examples
+from conceptctl.learning.method import Losses, Phase, Schedule, Trainable
+from conceptctl.learning.optim import make_optimizers, make_schedules
+from conceptctl.learning.processes import agree, casts, part_of
+from conceptctl.learning.weights import Adapted, Deltas, TokenOverride
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CURVE_POINTS = 50
+_PHASE_SEEDS = 100_000
+"""Seeds of steps that each phase has for itself."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a training stands."""
+
+    step: int
+    """Of the phase."""
+    losses: Mapping[str, float]
+    """Means since the last report."""
+    measures: Mapping[str, float]
+    seconds: float
+    """Since this phase began; an interrupted one counts from where it was taken up."""
+
+
+class Run:
+    """One training under way."""
+
+    phase: Phase
+    objective: Objective
+    conditions: Conditions
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: Adapted,
+        tokens: TokenOverride,
+        trainable: Trainable,
+        examples: Examples,
+        accelerator: Accelerator,
+    ) -> None:
+        self.backbone, self.weights, self.tokens = backbone, weights, tokens
+        self.trainable, self.examples, self.accelerator = trainable, examples, accelerator
+        self.sums: dict[str, Tensor] = {}
+        self.counted = self.step = self.begin = self.index = 0
+        self.curve: list[float] = []
+        self._to_restore: Mapping[str, Tensor] = {}
+        self.optimizers: list[torch.optim.Optimizer] = []
+
+    def take_up(self, state: TrainingState) -> None:
+        """Go on from a state; its tensors are put back when the phase is there that they are of."""
+        self.step, self.counted, self.curve = state.step, state.counted, list(state.curve)
+        self._to_restore = state.tensors
+
+    def enter(self, phase: Phase, begin: int, index: int) -> None:
+        """Begin a phase, or go on in it.
+
+        Args:
+            phase: The phase.
+            begin: How many steps the phases before it have.
+            index: Its place among all phases.
+        """
+        schedule = phase.schedule
+        self.phase, self.begin, self.index = phase, begin, index
+        self.accelerator.gradient_accumulation_steps = schedule.accumulation
+        self._make_objective(schedule)
+        self.optimizers = [] if phase.gradients else make_optimizers(phase.trains, schedule.optimizer)
+        trained = [parameter for group in phase.trains for parameter in group["params"]]
+        for parameter in self.trainable.parameters():
+            parameter.requires_grad_(any(parameter is each for each in trained))
+        self.trained = trained
+        self.restore_weights()
+        if not any(parameter.requires_grad for parameter in self.trainable.token.parameters()):
+            # No row changes any more: every prompt is encoded once.
+            self.tokens.rows = self.trainable.tokens()
+            self.conditions = self.backbone.conditions(self.examples.prompts, ())
+        self.schedules = make_schedules(self.optimizers, schedule, self.step - begin)
+
+    def _make_objective(self, schedule: Schedule) -> None:
+        """Make conditions and objective, the same in a resumed run: of the model as it was before the training."""
+        self.tokens.rows = {}
+        self.weights.put(Deltas())
+        self.conditions = self.backbone.conditions(self.examples.prompts, self.tokens.token_ids)
+        portion = schedule.batch_size + schedule.auxiliary_batch
+        shown = self.examples.shown()
+        latents = self.examples.latents[shown.to(self.examples.latents.device)]
+        self.objective = self.backbone.objective(schedule.noising(), autocast=self.accelerator.autocast)
+        if schedule.timestep_sampling == "importance":
+            self.objective.importance_sample(latents, self.conditions.of_examples(shown), portion)
+
+    def restore_weights(self) -> None:
+        """Put back what an earlier run had reached, once; of the optimizers, what those of now train."""
+        tensors, self._to_restore = self._to_restore, {}
+        if tensors:
+            self.sums = restore(tensors, self.trainable, self._optimizer_of())
+
+    def _optimizer_of(self) -> dict[Tensor, torch.optim.Optimizer]:
+        return {
+            parameter: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    @property
+    def done(self) -> int:
+        """Steps of the phase that are done."""
+        return self.step - self.begin
+
+    @property
+    def end(self) -> int:
+        """Where the phase ends."""
+        return self.begin + self.phase.schedule.steps
+
+    def generator(self) -> torch.Generator:
+        """Where all that is random in a step comes from."""
+        return torch.Generator().manual_seed(
+            _step_seed(self.phase.schedule.seed, self.done + _PHASE_SEEDS * self.index)
+        )
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Leave one step's gradients on the parameters, and return its losses."""
+        generator, portions = self.generator(), self.phase.schedule.accumulation
+        means: dict[str, Tensor] = {}
+        for _ in range(portions):
+            losses = self._losses(generator)
+            # A part that holds auxiliary samples alone may depend on nothing that trains.
+            if losses["loss"].requires_grad:
+                self.accelerator.backward(losses["loss"])
+            means = {name: means.get(name, 0) + value.detach() / portions for name, value in losses.items()}
+        return means
+
+    def _losses(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of one portion, with a graph behind "loss"."""
+        losses = self.phase.loss(BatchStep(self, generator))
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def agree(self, flags: Sequence[bool]) -> list[bool]:
+        """Average the gradients over processes, and find which flags any of them has raised."""
+        for parameter in self.trained:
+            if parameter.grad is None:
+                # No sample of this process's part needed it.
+                parameter.grad = torch.zeros_like(parameter)
+        return agree(self.accelerator, [parameter.grad for parameter in self.trained], flags)
+
+    def update(self, losses: Losses) -> None:
+        """Take the step whose gradients are there."""
+        if self.phase.gradients:
+            self.phase.gradients()
+            for parameter in self.trained:
+                parameter.grad = None
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        self.step += 1
+        for name, value in losses.items():
+            known = self.sums.get(name)
+            self.sums[name] = value if known is None else known + value
+        self.counted += 1
+
+    def report(self, seconds: float) -> Report:
+        """Sum up the steps since the last report."""
+        losses = self.check()
+        self.sums, self.counted = {}, 0
+        every = max(1, self.phase.schedule.steps // CURVE_POINTS)
+        if self.index == 0 and (self.done // every > len(self.curve) or self.step == self.end):
+            self.curve.append(losses["loss"])
+        with torch.no_grad():
+            measures = self.trainable.adapter.measures() if self.trainable.adapter else {}
+        return Report(self.done, losses, {name: value.item() for name, value in measures.items()}, seconds)
+
+    def check(self) -> dict[str, float]:
+        """Return the mean losses since the last report.
+
+        Raises:
+            DeviceFailed: They are no numbers, or the weights are none.
+        """
+        losses = {name: self._over_processes(value).item() / self.counted for name, value in self.sums.items()}
+        # A step can spoil the weights before any loss shows it, and a spoiled state would be resumed for ever.
+        parameters = self.trainable.parameters()
+        sound = torch.stack([parameter.isfinite().all() for parameter in parameters]).all().item()
+        if not (sound and all(math.isfinite(value) for value in losses.values())):
+            raise DeviceFailed(
+                f"the loss became {losses.get('loss') if sound else 'nan'} around step {self.done}; "
+                "nothing is committed, and what was saved before stays",
+                hint="a smaller --learning-rate; with it the training begins anew",
+            )
+        return losses
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        if self.accelerator.num_processes == 1:
+            return value
+        mean: Tensor = self.accelerator.reduce(value, "mean")
+        return mean
+
+    @torch.no_grad()
+    def show(self, preview: Callable[[int], None]) -> None:
+        """Let somebody draw with what is learned so far."""
+        self.weights.put(self.trainable.folded())
+        self.tokens.rows = self.trainable.tokens()
+        preview(self.done)
+
+    def state(self) -> TrainingState:
+        """A copy of everything, on the CPU."""
+        tensors = tensors_of(self.trainable, self._optimizer_of(), self.sums)
+        return TrainingState(self.step, tensors, self.counted, list(self.curve))
+
+
+class BatchStep:
+    """One portion of a step: what is drawn for it, and what is asked of it."""
+
+    def __init__(self, run: Run, generator: torch.Generator) -> None:
+        self.run, self.generator = run, generator
+        schedule = run.phase.schedule
+        self.progress = run.done / schedule.steps
+        chosen = run.examples.choose(schedule.batch_size, schedule.auxiliary_batch, generator)
+        self.count = len(chosen)
+        latents = run.examples.latents[chosen.to(run.examples.latents.device, non_blocking=True)]
+        self.noised = run.objective.corrupt(latents, generator)
+        self.chosen = chosen
+        if run.accelerator.num_processes > 1:
+            part = part_of(run.accelerator, self.count)
+            self.noised, self.chosen = run.objective.part_of(self.noised, part), chosen[part]
+
+    @cached_property
+    def deltas(self) -> Deltas:
+        """The step's deltas, drawn once, with their graph."""
+        return self.run.trainable.deltas(self.generator)
+
+    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+        """Run the network on the batch; see `Step`."""
+        if deltas is None:
+            return self._predict(prompt, self.deltas)
+        with torch.no_grad():
+            predicted = self._predict(prompt, deltas)
+        # Whatever is computed again on the way back must find the step's own deltas.
+        self._put(self.deltas)
+        return predicted
+
+    def _predict(self, prompt: str | None, deltas: Deltas) -> Tensor:
+        run = self.run
+        self._put(deltas)
+        run.tokens.rows = run.trainable.tokens()
+        condition = (
+            run.conditions.of_examples(self.chosen)
+            if prompt is None
+            else run.conditions.of_prompt(prompt, len(self.chosen))
+        )
+        return run.objective.predict(self.noised, condition)
+
+    def _put(self, deltas: Deltas) -> None:
+        self.run.weights.put(deltas, torch.bfloat16 if casts(self.run.accelerator) else None)
+
+    def errors(self, predicted: Tensor) -> Tensor:
+        """The mean squared error of each sample; see `Step`."""
+        return self.run.objective.errors(predicted, self.noised)
+
+    def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+        """Predict, and return each sample's loss; see `Step`."""
+        return self.run.objective.loss(self.predict(prompt, deltas=deltas), self.noised)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of one value a sample over the whole batch; see `Step`."""
+        processes = self.run.accelerator.num_processes
+        # The mean over processes, which gradients get, of this is that of all samples, however unequal the parts.
+        return values.mean() if processes == 1 else values.sum() * (processes / self.count)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for each step of each run: neighbouring runs share no step."""
+    return (seed * 1_000_003 + step) & (2**63 - 1)

@@ -1,0 +1,173 @@
+"""Deltas: what is added to weights, grouped by shape, and how a network uses them without being changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+Paths = tuple[str, ...]
+"""Parameter paths: a component of the model and a parameter of it, as in `COMPONENT/block.0.proj.weight`."""
+Shape = tuple[int, int]
+TokenRows = Mapping[str, Tensor]
+"""Rows of token tables, (tokens, D) by the name of the table: one row for each token that is learned."""
+
+
+def grouped_by_shape(shapes: Mapping[str, Shape]) -> dict[Paths, Shape]:
+    """Put together the paths of one shape, in the order of the first of each."""
+    found: dict[Shape, list[str]] = {}
+    for path, shape in shapes.items():
+        found.setdefault(shape, []).append(path)
+    return {tuple(paths): shape for shape, paths in found.items()}
+
+
+class Deltas(Mapping[str, Tensor]):
+    """Matrices by parameter path, those of one shape in one tensor.
+
+    A network has dozens of small projections of a few shapes. With several threads on a CPU, what is done to a stack of
+    them at once is done sooner than to one after the other; a GPU is asked for fewer operations.
+    """
+
+    def __init__(self, stacks: Mapping[Paths, Tensor] | None = None) -> None:
+        """Take stacks (n, D1, D2) by the paths of their n matrices."""
+        self.stacks = dict(stacks or {})
+        self._matrices = {
+            path: matrix
+            for paths, stack in self.stacks.items()
+            for path, matrix in zip(paths, stack.unbind(), strict=True)
+        }
+
+    @classmethod
+    def of(cls, matrices: Mapping[str, Tensor]) -> Self:
+        """Stack matrices (D1, D2)."""
+        shapes = {path: (matrix.shape[0], matrix.shape[1]) for path, matrix in matrices.items()}
+        return cls({paths: torch.stack([matrices[path] for path in paths]) for paths in grouped_by_shape(shapes)})
+
+    def to(self, device: torch.device) -> Deltas:
+        """The same on another device."""
+        return Deltas({paths: stack.to(device) for paths, stack in self.stacks.items()})
+
+    def __getitem__(self, path: str) -> Tensor:
+        return self._matrices[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices)
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+
+class _Replaced(nn.Module):
+    """Stands in for a weight whenever it is used; without a stand-in, the weight is used as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stand_in: Tensor | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if self.stand_in is None else self.stand_in
+
+
+class Adapted:
+    """Projections that deltas can be put on, and taken off again."""
+
+    def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
+        self._weights = {path: module.weight for path, module in projections.items()}
+        self._stacks: dict[Paths, Tensor] = {}
+        self._replaced = {path: _Replaced() for path in projections}
+        for path, module in projections.items():
+            parametrize.register_parametrization(module, "weight", self._replaced[path])
+
+    def put(self, deltas: Deltas, dtype: torch.dtype | None = None) -> None:
+        """Put deltas on; weights that have none are used as they are.
+
+        Args:
+            deltas: What is added, (D1, D2) by path.
+            dtype: What the sums are used in; the weights' own type unless told otherwise. A sum that autocast would
+                turn into bf16 is better made so here: all of one shape at once, and their gradients too.
+        """
+        sums = Deltas({paths: self._sum(paths, stack, dtype) for paths, stack in deltas.stacks.items()})
+        for path, replaced in self._replaced.items():
+            replaced.stand_in = sums.get(path)
+
+    def _sum(self, paths: Paths, stack: Tensor, dtype: torch.dtype | None) -> Tensor:
+        if paths not in self._stacks:
+            self._stacks[paths] = torch.stack([self._weights[path].detach() for path in paths])
+        weights = self._stacks[paths]
+        return (weights + stack).to(dtype or weights.dtype)
+
+
+@contextmanager
+def adapted(projections: Mapping[str, nn.Linear]) -> Iterator[Adapted]:
+    """Make projections take deltas, and leave them as they were."""
+    try:
+        yield Adapted(projections)
+    finally:
+        for module in projections.values():
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+
+
+class TokenOverride:
+    """Where learned rows stand in for those of token tables."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self.token_ids = tuple(token_ids)
+        self.rows: TokenRows = {}
+
+    def hook(self, table: str) -> _TableHook:
+        """What is called with the output of one table."""
+        return _TableHook(self, table)
+
+
+class _TableHook:
+    def __init__(self, override: TokenOverride, table: str) -> None:
+        self.override, self.table = override, table
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Replace the rows in what the token table gives."""
+        rows = self.override.rows.get(self.table)
+        if rows is None:
+            return output
+        for token_id, row in zip(self.override.token_ids, rows.split(1), strict=True):
+            output = torch.where((inputs[0] == token_id)[..., None], row.to(output.dtype), output)
+        return output
+
+
+@contextmanager
+def token_override(tables: Mapping[str, nn.Embedding], token_ids: Sequence[int]) -> Iterator[TokenOverride]:
+    """Let tensors of their own stand in for rows of token tables, so that no other row can ever move.
+
+    Training a table itself and masking its gradient leaves every other row to weight decay and to the optimizer's
+    rounding.
+
+    Args:
+        tables: Token tables by name.
+        token_ids: The tokens whose rows are replaced; the same in every table.
+    """
+    override = TokenOverride(token_ids)
+    handles = [module.register_forward_hook(override.hook(table)) for table, module in tables.items()]
+    try:
+        yield override
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def shapes_of(projections: Mapping[str, nn.Linear]) -> dict[str, Shape]:
+    """The shapes (D1, D2) of projections, by path."""
+    return {path: (module.out_features, module.in_features) for path, module in projections.items()}
+
+
+@torch.no_grad()
+def output_energy(projections: Mapping[str, nn.Linear], factor: Tensor) -> dict[str, Tensor]:
+    """What projections make of hidden states: |W R|^2 by path, in fp32.
+
+    Args:
+        projections: Keys and values.
+        factor: R of shape (D2, k), the factor of the states' second moment R R^T.
+    """
+    return {path: (module.weight.float() @ factor).square().sum() for path, module in projections.items()}

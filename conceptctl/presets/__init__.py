@@ -1,0 +1,152 @@
+"""Presets: what a method needs on a base, as data.
+
+Every file beside this one is a preset. A base has its own: the one that names it, or else the one of its family. It
+says how the base draws and what learning on it takes; `learn --preset` puts the `[learn]` and `[methods]` of another
+over it.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.families import facts_of
+from conceptctl.store.manifest import Base
+
+BUNDLED = "bundled"
+"""The feature extractor that this program brings with its base."""
+EVERY_METHOD = "all"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a base draws."""
+
+    steps: int = 50
+    """Denoising steps of a picture."""
+    guidance: float = 7.5
+    """Scale of classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class Learn:
+    """What learning takes, whatever the method."""
+
+    auxiliary: int = 200
+    """Pictures of the class, drawn by the base itself, that learning is regularized with (prior preservation)."""
+    reference_samples: int = 50
+    """Pictures whose features are kept when a concept has been learned: what forgetting is measured against."""
+    smallest_side: int = 0
+    """Shorter side that a training picture must have, in pixels; 0 for the base's own size."""
+    feature_extractor: str = BUNDLED
+    """Whose features metrics compare: a hub id of a CLIP model, or `bundled`."""
+    feature_extractor_revision: str = ""
+    """The commit of it."""
+    photographs: bool = True
+    """Whether the base draws photographs."""
+    slow_on_cpu: bool = False
+    """Whether a CPU takes hours."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset; `methods` has settings by the method's name, those of `all` for every one."""
+
+    name: str
+    description: str = ""
+    family: str = ""
+    base: str = ""
+    sampling: Sampling = Sampling()
+    learn: Learn = Learn()
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    given: frozenset[str] = frozenset()
+    """What of `learn` the file says."""
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """What a method is set to."""
+        return {**self.methods.get(EVERY_METHOD, {}), **self.methods.get(method, {})}
+
+    def under(self, other: Preset) -> Preset:
+        """This base's preset with another one's `[methods]`, and what its `[learn]` says of pictures, over it."""
+        said = {name: getattr(other.learn, name) for name in ("auxiliary", "reference_samples") if name in other.given}
+        return replace(self, name=other.name, learn=replace(self.learn, **said), methods=other.methods)
+
+
+@cache
+def shipped() -> Mapping[str, Preset]:
+    """Every preset that this program brings, by name."""
+    files = sorted(resources.files(__name__).iterdir(), key=lambda file: file.name)
+    named = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+    return {name: _parsed(name, tomllib.loads(file.read_text(encoding="utf-8"))) for name, file in named.items()}
+
+
+def preset_of(base: Base) -> Preset:
+    """Return the preset of a store's base: the one that names it, or that of its family."""
+    family = facts_of(base).name
+    ours = [each for each in shipped().values() if each.family == family]
+    return next((each for each in ours if each.base == base.name), next(each for each in ours if not each.base))
+
+
+def named_preset(named: str) -> Preset:
+    """Return the preset that a user names: one of the shipped ones, or a file.
+
+    A file is TOML as the shipped ones are, or the JSON that `learn --dry-run --json` prints.
+
+    Raises:
+        NotFound: There is neither.
+        UsageError: The file is no preset.
+    """
+    if named in shipped():
+        return shipped()[named]
+    path = Path(named)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise NotFound(f"there is no preset {named!r}", hint=f"presets: {', '.join(shipped())}, or a file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a preset: {error}") from None
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a preset: neither TOML nor JSON: {error}") from None
+    if isinstance(value.get("plan"), Mapping):
+        # All that `learn --dry-run --json` says; the preset is one part of it.
+        value = value["plan"].get("preset", {})
+    return _parsed(path.stem, value)
+
+
+def _parsed(name: str, value: Mapping[str, Any]) -> Preset:
+    texts = {key: value[key] for key in ("description", "family", "base") if key in value}
+    if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
+        raise UsageError(f"preset {name}: {odd[0]} is no text")
+    tables = {"sampling": Sampling, "learn": Learn}
+    if unknown := sorted(set(value) - {*texts, *tables, "methods", "name"}):
+        raise UsageError(f"preset {name}: nothing is called {unknown[0]!r}", hint="[sampling], [learn], [methods.NAME]")
+    parts: dict[str, Any] = {
+        key: _table(f"preset {name}: {key}", kind, value.get(key, {})) for key, kind in tables.items()
+    }
+    methods = value.get("methods", {})
+    if not isinstance(methods, Mapping) or not all(isinstance(each, Mapping) for each in methods.values()):
+        raise UsageError(f"preset {name}: settings stand in [methods.NAME], or in [methods.{EVERY_METHOD}]")
+    return Preset(name, methods=methods, given=frozenset(value.get("learn", {})), **texts, **parts)
+
+
+def _table(what: str, kind: type, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{what} is no table")
+    known = {each.name: type(each.default) for each in fields(kind)}
+    for key, given in value.items():
+        if key not in known:
+            raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
+        fits = type(given) is known[key] or (known[key] is float and type(given) is int)
+        if not fits or (isinstance(given, int | float) and given < 0):
+            raise UsageError(f"{what}.{key} cannot be {given!r}")
+    return kind(**value)

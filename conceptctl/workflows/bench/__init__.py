@@ -1,0 +1,1 @@
+"""What comparisons of methods are made of."""

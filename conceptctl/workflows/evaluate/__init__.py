@@ -1,0 +1,1 @@
+"""`eval`: measured, kept, reported."""

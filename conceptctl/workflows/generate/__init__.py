@@ -1,0 +1,1 @@
+"""`generate`: pictures of what a store's model knows."""

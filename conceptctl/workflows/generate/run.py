@@ -1,0 +1,237 @@
+"""`generate`: pictures of what a store's model knows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import conceptctl
+from conceptctl.errors import NotFound, StoreDamaged, UsageError
+from conceptctl.images.contact_sheet import contact_sheet
+from conceptctl.images.png import made_by_a_model, png_info
+from conceptctl.presets import preset_of
+from conceptctl.store.concept import read_record
+from conceptctl.store.manifest import Concept, Generation
+from conceptctl.store.store import Store
+from conceptctl.workflows.drawing import draw
+from conceptctl.workflows.generate.compose import compose
+from conceptctl.workflows.model import load
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptctl.diffusion.composition.regions import Prompt
+    from conceptctl.learning.backbone import Sampler
+
+MOST_SEEDS = 2**63
+MOST_STEPS = 1000
+"""The noise schedules of every base that there is have a thousand."""
+MORE_MEMORY = "--device cpu, or close what else needs memory"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw, and how. `None` leaves the choice to the base."""
+
+    prompt: str
+    count: int = 1
+    seed: int = 0
+    """Seed of the first picture; picture i has seed + i."""
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str = ""
+    prompt_only: bool = False
+    """Whether to draw from the prompt alone, as programs do that know only diffusers: see `compose`."""
+    at: int | None = None
+    """The generation to draw with; the newest by default."""
+    metadata: bool = True
+    """Whether the files say how they were made."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture that was written."""
+
+    path: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run of `generate` wrote."""
+
+    generation: int
+    images: tuple[Drawn, ...]
+    contact_sheet: Path
+    regions: tuple[str, ...] = ()
+    """The prompt of each region, from left to right, where the prompt names several concepts."""
+
+
+def generate(
+    store: Store,
+    request: Request,
+    folder: Path,
+    *,
+    grid: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[Path], None] = lambda path: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Generated:
+    """Draw pictures and write them as PNG files, with a contact sheet; nothing is overwritten.
+
+    Args:
+        store: The store; it is only read, so that this works while something is learned.
+        request: What to draw.
+        folder: Where to; it is made when it is missing.
+        grid: Where to write the contact sheet; `contact-sheet.png` in the folder by default.
+        device: "auto", "cpu" or "cuda".
+        progress: Called with each picture's path once it is written.
+        warn: Called with what a user should know.
+
+    Raises:
+        NotFound: The prompt names a concept, or the request a generation, that is not there.
+        StoreDamaged: Something that the pictures need is damaged.
+        UsageError: A number or a place that cannot be meant.
+        DeviceFailed: Memory ran out.
+    """
+    _check(request)
+    _check_places(folder, grid)
+    from conceptctl.diffusion.models import enough_memory
+
+    with enough_memory(MORE_MEMORY):
+        ready = _prepare(store, request, device, warn)
+    folder.mkdir(parents=True, exist_ok=True)
+    images, pictures = [], []
+    drawing = draw(ready.sample, [request.seed + index for index in range(request.count)])
+    for seed in range(request.seed, request.seed + request.count):
+        with enough_memory(MORE_MEMORY):
+            picture = next(drawing)
+        info = png_info(ready.recipe(request, seed, picture)) if request.metadata else None
+        path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
+        images.append(Drawn(path, seed))
+        pictures.append(picture)
+        progress(path)
+    sheet = grid or folder / "contact-sheet.png"
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    sheet = _save_new(contact_sheet(pictures), sheet, pnginfo=made_by_a_model() if request.metadata else None)
+    return Generated(ready.generation.seq, tuple(images), sheet, ready.regions)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model that is loaded, and how it draws a request."""
+
+    generation: Generation
+    sample: Sampler
+    composed: Prompt
+    steps: int
+    guidance: float
+    scheduler: str
+    left_out: tuple[str, ...]
+    """Concepts that are damaged, and that the prompt does not name."""
+    regions: tuple[str, ...]
+
+    def recipe(self, request: Request, seed: int, picture: Image.Image) -> dict[str, object]:
+        """All that makes one picture."""
+        base, composed = self.generation.base, self.composed
+        return {
+            "prompt": request.prompt,
+            "negative": request.negative,
+            "seed": seed,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "size": "{}x{}".format(*picture.size),
+            "sampler": self.scheduler,
+            "base": base.name,
+            "base_sha256": base.sha256,
+            "generation": self.generation.seq,
+            "generation_id": self.generation.identity,
+            "program": conceptctl.__version__,
+            "drawn_from": {"prompt": composed} if isinstance(composed, str) else asdict(composed),
+            **({"without": list(self.left_out)} if self.left_out else {}),
+        }
+
+
+def _prepare(store: Store, request: Request, device: str, warn: Callable[[str], None]) -> _Ready:
+    """Find what the prompt names, load the model, and encode what it draws from."""
+    from conceptctl.diffusion.composition.regions import prompts_of
+    from conceptctl.diffusion.prompts import cut_off, names_in
+
+    with store.reading() as head:
+        generation = head if request.at is None else store.generation(request.at)
+        known = [concept.name for concept in generation.concepts]
+        named = names_in(request.prompt, known)
+        needed = {*named, *names_in(request.negative, known)}
+        composed = request.prompt if request.prompt_only else compose(store, generation, request.prompt, named)
+
+        def spare(concept: Concept, error: StoreDamaged) -> None:
+            if concept.name in needed or concept.uid in _gone_on_from(store, generation, needed):
+                raise error
+            left_out.append(concept.name)
+            warn(f"{error}; drawn without it")
+
+        left_out: list[str] = []
+        backbone = load(store, generation, device, spare)
+    texts = prompts_of(composed)
+    sampling = preset_of(generation.base).sampling
+    steps = request.steps or sampling.steps
+    guidance = request.guidance if request.guidance is not None else sampling.guidance
+    sample = backbone.sampler(composed, steps=steps, guidance=guidance, negative=request.negative)
+    for what, text in (*(("prompt", text) for text in texts), ("negative prompt", request.negative)):
+        if lost := cut_off(backbone.tokenizer(), text):
+            warn(f"the {what} is too long for this base; not seen: {lost!r}")
+    return _Ready(generation, sample, composed, steps, guidance, backbone.scheduler_name(), tuple(left_out), texts[1:])
+
+
+def _gone_on_from(store: Store, generation: Generation, names: Collection[str]) -> set[str]:
+    """The uids of concepts that others of some names go on from: what those draw is not there without them."""
+    chosen = [concept for concept in generation.concepts if concept.name in names]
+    return {uid for concept in chosen for uid in read_record(store.blob(concept, read=True)).contains}
+
+
+def _check(request: Request) -> None:
+    if request.count < 1 or (request.steps is not None and request.steps < 1):
+        raise UsageError("pictures and steps are counted from 1")
+    if request.steps is not None and request.steps > MOST_STEPS:
+        raise UsageError(f"there are at most {MOST_STEPS} steps, not {request.steps}")
+    if request.guidance is not None and not math.isfinite(request.guidance):
+        raise UsageError(f"guidance cannot be {request.guidance}", hint="--guidance 7.5; 1 or less is none")
+    if not 0 <= request.seed <= MOST_SEEDS - request.count:
+        raise UsageError("a seed is a number from 0 to 2^63")
+    if request.at is not None and request.at < 0:
+        raise NotFound(f"no generation {request.at}", hint="conceptctl log")
+
+
+def _stem(prompt: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:60].rstrip("-") or "picture"
+
+
+def _check_places(folder: Path, grid: Path | None) -> None:
+    from PIL import Image
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="-o takes a folder; --grid the contact sheet's file")
+    if grid is not None and grid.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{grid}: no kind of picture is called {grid.suffix!r}", hint=f"--grid {grid.stem}.png")
+
+
+def _save_new(picture: Image.Image, path: Path, **how: Any) -> Path:
+    """Write a picture where nothing is yet: at the path, or the first of `name-2`, `name-3`, ... that is free."""
+    from PIL import Image
+
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    candidate, number = path, 1
+    while True:
+        try:
+            # Somebody else may draw into the same folder.
+            with candidate.open("xb") as file:
+                picture.save(file, format=kind, **how)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_stem(f"{path.stem}-{number}")

@@ -1,0 +1,1 @@
+"""`learn`, as stages that return values."""

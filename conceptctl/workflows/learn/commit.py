@@ -1,0 +1,90 @@
+"""What was learned, as a record, a file and a generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import conceptctl
+from conceptctl.presets import shipped
+from conceptctl.store import concept, jobs, weights
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Attachment, Generation, now
+from conceptctl.store.store import Writer
+from conceptctl.workflows.concept_files import add_concept
+
+if TYPE_CHECKING:
+    from conceptctl.learning.method import Learned, Method
+    from conceptctl.workflows.learn.prepared import Prepared
+    from conceptctl.workflows.learn.reference import Reference
+    from conceptctl.workflows.learn.request import Request
+    from conceptctl.workflows.learn.training import Trained
+
+
+def draft(request: Request, method: Method, head: Generation) -> Record:
+    """What is known of a concept before it is learned."""
+    return Record(
+        uid=concept.new_uid(),
+        name=request.name,
+        class_word=request.class_word,
+        method=method.name,
+        learned=now(),
+        program=conceptctl.__version__,
+        base=head.base.sha256,
+        after=head.seq,
+        seed=request.train.seed,
+        steps=method.config.steps,
+        photos=0,
+        license=request.license,
+        consent=request.consent,
+    )
+
+
+def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Record:
+    """Say where a concept came from."""
+    trainable, config = trained.trainable, dataclasses.asdict(prepared.method.config)
+    parameters = sum(parameter.numel() for parameter in trainable.parameters())
+    token = sum(parameter.numel() for parameter in trainable.token.parameters())
+    return dataclasses.replace(
+        draft(prepared.request, prepared.method, prepared.head),
+        photos=prepared.plan.pictures,
+        settings={
+            **{name: value for name, value in config.items() if name != "steps"},
+            # What a file is called may be a path's or another concept's name.
+            "preset": prepared.preset.name if prepared.request.preset in (None, *shipped()) else "file",
+            "auxiliary": prepared.plan.auxiliary,
+            "precision": prepared.precision,
+            "trained_parameters": parameters,
+            "trained_in_unet": parameters - token,
+            **{name: round(value, 6) for name, value in trained.measures.items()},
+            **(reference.settings or {}),
+        },
+        loss_curve=tuple(round(value, 6) for value in trained.state.curve),
+        contains=trained.learned.contains,
+    )
+
+
+def commit(
+    prepared: Prepared,
+    writer: Writer,
+    attachments: tuple[Attachment, ...],
+    record: Record,
+    learned: Learned,
+    reference: Reference,
+) -> Generation:
+    """Write the concept's file and the generation that has it."""
+    from conceptctl.learning.signals import deferred_signals
+
+    (row,) = learned.tokens.values()
+    tensors = weights.concept_tensors(
+        {path: weights.Delta.of(delta.numpy()) for path, delta in learned.deltas.items()},
+        row.numpy(),
+        reference.features,
+        {name: value.numpy() for name, value in learned.state.items()},
+    )
+    ref = writer.add_tensors(tensors, record.metadata())
+    with deferred_signals():
+        made = add_concept(writer, "learn", record, ref, attachments=attachments)
+        # Also what was begun with other settings: the name is taken now.
+        jobs.remove_for(writer.layout, prepared.request.name)
+    return made

@@ -1,0 +1,139 @@
+"""Pictures with their prompts, made into what a training draws from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import ImageOps
+
+from conceptctl.diffusion.prompts import cut_off
+from conceptctl.errors import PicturesRefused
+from conceptctl.learning.examples import Examples
+from conceptctl.workflows.learn import descriptions
+from conceptctl.workflows.learn.auxiliary import prompt_of
+from conceptctl.workflows.learn.plan import prompts_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from conceptctl.images.gate import Checked
+    from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.method import Method
+    from conceptctl.metrics.features import FeatureExtractor
+    from conceptctl.workflows.learn.request import Request, Watch
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a training draws from, and what it is said to be."""
+
+    examples: Examples
+    prompts: tuple[str, ...]
+    """The different prompts of the concept's pictures."""
+    notes: tuple[str, ...]
+
+
+def make_dataset(
+    backbone: Backbone,
+    request: Request,
+    method: Method,
+    checked: Checked,
+    *,
+    token_id: int,
+    describer: FeatureExtractor | None,
+    auxiliary: Tensor | None,
+    watch: Watch,
+) -> Dataset:
+    """Say what each picture shows, and encode everything that a concept is learned from.
+
+    Args:
+        backbone: The model, which has the concept's token.
+        request: What is learned.
+        method: With what.
+        checked: The pictures.
+        token_id: The concept's token.
+        describer: What says what is around the concept where there is no caption; None for nothing.
+        auxiliary: The latents of auxiliary pictures.
+        watch: Is told what is cut off.
+
+    Raises:
+        PicturesRefused: A caption is so long that the base does not see the concept in it.
+    """
+    pictures = [picture.image() for picture in checked.pictures]
+    prompts = [[prompt] for prompt in prompts_of(request, method, checked)]
+    notes = checked.notes
+    if describer:
+        watch.stage("describing the pictures", 0)
+        around = _describe(backbone, describer, checked, pictures, prompts, request.class_word)
+        notes = (*notes, descriptions.summary(around))
+    different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
+    for prompt in different:
+        _check_seen(backbone, prompt, token_id, request.name, watch)
+    beside = (auxiliary, prompt_of(request.class_word)) if auxiliary is not None else None
+    return Dataset(gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside), different, notes)
+
+
+def _describe(
+    backbone: Backbone,
+    describer: FeatureExtractor,
+    checked: Checked,
+    pictures: Sequence[Image.Image],
+    prompts: list[list[str]],
+    class_word: str,
+) -> list[str]:
+    """Add to the prompts of pictures without a caption what is around the concept; return that."""
+    silent = [index for index, picture in enumerate(checked.pictures) if not picture.caption]
+    shown = [pictures[index] for index in silent]
+    around = descriptions.surroundings(describer, backbone.tokenizer(), shown, class_word)
+    for index, phrase in zip(silent, around, strict=True):
+        prompts[index] = descriptions.described(prompts[index][0], phrase)
+    return around
+
+
+def _check_seen(backbone: Backbone, prompt: str, token_id: int, name: str, watch: Watch) -> None:
+    tokenizer = backbone.tokenizer()
+    if lost := cut_off(tokenizer, prompt):
+        watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
+    if token_id not in tokenizer(prompt, truncation=True).input_ids:
+        raise PicturesRefused(
+            f"the caption {prompt!r} is too long for this base, which does not see its V*{name}",
+            hint="shorten it, or name the concept earlier",
+        )
+
+
+def gather(
+    backbone: Backbone,
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[Sequence[str]],
+    *,
+    flip: bool,
+    auxiliary: tuple[Tensor, str] | None,
+) -> Examples:
+    """Encode everything that a concept is learned from.
+
+    Args:
+        backbone: What encodes.
+        pictures: The concept's.
+        prompts: Of each picture, one or more.
+        flip: Whether mirrored pictures count as well.
+        auxiliary: The latents of auxiliary pictures, and the prompt of all of them.
+    """
+    shown, of_each = list(pictures), list(prompts)
+    if flip:
+        shown += [ImageOps.mirror(picture) for picture in shown]
+        of_each *= 2
+    # Every picture counts alike, however many prompts it has.
+    times = math.lcm(*map(len, of_each))
+    latents = backbone.encode(shown).repeat_interleave(times, dim=0)
+    said = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
+    concept = len(said)
+    if auxiliary is not None:
+        latents = torch.cat([latents, auxiliary[0].to(latents.device)])
+        said += [auxiliary[1]] * len(auxiliary[0])
+    return Examples(latents, said, concept)

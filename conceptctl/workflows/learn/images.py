@@ -1,0 +1,72 @@
+"""The pictures of a request, passed through the gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conceptctl import families
+from conceptctl.errors import UsageError
+from conceptctl.presets import Learn, preset_of
+from conceptctl.store import base
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store
+from conceptctl.workflows.learn.request import Request, Watch
+
+if TYPE_CHECKING:
+    from conceptctl.images.gate import Checked, Rules
+
+
+def check_pictures(store: Store, head: Generation, request: Request, watch: Watch) -> Checked:
+    """Pass a folder through the picture gate, as the store's base asks for it.
+
+    Raises:
+        PicturesRefused: It holds something that must not be learned from.
+    """
+    from conceptctl.images.gate import check_folder
+
+    names = frozenset(each.name for each in head.concepts)
+    side = families.family_of(head.base).picture_side(base.configs(store.layout, head.base))
+    takes = preset_of(head.base).learn
+    rules = _rules(side, takes, request, names)
+    watch.stage("looking at the pictures", 0)
+    checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
+    if checked.photographic and not takes.photographs:
+        watch.warn(
+            f"these look like photographs, and this base draws {side} x {side} pictures: likeness is not to be "
+            "expected (for photographs: conceptctl init --base HUB_ID --store DIR)"
+        )
+    return checked
+
+
+def check_pictures_for(side: int, takes: Learn, request: Request) -> None:
+    """Pass a folder through the picture gate as a store that is not there yet would.
+
+    Args:
+        side: Of the pictures that its base draws, in pixels.
+        takes: What the base's preset says.
+        request: Whose folder.
+
+    Raises:
+        PicturesRefused: It holds something that must not be learned from.
+    """
+    from conceptctl.images.gate import check_folder
+
+    check_folder(request.folder, _rules(side, takes, request, frozenset()))
+
+
+def _rules(side: int, takes: Learn, request: Request, concepts: frozenset[str]) -> Rules:
+    from conceptctl.images.gate import Rules
+
+    if request.resolution not in (None, side):
+        raise UsageError(
+            f"this base learns at {side} x {side}, not at {request.resolution}",
+            hint="leave --resolution out; pictures of any size are cropped and scaled to the base's",
+        )
+    return Rules(
+        side=side,
+        min_side=takes.smallest_side or side,
+        skip_bad=request.skip_bad,
+        first_frame=request.first_frame,
+        follow_symlinks=request.follow_symlinks,
+        concepts=concepts | {request.name},
+    )

@@ -1,0 +1,84 @@
+"""The model that a concept is learned on, and what it is regularized with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from conceptctl.store.manifest import Attachment
+from conceptctl.store.store import Writer
+from conceptctl.workflows.learn import auxiliary
+from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.prepared import Prepared
+from conceptctl.workflows.model import apply_concepts, load_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.method import Learned
+    from conceptctl.store.weights import Array
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that a concept is learned on."""
+
+    backbone: Backbone
+    weights: dict[str, Array]
+    """Of all targets, in fp32, as they are stored: a GPU's own are rounded already."""
+    auxiliary: Tensor | None
+    """Latents of auxiliary pictures."""
+    attachments: tuple[Attachment, ...]
+
+
+def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> Model:
+    """Load the base, draw what it is regularized with, and give it everything that was learned."""
+    watch, head = prepared.watch, prepared.head
+    watch.stage("loading the model", 0)
+    backbone = load_base(prepared.store, head, str(prepared.device), in_full=prepared.precision == "no")
+    latents, attachments = None, head.attachments
+    for ref in resumed.attached:
+        attachments = auxiliary.with_kept(prepared.store.layout, attachments, ref)
+    if prepared.plan.auxiliary:
+        latents, attachments = _auxiliary(prepared, writer, backbone, resumed, attachments)
+    weights = apply_concepts(prepared.store, head, backbone)
+    if prepared.request.gradient_checkpointing:
+        backbone.checkpoint_gradients()
+    return Model(backbone, dict(weights), latents, attachments)
+
+
+def _auxiliary(
+    prepared: Prepared,
+    writer: Writer | None,
+    backbone: Backbone,
+    resumed: Resumed,
+    attachments: tuple[Attachment, ...],
+) -> tuple[Tensor, tuple[Attachment, ...]]:
+    """Find the auxiliary pictures' latents, or draw them."""
+    word, count = prepared.request.class_word, prepared.plan.auxiliary
+    found = auxiliary.find(prepared.store.layout, prepared.head, word, count, attachments)
+    if found is None:
+        latents = auxiliary.draw(
+            backbone,
+            prepared.head,
+            word,
+            count,
+            accelerator=prepared.accelerator,
+            watch=prepared.watch,
+            begun=resumed.begun,
+            save=lambda drawn: resumed.save_drawn(drawn, count),
+        )
+        found = latents, auxiliary.keep(writer, latents, word, attachments) if writer else attachments
+    if writer:
+        resumed.save_auxiliary(found[1][-1].blob)
+    return found
+
+
+def put_in(model: Model, token_id: int, learned: Learned) -> None:
+    """Give the model what was learned, as it will be loaded: fp32 sums."""
+    import torch
+
+    before = {path: torch.from_numpy(model.weights[path]) for path in learned.deltas}
+    model.backbone.set_weights({path: before[path] + delta for path, delta in learned.deltas.items()})
+    model.backbone.set_token(token_id, learned.tokens)

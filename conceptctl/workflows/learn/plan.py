@@ -1,0 +1,133 @@
+"""What a run would do, known before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conceptctl.presets import Preset, preset_of
+from conceptctl.store.store import Store
+from conceptctl.workflows.concept_files import check_name_free
+from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.request import (
+    Request,
+    Watch,
+    check_facts,
+    chosen_preset,
+    make_method,
+    precision_of,
+)
+
+if TYPE_CHECKING:
+    from conceptctl.images.gate import Checked
+    from conceptctl.learning.method import Method
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do."""
+
+    name: str
+    method: str
+    class_word: str
+    preset: str
+    """The name of the preset that the settings come from."""
+    config: Mapping[str, Any]
+    """Every setting of the method."""
+    differs: Mapping[str, Any]
+    """Those that are not the preset's."""
+    pictures: int
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
+    auxiliary: int
+    reference_samples: int
+    device: str
+    precision: str
+
+    def as_preset(self) -> dict[str, Any]:
+        """All of it that a preset can say, as `--preset FILE` reads it."""
+        return {
+            "name": self.preset,
+            "description": f"{self.method} as {self.name} was learned",
+            "learn": {"auxiliary": self.auxiliary, "reference_samples": self.reference_samples},
+            "methods": {self.method: dict(self.config)},
+        }
+
+
+def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None) -> Plan:
+    """Check everything that can be checked without training, and change nothing.
+
+    Raises:
+        NotFound: There is no such method, preset or setting.
+        UsageError: A name or a number that cannot be meant.
+        PicturesRefused: The folder holds something that must not be learned from.
+        AlreadyExists: There is such a concept.
+    """
+    from conceptctl.diffusion.models import choose_device
+
+    check_facts(request)
+    found = choose_device(device)
+    precision = precision_of(request, found.type)
+    head = store.head()
+    preset = chosen_preset(request, preset_of(head.base))
+    method = make_method(request, preset)
+    check_name_free(request.name, head, store.layout)
+    checked = check_pictures(store, head, request, watch or Watch())
+    return planned(request, preset, method, checked, str(found), precision)
+
+
+def planned(request: Request, preset: Preset, method: Method, checked: Checked, device: str, precision: str) -> Plan:
+    """Say what a run would do with pictures that passed the gate."""
+    count = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
+    samples = preset.learn.reference_samples if request.reference_samples is None else request.reference_samples
+    config = dataclasses.asdict(method.config)
+    usual = {**dataclasses.asdict(method.configuration()), **preset.settings(method.name)}
+    return Plan(
+        name=request.name,
+        method=method.name,
+        class_word=request.class_word,
+        preset=preset.name,
+        config=config,
+        differs={name: value for name, value in config.items() if value != usual[name]},
+        pictures=len(checked.pictures),
+        skipped=tuple(str(refusal) for refusal in checked.refusals),
+        notes=(*checked.notes, *_note_on_describing(request, method, checked)),
+        prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
+        auxiliary=count if method.config.auxiliary_batch else 0,
+        reference_samples=samples,
+        device=device,
+        precision=precision,
+    )
+
+
+def is_described(request: Request, method: Method, checked: Checked) -> bool:
+    """Whether anything is said of what is around the concept.
+
+    Without a class word CLIP would name the concept itself, a waterfall "in a forest", and what is said is not learned.
+    """
+    wanted = method.config.prompts == "described" and bool(request.class_word)
+    return wanted and any(not picture.caption for picture in checked.pictures)
+
+
+def _note_on_describing(request: Request, method: Method, checked: Checked) -> tuple[str, ...]:
+    if is_described(request, method, checked):
+        return ("pictures without a caption are described by what CLIP sees around the concept",)
+    if method.config.prompts == "described" and not request.class_word:
+        return ("without a class word (--class) nothing is said of what is around the concept",)
+    return ()
+
+
+def prompts_of(request: Request, method: Method, checked: Checked) -> list[str]:
+    """The prompt that each picture is learned under: its caption, or the method's own."""
+    token = f"V*{request.name}"
+    plain = plain_prompt(method, request.name, request.class_word)
+    return [picture.caption.replace("{token}", token) if picture.caption else plain for picture in checked.pictures]
+
+
+def plain_prompt(method: Method, name: str, class_word: str) -> str:
+    """What a method asks for a concept by: `a photo of a V*alice`."""
+    return " ".join(method.prompt.format(token=f"V*{name}", word=class_word).split())

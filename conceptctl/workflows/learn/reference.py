@@ -1,0 +1,52 @@
+"""Reference samples: a concept's own pictures, drawn when it has just been learned, of which features are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conceptctl.presets import preset_of
+from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.learn.plan import plain_prompt
+from conceptctl.workflows.reference_samples import PLACEHOLDER_NAME
+
+if TYPE_CHECKING:
+    from conceptctl.learning.backbone import Backbone
+    from conceptctl.store.weights import Array
+    from conceptctl.workflows.learn.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The features of reference samples, and how those were drawn."""
+
+    features: Array | None = None
+    """(pictures, D)."""
+    settings: dict[str, Any] | None = None
+    """As the concept's record says it."""
+
+
+def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
+    """Draw the concept and extract features, where there is something to extract them with."""
+    count, extractor = prepared.plan.reference_samples, prepared.extractor
+    if count <= 0 or extractor is None:
+        return Reference()
+    sampling = preset_of(prepared.head.base).sampling
+    prepared.watch.stage("drawing reference samples", count)
+    sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
+    pictures = []
+    for picture in draw_set(sample, count, accelerator=prepared.accelerator):
+        pictures.append(picture)
+        prepared.watch.advance(1)
+    # In a precision that evaluation will not draw in, features are another's.
+    in_full = prepared.device.type != "cpu" and prepared.precision == "no"
+    return Reference(
+        extractor.images(pictures).numpy(),
+        {
+            "reference_prompt": plain_prompt(prepared.method, PLACEHOLDER_NAME, prepared.request.class_word),
+            "reference_steps": sampling.steps,
+            "reference_device": prepared.device.type + ("-fp32" if in_full else ""),
+            "reference_guidance": sampling.guidance,
+            "feature_extractor": extractor.sha256,
+        },
+    )

@@ -1,0 +1,216 @@
+"""What is to be learned, how, and all about it that can be checked before a picture is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptctl.config import TrainConfig
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.methods import find_method
+from conceptctl.presets import Preset, named_preset
+from conceptctl.store import concept
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptctl.learning.method import Method
+    from conceptctl.learning.run import Report
+
+MOST_SEEDS = 2**63
+PRECISIONS = ("no", "bf16")
+_MORE_THAN_NOTHING = {
+    "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
+    "teacher_temperature", "consolidation_share",
+}  # fmt: skip
+_OF_EITHER_SIGN = {"mask_logit_mean"}
+_AT_MOST_ONE = {"fisher_decay"}
+FORMER_SETTINGS = {"open_by": "mask_logit_mean", "spread": "mask_logit_std", "start": "init_std"}
+"""Settings by the names that earlier versions had for them: records and scripts may still have those."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to learn, and how. `None` leaves the choice to the base's preset and the method."""
+
+    folder: Path
+    name: str
+    class_word: str = ""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    preset: str | None = None
+    """Another preset than the base's own: a name or a file."""
+    auxiliary: int | None = None
+    """Auxiliary pictures of the class, drawn by the base."""
+    reference_samples: int | None = None
+    """Pictures to draw afterwards, whose features are kept."""
+    feature_extractor: str | None = None
+    settings: Mapping[str, float | int | str] = field(default_factory=dict)
+    """More of the method's own settings, by name."""
+    flip: bool = False
+    """Also learn from mirrored pictures."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    mixed_precision: str | None = None
+    """One of `PRECISIONS`: bf16, or fp32; the device decides when it is None."""
+    resolution: int | None = None
+    """The side that the base is expected to have, in pixels."""
+    skip_bad: bool = False
+    first_frame: bool = False
+    follow_symlinks: bool = False
+    license: str = ""
+    consent: str = ""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what while something is learned."""
+
+    stage: Callable[[str, int], None] = lambda what, total: None
+    """A new stage begins, with so many units of work; 0 where that is not known."""
+    advance: Callable[[int], None] = lambda done: None
+    """So many units of the stage are done."""
+    report: Callable[[Report], None] = lambda report: None
+    warn: Callable[[str], None] = lambda text: None
+    preview: Callable[[int, list[Image.Image]], None] | None = None
+    """Called with a step and pictures drawn after it."""
+
+
+def check(request: Request, preset: Preset, device: str = "auto") -> None:
+    """Check what needs no store.
+
+    Args:
+        request: The request.
+        preset: Of the base that the store would have.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        NotFound: There is no such method, preset or setting.
+        UsageError: A name or a number that cannot be meant.
+    """
+    from conceptctl.diffusion.models import choose_device
+
+    check_facts(request)
+    precision_of(request, choose_device(device).type)
+    make_method(request, chosen_preset(request, preset))
+
+
+def check_facts(request: Request) -> None:
+    """Check what needs neither a store nor a method.
+
+    Raises:
+        UsageError: A name, a word or a number that cannot be meant.
+    """
+    concept.check_name(request.name)
+    word = request.class_word
+    odd = not word.isprintable() or word != " ".join(word.split()) or bool(set(word) & {"{", "}"})
+    if odd or "V*" in word.upper():
+        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
+    for option, text in (("--license", request.license), ("--consent", request.consent)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
+    if request.auxiliary is not None and request.auxiliary < 0:
+        raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
+    if request.mixed_precision not in (None, *PRECISIONS):
+        raise UsageError(
+            f"there is no precision {request.mixed_precision!r} to learn in",
+            hint="--mixed-precision bf16 or no; fp16 has too small a range for what is learned here",
+        )
+    if not 0 <= request.train.seed < MOST_SEEDS:
+        raise UsageError("a seed is a number from 0 to 2^63")
+
+
+def chosen_preset(request: Request, own: Preset) -> Preset:
+    """Return the preset that a request is learned with: the base's own, with another over it where one is named.
+
+    Raises:
+        NotFound: There is no preset of that name.
+        UsageError: A file that is no preset.
+    """
+    return own if request.preset is None else own.under(named_preset(request.preset))
+
+
+def precision_of(request: Request, device: str) -> str:
+    """Return the precision that a device learns in, one of `PRECISIONS`: bf16 where that is fast.
+
+    Raises:
+        UsageError: It does not learn in the one that is asked for.
+    """
+    import torch
+
+    from conceptctl.diffusion.models import has_fast_bf16
+
+    fast = has_fast_bf16(torch.device(device))
+    if request.mixed_precision == "bf16" and not fast:
+        raise UsageError(
+            "this CPU does not say that it is fast in bf16", hint="leave --mixed-precision out, or --device cuda"
+        )
+    return request.mixed_precision or ("bf16" if fast else "no")
+
+
+def make_method(request: Request, preset: Preset) -> Method:
+    """Make the method that a request asks for, with its settings.
+
+    The method's own defaults are the papers'; the preset may have others, and the user has the last word.
+
+    Raises:
+        NotFound: There is no such method or setting.
+        UsageError: A number that cannot be meant.
+    """
+    found = find_method(request.train.method)
+    known = {each.name: each for each in dataclasses.fields(found.configuration)}
+    asked = {
+        name: value for name, value in dataclasses.asdict(request.train).items() if name in known and value is not None
+    }
+    own = {FORMER_SETTINGS.get(name, name): value for name, value in request.settings.items()}
+    values = {**preset.settings(found.name), **asked, **own}
+    if unknown := sorted(set(values) - set(known)):
+        raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
+    if request.class_word == "" or request.auxiliary == 0:
+        values["auxiliary_batch"] = 0
+    for name, each in known.items():
+        # A whole number is a number; torch makes other tensors of the two.
+        if isinstance(each.default, float) and type(value := values.get(name)) is int:
+            values[name] = float(value)
+    config = found.configuration(**values)
+    for name, each in known.items():
+        _check_number(name, getattr(config, name), type(each.default))
+    _check_words(config)
+    return found(config)
+
+
+def _check_words(config: Any) -> None:
+    from conceptctl.diffusion.noise import TIMESTEP_SAMPLINGS
+    from conceptctl.learning.method import PROMPTS
+    from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS
+
+    for name, words in (
+        ("scheduler", SCHEDULERS),
+        ("optimizer", OPTIMIZERS),
+        ("timestep_sampling", TIMESTEP_SAMPLINGS),
+        ("prompts", PROMPTS),
+    ):
+        if (asked_for := getattr(config, name)) not in words:
+            raise UsageError(f"there is no {name}={asked_for!a}", hint=f"{name}: " + ", ".join(words))
+
+
+def _check_number(name: str, value: Any, kind: type) -> None:
+    if kind is str:
+        # Words are looked up in a list, where a number is not found.
+        return
+    words = name.replace("_", " ")
+    if type(value) not in ((int, float) if kind is float else (kind,)):
+        raise UsageError(f"{words} must be a {'whole number' if kind is int else 'number'}, not {value!r}")
+    if not math.isfinite(value):
+        raise UsageError(f"{words} cannot be {value}")
+    if name in _MORE_THAN_NOTHING and value <= 0:
+        raise UsageError(f"{words} must be more than 0, not {value}")
+    if name not in _OF_EITHER_SIGN and value < 0:
+        raise UsageError(f"{words} cannot be less than 0, as {value} is")
+    if name in _AT_MOST_ONE and value > 1:
+        raise UsageError(f"{words} cannot be more than 1, as {value} is")

@@ -1,0 +1,176 @@
+"""`learn`: pictures of one concept, taught to a store's model as one generation.
+
+One stage after the other, each a function of what those before it returned: request -> pictures and plan -> model ->
+dataset -> task -> training -> reference samples -> record -> generation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from conceptctl.learning.launch import is_main_process
+from conceptctl.presets import preset_of
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store, Writer
+from conceptctl.workflows.concept_files import check_free
+from conceptctl.workflows.learn import auxiliary, checkpoint
+from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.commit import commit, draft, record_of
+from conceptctl.workflows.learn.plan import Plan
+from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
+
+if TYPE_CHECKING:
+    from conceptctl.learning.method import Task
+    from conceptctl.learning.weights import TokenRows
+    from conceptctl.workflows.learn.dataset import Dataset
+    from conceptctl.workflows.learn.model import Model
+    from conceptctl.workflows.learn.prepared import Prepared
+
+MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
+
+
+@dataclass(frozen=True)
+class LearnedConcept:
+    """What a run of `learn` committed."""
+
+    plan: Plan
+    generation: Generation
+    record: Record
+    seconds: float
+
+
+def learn(
+    store: Store, request: Request, *, device: str = "auto", wait: bool = False, watch: Watch | None = None
+) -> LearnedConcept | None:
+    """Learn one concept on top of everything that is committed, folded or not, and commit it.
+
+    An interrupted run is taken up where its last slot is when the same request comes again. Nothing of the pictures
+    reaches the disk. With several processes (`accelerate launch`) each does its part, and the main one commits.
+
+    Args:
+        store: The store.
+        request: What to learn.
+        device: "auto", "cpu" or "cuda".
+        wait: Wait while somebody else changes the store.
+        watch: Who is told.
+
+    Returns:
+        What was committed; None in a process beside the main one.
+
+    Raises:
+        UsageError: A name or a number that cannot be meant.
+        PicturesRefused: The folder holds something that must not be learned from.
+        AlreadyExists: There is such a concept, or the base has such a token.
+        Busy: Somebody else changes the store.
+        DeviceFailed: The loss became no number, or memory ran out; the store is unchanged.
+    """
+    began = time.monotonic()
+    watch = watch or Watch()
+    check_facts(request)
+    # Methods bring torch, and whoever has to wait for another is told before that.
+    with _writing(store, wait=wait) as writer:
+        head = writer.head if writer else store.head()
+        preset = chosen_preset(request, preset_of(head.base))
+        method = make_method(request, preset)
+        if writer:
+            check_free(writer, draft(request, method, head))
+        from conceptctl.diffusion.models import enough_memory
+        from conceptctl.workflows.learn.prepared import prepare
+
+        with enough_memory(MORE_MEMORY):
+            prepared = prepare(store, head, request, preset, method, device, watch)
+            return _learn(prepared, writer, began)
+
+
+@contextmanager
+def _writing(store: Store, *, wait: bool) -> Iterator[Writer | None]:
+    """Hold the right to write in the main process; the others look on, once they have met it."""
+    if is_main_process():
+        with store.writing("learn", wait=wait) as writer:
+            yield writer
+    else:
+        with store.reading():
+            yield None
+
+
+def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedConcept | None:
+    """Go through the stages."""
+    from conceptctl.workflows.learn.model import load_model, put_in
+    from conceptctl.workflows.learn.reference import draw_reference
+    from conceptctl.workflows.learn.training import train_concept
+
+    resumed = resume(prepared, writer)
+    model = load_model(prepared, writer, resumed)
+    start = model.backbone.token_start(prepared.request.class_word)
+    token_id = model.backbone.add_token(prepared.request.name, start)
+    dataset = _dataset(prepared, model, token_id)
+    prepared = dataclasses.replace(
+        prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
+    )
+    task = _task(prepared, model, token_id, start)
+    trained = train_concept(prepared, model, token_id, task, dataset, resumed)
+    put_in(model, token_id, trained.learned)
+    reference = draw_reference(prepared, model.backbone)
+    if writer is None:
+        return None
+    record = record_of(prepared, trained, reference)
+    made = commit(prepared, writer, model.attachments, record, trained.learned, reference)
+    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began)
+
+
+def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
+    """Find the interrupted run of this request, or begin a new one."""
+    describer = prepared.extractor.sha256 if prepared.described and prepared.extractor else ""
+    settings = checkpoint.settings_of(prepared.request, prepared.method, prepared.plan, prepared.head, describer)
+    layout = prepared.store.layout
+    if writer is None:
+        prepared.accelerator.wait_for_everyone()
+        return checkpoint.look_on(layout, settings)
+    if checkpoint.begun_otherwise(layout, settings):
+        prepared.watch.warn(
+            f"an interrupted run of V*{prepared.request.name} was begun by another version, in another precision or "
+            "with other settings; this one begins anew"
+        )
+    resumed = checkpoint.take_up(layout, settings, prepared.checked)
+    prepared.accelerator.wait_for_everyone()
+    return resumed
+
+
+def _dataset(prepared: Prepared, model: Model, token_id: int) -> Dataset:
+    from conceptctl.workflows.learn.dataset import make_dataset
+
+    return make_dataset(
+        model.backbone,
+        prepared.request,
+        prepared.method,
+        prepared.checked,
+        token_id=token_id,
+        describer=prepared.extractor if prepared.described else None,
+        auxiliary=model.auxiliary,
+        watch=prepared.watch,
+    )
+
+
+def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> Task:
+    from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task
+
+    store, head, backbone = prepared.store, prepared.head, model.backbone
+    return make_task(
+        backbone,
+        prepared.method,
+        token_ids=[token_id],
+        token_start=start,
+        prompt=prepared.prompt,
+        class_word=prepared.request.class_word,
+        prior_prompt=auxiliary.prompt_of(prepared.request.class_word),
+        earlier=earlier_tasks(store, head, model.weights, prepared.device),
+        names=[each.name for each in head.concepts],
+        change=change_so_far(store, head, model.weights),
+        seed=prepared.request.train.seed,
+    )

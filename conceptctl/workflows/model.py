@@ -1,0 +1,93 @@
+"""Loads the model of a generation: its base, with everything in it that was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from conceptctl import families
+from conceptctl.store import base, folded, weights
+from conceptctl.store.folded import Spare
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store
+
+if TYPE_CHECKING:
+    from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.weights import TokenRows
+    from conceptctl.store.weights import Array
+
+
+def load(store: Store, generation: Generation, device: str = "auto", spare: Spare = folded.refuse) -> Backbone:
+    """Load the base with everything that a generation knows, folded or not.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        device: "auto", "cpu" or "cuda".
+        spare: See `apply_concepts`.
+
+    Raises:
+        StoreDamaged: The base or a concept is damaged.
+    """
+    backbone = load_base(store, generation, device)
+    apply_concepts(store, generation, backbone, spare)
+    return backbone
+
+
+def load_base(store: Store, generation: Generation, device: str = "auto", *, in_full: bool = False) -> Backbone:
+    """Load the base as it was before anything was learned.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        device: "auto", "cpu" or "cuda".
+        in_full: In fp32 on a GPU too.
+
+    Raises:
+        StoreDamaged: The base is damaged.
+    """
+    from conceptctl.diffusion.models import choose_device
+
+    with base.folder(store.layout, generation) as folder:
+        load_family = families.family_of(generation.base).load
+        family = families.facts_of(generation.base)
+        return load_family(folder, choose_device(device), in_full=in_full, family=family)
+
+
+def apply_concepts(
+    store: Store, generation: Generation, backbone: Backbone, spare: Spare = folded.refuse
+) -> Mapping[str, Array]:
+    """Give the base's model everything that a generation knows.
+
+    The deltas are added in fp32 in the order of learning, as folding adds them, so that a picture is the same before
+    and after.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        backbone: The base's.
+        spare: What is done about concepts that are damaged and not in the stored weights.
+
+    Returns:
+        The weights of all targets, in fp32, by path in the order of the targets.
+
+    Raises:
+        StoreDamaged: A concept is damaged.
+    """
+    import torch
+
+    sums, tokens = folded.read(store.layout, generation, spare)
+    backbone.set_weights({path: torch.from_numpy(weight) for path, weight in sums.items()})
+    for concept in generation.concepts:
+        if concept.uid in tokens:
+            backbone.add_token(concept.name, token_rows(backbone, tokens[concept.uid]))
+    found = base.tensors(store.layout, generation.base)
+    return {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
+
+
+def token_rows(backbone: Backbone, row: Array) -> TokenRows:
+    """The stored row of a token, by the table that it belongs to."""
+    import torch
+
+    (table,) = backbone.token_tables()
+    return {table: torch.from_numpy(row)}

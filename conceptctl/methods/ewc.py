@@ -1,0 +1,17 @@
+"""EWC in the space of one continued low-rank adapter ("Mining your own secrets", section 3.1)."""
+
+from __future__ import annotations
+
+from conceptctl.learning.method import Losses, Step, Task
+from conceptctl.parts.consolidation.fisher import FisherMethod
+
+
+class Ewc(FisherMethod):
+    """Entries of the adapter that earlier tasks need are held; which those are is measured after each task."""
+
+    name = "ewc"
+    paper = "Mining your own secrets (2024), section 3.1; EWC: Kirkpatrick et al. 2017"
+
+    def ewc_loss(self, step: Step, task: Task) -> Losses:
+        """The denoising loss."""
+        return {"denoising": step.mean(step.loss())}

@@ -1,0 +1,60 @@
+"""Diffusion-classifier (DC) scores: under which prompt a picture's noise is predicted best.
+
+Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", and Clark & Jaini 2024; as a regularizer in
+"Mining your own secrets: diffusion classifier scores for continual personalization", eq. 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conceptctl.learning.method import Step, Task
+from conceptctl.learning.weights import Deltas
+
+
+def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Predict under each prompt, at the step's one noise and time a sample: one trial a class (section 3.1).
+
+    Completes the paper: the squared error is the mean over a picture's elements; tau is in units of that.
+
+    Args:
+        step: The batch.
+        prompts: One for each class.
+        deltas: A teacher's, without gradients; by default the step's own.
+
+    Returns:
+        The errors (B, classes), and each class's prediction.
+    """
+    predicted = [step.predict(prompt, deltas=deltas) for prompt in prompts]
+    return torch.stack([step.errors(each) for each in predicted], dim=1), predicted
+
+
+def dc_log_scores(errors: Tensor, temperature: float) -> Tensor:
+    """Log p(class | picture) of eq. 3, (B, classes), all classes being alike likely beforehand."""
+    return torch.log_softmax(-errors / temperature, dim=1)
+
+
+def concept_subset(task: Task, most: int, generator: torch.Generator) -> tuple[list[str], int]:
+    """Choose the classes of one step: the prior concept, this one, and earlier ones at random (section 3.1).
+
+    Args:
+        task: Whose concept.
+        most: k, how many in all.
+        generator: Of what is chosen.
+
+    Returns:
+        Their prompts, and which of them is this task's own.
+    """
+    prompts = [prompt for prompt in (task.prior_prompt, task.prompt) if prompt]
+    chosen = torch.randperm(len(task.earlier), generator=generator)[: max(0, most - len(prompts))]
+    return [*prompts, *(task.earlier[index].prompt for index in chosen.tolist())], len(prompts) - 1
+
+
+def contrast(log_scores: Tensor, own: int) -> Tensor:
+    """sum_i s_i H_i of eq. 5, (B,): H_i = -log p_i, s = 1 for the task's own class and -1 for every other."""
+    signs = torch.full((log_scores.shape[1],), -1.0, device=log_scores.device)
+    signs[own] = 1.0
+    return -(log_scores * signs).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Stores on a tiny pipeline whose concepts are remembered as `learn` remembers them, and held-out pictures."""
+"""Stores on a tiny pipeline whose concepts have reference samples as `learn` keeps them, and held-out pictures."""
 
 import shutil
 from pathlib import Path
@@ -6,19 +6,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from conceptctl.diffusion.sampling import draw_set
 from conceptctl.store import weights
 from conceptctl.store.store import Store
 from conceptctl.workflows.concept_files import add_concept
-from conceptctl.workflows.generate import load
+from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.model import load
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH
 
-STEPS, GUIDANCE, REMEMBERED = 2, 3.0, 6
-SETTINGS = {"remembered_prompt": "a photo of a V*{}", "remembered_steps": STEPS, "remembered_guidance": GUIDANCE}
+STEPS, GUIDANCE, REFERENCE_SAMPLES = 2, 3.0, 6
+RECIPE = {"prompt": "a photo of a V*{}", "steps": STEPS, "guidance": GUIDANCE}
 
 
-def learn(store: Store, name: str, seed: int, shapes, extractor=None, *, scale=1.0, **settings):
+def settings_of(recipe, said="reference"):
+    """What a record says of reference samples; earlier versions said "remembered"."""
+    return {f"{said}_{name}": value for name, value in recipe.items()}
+
+
+def learn(store: Store, name: str, seed: int, shapes, extractor=None, *, scale=1.0, said="reference", **settings):
     """Commit a synthetic concept, with features of what it draws where there is an extractor."""
     rng = np.random.default_rng(seed)
     deltas = {
@@ -26,7 +31,8 @@ def learn(store: Store, name: str, seed: int, shapes, extractor=None, *, scale=1
         for place, delta in synthetic.deltas(shapes, seed, 0.3).items()
     }
     token = rng.standard_normal((1, WIDTH), dtype=np.float32)
-    settings = {**SETTINGS, **({"feature_extractor": extractor.sha256} if extractor else {}), **settings}
+    by = {"feature_extractor": extractor.sha256} if extractor else {}
+    settings = {**settings_of(RECIPE, said), **by, **settings}
     record = synthetic.record(store, name, seed, settings=settings)
     features = _features(store, record, deltas, token, extractor) if extractor else None
     with store.writing("learn") as writer:
@@ -41,9 +47,9 @@ def _features(store, record, deltas, token, extractor):
         add_concept(
             writer, "learn", record, writer.add_tensors(weights.concept_tensors(deltas, token), record.metadata())
         )
-    pipeline = load(copy, copy.head(), "cpu")
-    prompt = f"a photo of a V*{record.name}"
-    return extractor.images(list(draw_set(pipeline, prompt, REMEMBERED, steps=STEPS, guidance=GUIDANCE))).numpy()
+    backbone = load(copy, copy.head(), "cpu")
+    sample = backbone.sampler(f"a photo of a V*{record.name}", steps=STEPS, guidance=GUIDANCE)
+    return extractor.images(list(draw_set(sample, REFERENCE_SAMPLES))).numpy()
 
 
 def write_heldout(folder: Path, name: str, count: int = 4, inner: str = "") -> Path:

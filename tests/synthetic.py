@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import conceptctl
+from conceptctl.families.sd import FAMILY
 from conceptctl.store import base, tensorfile, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
@@ -50,7 +51,7 @@ def write_base(folder: Path, shapes=None, width=WIDTH, seed=0) -> Path:
 
 
 def make_store(root: Path, base_folder: Path, name: str = "local folder") -> Store:
-    return Store.create(root, base.inspect(base_folder), name)
+    return Store.create(root, base.inspect(base_folder, FAMILY), name)
 
 
 def deltas(shapes, seed: int, density: float) -> dict[str, weights.Delta]:
@@ -62,6 +63,16 @@ def deltas(shapes, seed: int, density: float) -> dict[str, weights.Delta]:
         values = rng.standard_normal(np.count_nonzero(mask), dtype=np.float32)
         made[f"unet/{name}"] = weights.Delta(mask, values)
     return made
+
+
+def state(shapes=None, seed: int = 0) -> dict[str, np.ndarray]:
+    """What a method may keep for its next concept: two factors of each weight."""
+    rng = np.random.default_rng(seed + 2)
+    kept = {}
+    for name, (rows, columns) in (shapes or TINY).items():
+        kept[f"up/unet/{name}"] = rng.standard_normal((rows, 2), dtype=np.float32)
+        kept[f"down/unet/{name}"] = rng.standard_normal((2, columns), dtype=np.float32)
+    return kept
 
 
 def record(store: Store, name: str, seed: int = 0, **changes) -> Record:
@@ -83,22 +94,27 @@ def record(store: Store, name: str, seed: int = 0, **changes) -> Record:
     return Record(**{**facts, **changes})
 
 
-def concept_bytes(store: Store, name: str, seed: int = 0, shapes=None, width=WIDTH, density=0.3, **changes) -> bytes:
+def concept_bytes(
+    store: Store, name: str, seed: int = 0, shapes=None, width=WIDTH, density=0.3, state=None, **changes
+) -> bytes:
     """Return a concept file's bytes."""
     rng = np.random.default_rng(seed + 1)
     tensors = weights.concept_tensors(
         deltas(shapes or TINY, seed, density),
         rng.standard_normal((1, width), dtype=np.float32),
         rng.standard_normal((2, 3), dtype=np.float32),
+        state,
     )
     return b"".join(tensorfile.encode(tensors, record(store, name, seed, **changes).metadata()))
 
 
 def learn(store: Store, name: str, seed: int = 0, **options) -> Generation:
-    """Commit a synthetic concept the way `learn` commits a real one."""
-    made = record(store, name, seed)
+    """Commit a synthetic concept the way `learn` commits a real one; options that are none are facts of its record."""
     shapes, width, density = (options.pop(k, d) for k, d in (("shapes", TINY), ("width", WIDTH), ("density", 0.3)))
+    kept = options.pop("state", None)
+    made = record(store, name, seed, **options)
     rng = np.random.default_rng(seed + 1)
-    tensors = weights.concept_tensors(deltas(shapes, seed, density), rng.standard_normal((1, width), dtype=np.float32))
+    row = rng.standard_normal((1, width), dtype=np.float32)
+    tensors = weights.concept_tensors(deltas(shapes, seed, density), row, state=kept)
     with store.writing("learn", wait=True) as writer:
         return add_concept(writer, "learn", made, writer.add_tensors(tensors, made.metadata()))

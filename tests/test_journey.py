@@ -1,6 +1,5 @@
 """The whole journey by its commands, on models in the shapes of Stable Diffusion 1.x and 2.x."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,10 +10,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from conceptctl import presets
 from conceptctl.cli.app import run
-from conceptctl.workflows import defaults
 from tests.evaluated import write_heldout
 from tests.pictures import write_pictures
+from tests.small_presets import shipped_but
 from tests.tiny_clip import write_tiny_clip
 from tests.tiny_pipeline import write_tiny_pipeline
 
@@ -25,8 +25,7 @@ PROMPT = "a photo of V*alice next to V*falls"
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
     """As a Stable Diffusion base has it, with fewer pictures and steps of each."""
-    few = dataclasses.replace(defaults.STABLE_DIFFUSION, steps=2, auxiliary=3, remembered=4)
-    monkeypatch.setattr(defaults, "STABLE_DIFFUSION", few)
+    monkeypatch.setattr(presets, "shipped", shipped_but("sd", steps=2, auxiliary=3, reference_samples=4))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_learn_fold_generate_eval_export(prediction_type, pictures, clip_folder,
     assert {each["name"] for each in found["concepts"]} == {"alice", "falls"}
     assert found["A_mmd"] > 0
     assert found["F_mmd"] > 0
-    assert {each["then"] for each in found["concepts"]} == {"remembered"}
+    assert {each["after_learning"] for each in found["concepts"]} == {"reference samples"}
     assert "<img" in report.read_text(encoding="utf-8")
     command("export", "--to", "diffusers", "--output", tmp_path / "whole")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "whole")

@@ -255,7 +255,7 @@ def _check_sound(root: Path) -> None:
     store = Store(root)
     for row in store.log():
         store.generation(row.seq)
-    base.tensors(store.layout, store.head().base, read=True)
+    base.tensors(store.layout, store.head().base, read=("unet",))
 
 
 def quiet() -> None:

@@ -1,203 +1,220 @@
 """What every method must keep to, on a tiny pipeline of random weights."""
 
 import dataclasses
+import itertools
+import math
 import re
+from functools import cache, partial
 
 import pytest
 import torch
 
-from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import starting_row
-from conceptctl.diffusion.examples import Examples
-from conceptctl.diffusion.fit import STATE_FORMAT, State, denoising_loss, fit
-from conceptctl.diffusion.projections import Stacks, adapted, cross_attention, shapes_of
 from conceptctl.errors import NotFound
+from conceptctl.learning.checkpoint import STATE_FORMAT, TrainingState
+from conceptctl.learning.loop import Listener
+from conceptctl.learning.weights import adapted
 from conceptctl.methods import METHODS, find_method
-from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
+from tests.methods.bench import Bench, earlier_of
 from tests.tiny_pipeline import write_tiny_pipeline
 
-CPU = torch.device("cpu")
 STEPS = 4
-_OURS = {
+PAPERS = {"steps": STEPS, "batch_size": 3, "auxiliary_batch": 1, "learning_rate": 1e-2, "rank": 4}
+OURS = {
+    "steps": 3,
     "optimizer": "muon",
+    "scheduler": "cosine",
     "snr_gamma": 5.0,
     "p2_gamma": 1.0,
     "accumulation": 2,
     "preservation_weight": 0.1,
     "damping": 1.0,
     "timestep_sampling": "importance",
+    "consolidation_share": 0.5,
 }
+"""Whatever of it a method has; with it a CPU that is fast in bf16 multiplies in that."""
+PIPELINES = {
+    "epsilon": write_tiny_pipeline,
+    "v_prediction": partial(write_tiny_pipeline, prediction_type="v_prediction"),
+}
+"""One of each family and kind, by what writes it into a folder."""
+SETTINGS = [("epsilon", {}), ("v_prediction", {}), ("epsilon", OURS)]
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
-def folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {kind: write(tmp_path_factory.mktemp(kind)) for kind, write in PIPELINES.items()}
 
 
-@pytest.fixture(params=[{}, _OURS], ids=["papers", "ours"])
+@pytest.fixture(params=SETTINGS, ids=["papers", "papers-v", "ours"])
 def settings(request):
     return request.param
 
 
+@pytest.fixture
+def folder(folders, settings):
+    return folders[settings[0]]
+
+
 @pytest.fixture(params=METHODS)
 def method(request, settings):
-    found = find_method(request.param)
-    config = found.configuration(steps=STEPS, batch_size=3, auxiliary_batch=1, learning_rate=1e-2, rank=4, **settings)
-    return found(config)
+    return with_settings(request.param, settings[1])
 
 
-def schedule_of(method, steps=STEPS):
-    return dataclasses.replace(method.config, steps=steps).schedule(seed=0)
+@pytest.fixture
+def precision(settings):
+    return "bf16" if settings[1] else "no"
 
 
-class Bench:
-    """One concept on one fresh pipeline."""
-
-    def __init__(self, folder, method, *, earlier=True):
-        self.method = method
-        self.pipeline = models.load_pipeline(folder, CPU)
-        start = starting_row(self.pipeline, "cat")
-        self.number = models.add_concept(self.pipeline, "alice", start)
-        generator = torch.Generator().manual_seed(1)
-        latents = torch.randn(6, 4, 8, 8, generator=generator)
-        token = method.prompt.format(token="V*alice", word="cat")
-        self.examples = Examples(latents, [token] * 4 + ["a photo of a cat"] * 2, 4)
-        shapes = shapes_of(cross_attention(self.pipeline.unet))
-        known = {place: torch.rand(shape, generator=generator) for place, shape in shapes.items()} if earlier else {}
-        states = torch.randn(start.shape[1], 3, generator=generator)
-        ours = {"states": states, "sizes": {place: torch.tensor(2.0) for place in shapes}}
-        self.task = Task(shapes, start, Stacks.of(known), **(ours if method.config.preservation_weight else {}))
-        self.trainable = method.attach(self.task)
-        # The papers' settings in fp32, ours as a CPU that is fast in bf16 has them.
-        self.autocast = method.config.optimizer == "muon"
-
-    def fit(self, *, steps=STEPS, state=None, callbacks=None):
-        schedule = schedule_of(self.method, steps)
-        return fit(
-            self.pipeline,
-            self.number,
-            self.trainable,
-            self.examples,
-            schedule,
-            lambda deltas, share, generator: self.method.penalty(self.trainable, deltas, self.task, share, generator),
-            autocast=self.autocast,
-            state=state,
-            callbacks=callbacks,
-        )
-
-    def weights(self):
-        parts = {"unet": self.pipeline.unet, "text": self.pipeline.text_encoder, "vae": self.pipeline.vae}
-        return {f"{part}/{name}": value.clone() for part, m in parts.items() for name, value in m.state_dict().items()}
+def with_settings(name, changed):
+    found = find_method(name)
+    known = {each.name for each in dataclasses.fields(found.configuration)}
+    return found(found.configuration(**{k: v for k, v in {**PAPERS, **changed}.items() if k in known}))
 
 
-def test_the_name_is_the_files_and_the_papers_place_is_said(method):
-    module = re.sub(r"\W+", "_", method.name.replace("+", "_plus")).strip("_")
-    assert type(method).__module__ == f"conceptctl.methods.{module}"
-    assert METHODS[method.name] == f"{module}:{type(method).__name__}"
-    assert method.paper
+@cache
+def first_task(folder, method, config, precision):
+    return Bench(folder, find_method(method)(config), change=False, precision=precision).learned()
 
 
-def test_only_what_was_attached_changes(folder, method):
-    bench = Bench(folder, method)
-    before = bench.weights()
+def a_second_task(folder, method, precision="no"):
+    """A task after one of the same method."""
+    first = first_task(folder, method.name, method.config, precision)
+    # As a teacher: half of what the first one learned is taken back.
+    teacher = type(first.deltas).of({path: -0.5 * delta.detach() for path, delta in first.deltas.items()})
+    return Bench(folder, method, earlier={"bob": earlier_of(first, "0" * 16, teacher)}, precision=precision)
+
+
+def test_the_name_is_the_files_and_the_papers_place_is_said():
+    for name in METHODS:
+        found = find_method(name)
+        module = re.sub(r"\W+", "_", name.replace("+", "_plus")).strip("_")
+        assert found.name == name
+        assert found.__module__ == f"conceptctl.methods.{module}"
+        assert METHODS[name] == f"{module}:{found.__name__}"
+        assert found.paper
+
+
+def test_only_what_was_attached_changes(folder, method, precision):
+    bench = a_second_task(folder, method, precision)
+    before = bench.model()
     start = {name: value.clone() for name, value in bench.trainable.state_dict().items()}
-    bench.fit()
-    after = bench.weights()
+    bench.train()
+    after = bench.model()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     moved = [name for name, value in bench.trainable.state_dict().items() if not torch.equal(value, start[name])]
     assert any(name.startswith("token") for name in moved)
-    assert (bench.trainable.adapter is None) or any(name.startswith("adapter") for name in moved)
+    assert (bench.adapter is None) or any(name.startswith("adapter") for name in moved)
 
 
-def test_the_same_seed_gives_the_same_result(folder, method):
-    ends = [Bench(folder, method).fit().tensors for _ in range(2)]
+def test_the_same_seed_gives_the_same_result(folder, method, precision):
+    ends = [a_second_task(folder, method, precision).train().tensors for _ in range(2)]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method):
-    whole = Bench(folder, method).fit()
-    first = Bench(folder, method)
-    schedule = schedule_of(method)
-    kept = []
+def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method, precision):
+    whole = a_second_task(folder, method, precision)
+    ended = whole.train()
+    end = whole.method.finish(whole.task, whole.trainable)
+    # In the first phase, when it is through, in the next one where there is one, and when all is done.
+    learning = method.config.steps
+    for stop in {2, learning, ended.step - 1, ended.step}:
+        state = ended if stop == ended.step else interrupted(a_second_task(folder, method, precision), stop)
+        assert state.step == stop
+        again = a_second_task(folder, method, precision)
+        again.train(state=state)
+        assert_same(again.method.finish(again.task, again.trainable), end)
 
-    def stop(report):
-        raise KeyboardInterrupt
 
-    from conceptctl.diffusion.fit import Callbacks
+def interrupted(bench, after):
+    """Train until so many steps are done, counting those of all phases, and return what was saved."""
+    kept, counted = [], itertools.count(1)
+
+    def report(_):
+        if next(counted) == after:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            first.pipeline,
-            first.number,
-            first.trainable,
-            first.examples,
-            schedule,
-            lambda deltas, share, generator: method.penalty(first.trainable, deltas, first.task, share, generator),
-            autocast=first.autocast,
-            callbacks=Callbacks(report=stop, save=kept.append, report_steps=2),
-        )
-    assert [state.step for state in kept] == [2]
-    again = Bench(folder, method).fit(state=kept[0])
-    assert all(torch.equal(whole.tensors[name], again.tensors[name]) for name in whole.tensors if "sum/" not in name)
+        bench.train(listener=Listener(report=report, save=kept.append, report_steps=1))
+    return kept[-1]
 
 
-def test_what_is_attached_draws_as_what_is_folded(folder, method):
-    bench = Bench(folder, method)
-    bench.fit()
-    token, deltas = bench.trainable.token().detach(), bench.trainable.folded()
-    models.set_row(bench.pipeline, bench.number, token)
-    latents, hidden = torch.randn(2, 4, 8, 8), bench.pipeline.text_encoder(torch.tensor([[1, bench.number]]))[0]
-    hidden, times = hidden.expand(2, -1, -1), torch.tensor([10, 500])
+def assert_same(found, wanted):
+    assert found.contains == wanted.contains
+    for ours, theirs in ((found.deltas, wanted.deltas), (found.tokens, wanted.tokens), (found.state, wanted.state)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_is_attached_draws_as_what_is_folded(folder, method, precision):
+    bench = a_second_task(folder, method, precision)
+    learned = bench.learned()
+    bench.backbone.set_token(bench.token_ids[0], {table: row.detach() for table, row in learned.tokens.items()})
+    condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt("a photo of a V*alice", 2)
+    noised = bench.backbone.objective(bench.schedule().noising()).corrupt(
+        torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(3)
+    )
+    unet = bench.backbone.pipeline.unet
     with torch.no_grad():
-        with adapted(cross_attention(bench.pipeline.unet)) as projected:
-            projected.put(deltas)
-            attached = bench.pipeline.unet(latents, times, hidden).sample
-        weights = bench.pipeline.unet.state_dict()
-        models.set_weights(
-            bench.pipeline, {place: weights[place.removeprefix("unet/")] + delta for place, delta in deltas.items()}
-        )
-        folded = bench.pipeline.unet(latents, times, hidden).sample
+        with adapted(bench.backbone.targets()) as targets:
+            targets.put(learned.deltas)
+            attached = unet(noised.inputs, noised.timesteps, condition).sample
+        before = {path: module.weight.clone() for path, module in bench.backbone.targets().items()}
+        bench.backbone.set_weights({path: before[path] + delta for path, delta in learned.deltas.items()})
+        folded = unet(noised.inputs, noised.timesteps, condition).sample
     assert torch.equal(attached, folded)
 
 
-def test_the_penalty_is_finite_and_needs_no_earlier_concept(folder, method):
-    for earlier in (True, False):
-        bench = Bench(folder, method, earlier=earlier)
-        generator = torch.Generator().manual_seed(0)
-        deltas = bench.trainable.deltas(generator)
-        for share in (0.0, 1.0):
-            for value in method.penalty(bench.trainable, deltas, bench.task, share, generator).values():
-                assert value.ndim == 0
-                assert value.isfinite()
+def test_losses_are_finite_and_need_no_earlier_concept(folder, method, precision):
+    """Of a first task, and of one after it: all that the phases report, from the first step on."""
+    first = Bench(folder, method, change=False, precision=precision)
+    for bench in (first, a_second_task(folder, method, precision)):
+        reports = []
+        bench.train(listener=Listener(report=reports.append, report_steps=1))
+        assert len(reports) == sum(phase.schedule.steps for phase in method.phases(bench.task, bench.trainable))
+        assert all(torch.tensor(list(each.losses.values())).isfinite().all() for each in reports)
 
 
-def test_the_loss_without_noise_is_that_of_what_is_kept(folder, method):
-    bench = Bench(folder, method)
-    bench.fit()
-    schedule = schedule_of(method)
-    losses = [
-        denoising_loss(
-            bench.pipeline,
-            bench.number,
-            bench.trainable,
-            bench.examples,
-            schedule,
-            batches=2,
-            sampled=sampled,
-            autocast=bench.autocast,
-        )
-        for sampled in (False, False, True)
-    ]
+def test_what_is_kept_is_of_the_targets(folder, method, precision):
+    """Deltas, and a state that the store's gate lets in: fp32, by kind and target, no larger than that is."""
+    bench = a_second_task(folder, method, precision)
+    learned = bench.learned()
+    shapes = bench.task.shapes
+    assert set(learned.deltas) in (set(), set(shapes))
+    assert {path: tuple(delta.shape) for path, delta in learned.deltas.items()}.items() <= shapes.items()
+    for name, value in learned.state.items():
+        kind, _, path = name.partition("/")
+        assert re.fullmatch(r"[a-z][a-z0-9_]{0,31}", kind)
+        assert value.dtype == torch.float32
+        assert 1 <= value.ndim <= 2
+        assert max(value.shape) <= max(shapes[path])
+        assert value.numel() <= math.prod(shapes[path])
+
+
+def test_the_loss_without_noise_is_that_of_what_is_kept(folder, method, precision):
+    bench = Bench(folder, method, precision=precision)
+    bench.train()
+    losses = [bench.denoising_loss(sampled=sampled) for sampled in (False, False, True)]
     assert losses[0] == losses[1]
     assert all(loss > 0 for loss in losses)
 
 
-def test_what_a_state_holds_is_what_its_format_says(folder):
-    # Whoever changes what is below has to raise STATE_FORMAT: interrupted lessons hold the tensors of before.
+def test_several_tokens_are_learned_at_once(folder, method, precision):
+    bench = Bench(folder, method, precision=precision, tokens=("alice", "bob"))
+    start = bench.trainable.tokens()
+    bench.train()
+    (before,), (after,) = start.values(), bench.trainable.tokens().values()
+    assert after.shape == (2, before.shape[1])
+    assert (after != before).any(dim=1).all()
+    assert not torch.equal(after[0], after[1])
+
+
+def test_what_a_state_holds_is_what_its_format_says(folders):
+    # Whoever changes what is below has to raise STATE_FORMAT: interrupted runs hold the tensors of before.
     factors = {"up": 3, "down": 3}
+    kept = {"squares": 1, "counted": 0, "teacher": 1}
     first = {"first.weight": 3, "first.bias": 2}
     forms = {
         "low-rank": {**first, "rows": 3, "columns": 3, "offset": 3},
@@ -205,22 +222,26 @@ def test_what_a_state_holds_is_what_its_format_says(folder):
         "collapsed": {"table": 3},
         "direct": {"table": 3},
     }
-    assert STATE_FORMAT == 2
-    assert dimensions(folder, "lora", {}) == {"adapter": factors, "token": {"row": 2}}
-    assert dimensions(folder, "ti++", {})["adapter"] == {}
+    mlp = {"rows.first.weight": 2, "rows.first.bias": 1, "rows.last.weight": 2, "rows.last.bias": 1}
+    assert STATE_FORMAT == 3
+    folder = folders["epsilon"]
+    assert dimensions(folder, "lora", {}) == {"adapter": factors, "token": {"rows": 2}}
+    assert dimensions(folder, "ti++", {}) == {"adapter": {}, "token": mlp}
+    for name in ("ewc", "ewc-dc", "dsc"):
+        assert dimensions(folder, name, {}) == {"adapter": {**factors, **kept}, "token": {"rows": 2}}
     for form in FORMS:
         assert dimensions(folder, "stamina", {"mask": form})["adapter"] == {**factors, **forms[form]}
 
 
 def dimensions(folder, name, settings):
     found = find_method(name)
-    parameters = Bench(folder, found(found.configuration(steps=STEPS, **settings))).trainable.named_parameters()
+    state = Bench(folder, found(found.configuration(steps=STEPS, **settings))).trainable.state_dict()
     held = {"adapter": {}, "token": {}}
-    for place, parameter in parameters:
+    for place, value in state.items():
         part, _, rest = place.partition(".")
         # Which of several stacks it is does not matter here.
         kept = [step for step in rest.split(".") if not step.isdigit() and step not in ("low_rank", "masks")]
-        held[part][".".join(kept)] = parameter.ndim
+        held[part][".".join(kept)] = value.ndim
     return held
 
 
@@ -231,4 +252,4 @@ def test_an_unknown_method_is_refused_with_those_that_exist():
 
 
 def test_a_state_starts_empty():
-    assert State() == State(0, {}, 0, [])
+    assert TrainingState() == TrainingState(0, {}, 0, [])

@@ -5,11 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import UsageError
 from conceptctl.methods.stamina import Config, Stamina
 from conceptctl.parts.masks import FORMS
-from tests.methods.test_contract import Bench
+from tests.methods.bench import Bench
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CONFIG = Config(steps=30, batch_size=3, auxiliary_batch=0, learning_rate=1e-2, mask_learning_rate=5e-2, rank=4)
@@ -22,7 +21,7 @@ def folder(tmp_path_factory):
 
 def learned(folder, **changes):
     bench = Bench(folder, Stamina(dataclasses.replace(CONFIG, **changes)))
-    bench.fit(steps=CONFIG.steps)
+    bench.train()
     return bench
 
 
@@ -41,27 +40,30 @@ def test_forgetting_keeps_off_what_earlier_concepts_changed(folder):
     def overlap(weight):
         bench = learned(folder, forgetting_weight=weight)
         deltas = bench.trainable.folded()
-        return sum((bench.task.earlier[place] * deltas[place]).square().sum().item() for place in deltas)
+        return sum((bench.task.change[path] * deltas[path]).square().sum().item() for path in deltas)
 
     assert overlap(1e4) < 0.5 * overlap(0.0)
 
 
 def test_density_is_the_share_of_entries_that_the_fold_changes(folder):
     bench = learned(folder)
-    assert bench.trainable.adapter.measures()["density"].item() == pytest.approx(density(bench), abs=1e-3)
+    assert bench.adapter.measures()["density"].item() == pytest.approx(density(bench), abs=1e-3)
 
 
 def test_every_key_and_value_projection_of_the_cross_attention_is_adapted(folder):
     bench = Bench(folder, Stamina(CONFIG))
-    names = [name for name, _ in bench.pipeline.unet.named_parameters() if "attn2.to_k" in name or "attn2.to_v" in name]
-    assert names
-    assert set(cross_attention(bench.pipeline.unet)) == {f"unet/{name}" for name in names}
-    assert set(bench.trainable.folded()) == set(cross_attention(bench.pipeline.unet))
+    names = [name for name, _ in bench.backbone.pipeline.unet.named_parameters()]
+    wanted = {f"unet/{name}" for name in names if "attn2.to_k" in name or "attn2.to_v" in name}
+    assert wanted
+    assert set(bench.backbone.targets()) == wanted
+    assert set(bench.trainable.folded()) == wanted
 
 
 def test_training_starts_at_the_class_word(folder):
     bench = Bench(folder, Stamina(CONFIG))
-    assert torch.equal(bench.trainable.token(), bench.task.start)
+    started = bench.trainable.tokens()
+    assert started.keys() == bench.task.token_start.keys()
+    assert all(torch.equal(started[table], row) for table, row in bench.task.token_start.items())
 
 
 def test_an_unknown_mask_is_refused():

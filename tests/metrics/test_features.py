@@ -12,11 +12,12 @@ from conceptctl import pocket
 from conceptctl.errors import NotFound
 from conceptctl.metrics.features import BATCH, load_extractor
 from conceptctl.store.manifest import Base, BlobRef
-from conceptctl.workflows import extractor as extractors
 from conceptctl.workflows.extractor import open_extractor
 from tests.tiny_clip import PROJECTION, write_tiny_clip
 
 CPU = torch.device("cpu")
+DEFAULT = "openai/clip-vit-base-patch32"
+"""What Stable Diffusion's preset names."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_without_a_network_the_commands_that_help_are_named(monkeypatch):
         raise LocalEntryNotFoundError("cannot reach the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(NotFound, match=extractors.DEFAULT) as caught:
+    with pytest.raises(NotFound, match=DEFAULT) as caught:
         open_extractor(base("local folder"), None, CPU)
     assert "hf download openai/clip-vit-base-patch32 --revision c237dc49" in caught.value.hint
 
@@ -141,5 +142,21 @@ def test_the_default_is_pinned_and_the_cache_is_asked_first(folder, monkeypatch)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert open_extractor(base("owner/model"), None, CPU).name == extractors.DEFAULT
-    assert asked == [(extractors.DEFAULT, extractors.REVISION, True)]
+    assert open_extractor(base("owner/model"), None, CPU).name == DEFAULT
+    assert asked == [(DEFAULT, "c237dc49a33fc61debc9276459120b7eac67e7ef", True)]
+
+
+@pytest.mark.parametrize(("named", "revision"), [(DEFAULT, "c237dc49a33fc61debc9276459120b7eac67e7ef"), ("a/b", None)])
+def test_it_is_pinned_on_every_base_that_it_is_asked_for(named, revision, folder, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(repository, **options):
+        asked.append((repository, options["revision"]))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    for name in ("pocket", "owner/model"):
+        assert open_extractor(base(name), named, CPU).name == named
+    assert asked == [(named, revision)] * 2

@@ -12,14 +12,14 @@ from conceptctl.parts.masks import FORMS
 SHAPES = {"a": (50, 70), "b": (60, 70), "c": (50, 70)}
 
 
-def made(open_by=0.0, form="low-rank"):
+def made(logit_mean=0.0, form="low-rank"):
     generator = torch.Generator().manual_seed(1)
-    low_rank = LowRank(SHAPES, 3, 1e-3, generator=generator, start=1.0)
+    low_rank = LowRank(SHAPES, 3, 1e-3, generator=generator, init_std=1.0)
     with torch.no_grad():
         # A mask shows in what it lets pass only where there is something to pass.
         for parameter in low_rank.parameters():
             parameter.uniform_(1.0, 2.0, generator=generator)
-    return Masked(low_rank, form, 4, 2e-3, 0.5, open_by, 0.0, generator=generator)
+    return Masked(low_rank, form, 4, 2e-3, 0.5, logit_mean, 0.0, generator=generator)
 
 
 def passed(adapter, seed):

@@ -8,8 +8,8 @@ from conceptctl.parts.masks import FORMS, Collapsed, Literal, masked, noise_tabl
 SHAPE = (24, 16)
 
 
-def made(form, open_by=1.0, spread=1.0, seed=0):
-    return FORMS[form](1, SHAPE, 8, open_by, spread, torch.Generator().manual_seed(seed))
+def made(form, logit_mean=1.0, logit_std=1.0, seed=0):
+    return FORMS[form](1, SHAPE, 8, logit_mean, logit_std, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -23,13 +23,13 @@ def test_every_form_gives_a_difference_for_each_entry_and_trains_all_it_has(form
 
 @pytest.mark.parametrize("form", FORMS)
 def test_how_open_a_mask_starts_is_what_was_asked_for(form):
-    tight, wide = (made(form, open_by=by)().mean().item() for by in (-2.0, 2.0))
+    tight, wide = (made(form, logit_mean=by)().mean().item() for by in (-2.0, 2.0))
     assert wide - tight == pytest.approx(4.0, abs=0.6)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_how_far_apart_entries_start_is_what_was_asked_for(form):
-    assert made(form, spread=5.0)().std().item() == pytest.approx(5.0, rel=0.25)
+    assert made(form, logit_std=5.0)().std().item() == pytest.approx(5.0, rel=0.25)
 
 
 @pytest.mark.parametrize("form", FORMS)

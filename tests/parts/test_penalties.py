@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from conceptctl.diffusion.projections import Stacks
-from conceptctl.parts.penalties import COMBINATIONS, combined, forgetting, preservation, sparsity
+from conceptctl.learning.weights import Deltas
+from conceptctl.parts.penalties import SKETCH, forgetting, hutchinson_sketch, preservation, sparsity
 
 
 def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before():
@@ -17,7 +17,7 @@ def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before(
     wanted = sum(
         np.linalg.norm(earlier[place].double().numpy() * deltas[place].double().numpy()) ** 2 for place in "abc"
     )
-    assert forgetting(Stacks.of(deltas), Stacks.of(earlier)).item() == pytest.approx(wanted, rel=1e-5)
+    assert forgetting(Deltas.of(deltas), Deltas.of(earlier)).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_forgettings_gradient_is_that_of_what_it_is():
@@ -25,21 +25,21 @@ def test_forgettings_gradient_is_that_of_what_it_is():
     deltas, earlier = torch.randn(2, 5, 7, dtype=torch.float64, generator=generator).unbind()
     deltas.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda delta: forgetting(Stacks.of({"a": delta}), Stacks.of({"a": earlier})), (deltas,)
+        lambda delta: forgetting(Deltas.of({"a": delta}), Deltas.of({"a": earlier})), (deltas,)
     )
 
 
 def test_forgetting_asks_nothing_of_untouched_weights():
-    earlier = Stacks.of({"a": torch.tensor([[0.0, 2.0]])})
-    assert forgetting(Stacks.of({"a": torch.tensor([[9.0, 0.0]])}), earlier).item() == 0
-    assert forgetting(Stacks.of({"a": torch.tensor([[9.0, 3.0]])}), earlier).item() == 36
+    earlier = Deltas.of({"a": torch.tensor([[0.0, 2.0]])})
+    assert forgetting(Deltas.of({"a": torch.tensor([[9.0, 0.0]])}), earlier).item() == 0
+    assert forgetting(Deltas.of({"a": torch.tensor([[9.0, 3.0]])}), earlier).item() == 36
 
 
 def test_sparsity_is_the_sum_of_the_masks_densities():
     assert sparsity(torch.tensor([0.5, 1.0])).item() == pytest.approx(1.5)
 
 
-def test_preservation_is_the_share_by_which_keys_and_values_of_known_states_change():
+def test_preservation_is_the_share_by_which_keys_and_values_of_other_prompts_change():
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 7, generator=generator, dtype=torch.float64)
     shapes = {"a": (5, 7), "b": (6, 7), "c": (5, 7)}
@@ -47,24 +47,24 @@ def test_preservation_is_the_share_by_which_keys_and_values_of_known_states_chan
         {place: torch.randn(shape, generator=generator, dtype=torch.float64) for place, shape in shapes.items()}
         for _ in range(2)
     )
-    root = torch.linalg.cholesky(hidden.T @ hidden / len(hidden))
-    sizes = {place: (weight @ root).square().sum() for place, weight in weights.items()}
+    factor = torch.linalg.cholesky(hidden.T @ hidden / len(hidden))
+    energy = {place: (weight @ factor).square().sum() for place, weight in weights.items()}
     shares = [
         np.square(hidden.numpy() @ deltas[place].numpy().T).sum()
         / np.square(hidden.numpy() @ weights[place].numpy().T).sum()
         for place in "abc"
     ]
-    assert preservation(Stacks.of(deltas), root, sizes).item() == pytest.approx(np.mean(shares))
+    assert preservation(Deltas.of(deltas), factor, energy).item() == pytest.approx(np.mean(shares))
 
 
-def test_random_combinations_stand_for_all_columns_in_the_mean():
+def test_a_sketch_stands_for_all_columns_in_the_mean():
     generator = torch.Generator().manual_seed(0)
     states, delta = torch.randn(12, 100, generator=generator), torch.randn(5, 12, generator=generator)
-    exact = preservation(Stacks.of({"a": delta}), states, {"a": torch.tensor(1.0)}).item()
-    drawn = [combined(states, generator) for _ in range(400)]
-    assert {each.shape for each in drawn} == {(12, COMBINATIONS)}
-    found = [preservation(Stacks.of({"a": delta}), each, {"a": torch.tensor(1.0)}).item() for each in drawn]
+    exact = preservation(Deltas.of({"a": delta}), states, {"a": torch.tensor(1.0)}).item()
+    drawn = [hutchinson_sketch(states, generator) for _ in range(400)]
+    assert {each.shape for each in drawn} == {(12, SKETCH)}
+    found = [preservation(Deltas.of({"a": delta}), each, {"a": torch.tensor(1.0)}).item() for each in drawn]
     assert np.mean(found) == pytest.approx(exact, rel=0.03)
     assert np.std(found) > 0
-    few = states[:, :COMBINATIONS]
-    assert combined(few, generator) is few
+    few = states[:, :SKETCH]
+    assert hutchinson_sketch(few, generator) is few

@@ -47,7 +47,8 @@ class Line(Stage):
         return {"loss": (self.network(batch) - 3 * batch).square().mean()}
 
     def measure(self, network):
-        return {"error": self.losses(torch.rand(4, 1))["loss"].item()}
+        points = torch.rand(4, 1)
+        return {"error": (network(points) - 3 * points).square().mean().item()}
 
 
 RECIPE = Recipe(samples=1280, batch=32, learning_rate=0.05, warmup=5)
@@ -82,6 +83,30 @@ def test_a_finished_training_is_not_begun_again(tmp_path):
     before = (tmp_path / "line.safetensors").read_bytes()
     train(Line(stop_at=0), tmp_path)
     assert (tmp_path / "line.safetensors").read_bytes() == before
+
+
+def test_the_average_begins_at_the_first_weights_and_follows_every_step(tmp_path):
+    stage = Line()
+    trainer = Trainer(stage, replace(RECIPE, average=0.4), tmp_path, CPU)
+    expected = {name: value.clone() for name, value in stage.network.state_dict().items()}
+    # Its decay rises until it is the recipe's.
+    for decay in (2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 0.4, 0.4):
+        trainer._step()
+        for name, value in stage.network.state_dict().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value, 1 - decay)
+    found = trainer.averaged().state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not torch.equal(found["0.weight"], stage.network[0].weight)
+
+
+def test_measuring_changes_nothing_in_training(tmp_path):
+    for name, seconds in (("often", 0.0), ("never", 60.0)):
+        (tmp_path / name).mkdir()
+        train(Line(), tmp_path / name, report_every=seconds)
+    often, never = (averaged_weights(tmp_path / name, "line") for name in ("often", "never"))
+    assert all(torch.equal(often[name], never[name]) for name in often)
 
 
 def square(step):

@@ -1,6 +1,7 @@
 """The import gate: every rule with a file that breaks it, and nothing but the project's errors for any bytes at all."""
 
 import json
+import math
 import os
 import struct
 
@@ -9,13 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, ConceptctlError, ImportRefused, NotFound, UsageError
-from conceptctl.store import tensorfile
+from conceptctl.store import tensorfile, weights
+from conceptctl.store.concept import METADATA_KEY, read_record
 from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.verify import verify
 from conceptctl.workflows.concept_files import export_concepts, import_concept
 from tests import synthetic
 
 PLACE = "delta/unet/mid_block.attn2.to_k.weight"
+STATE = "state/fisher/unet/mid_block.attn2.to_k.weight"
+"""Of a weight of 24 x 6."""
 
 
 @pytest.fixture
@@ -55,8 +61,6 @@ def test_a_good_file_comes_in_and_goes_out_the_same(store, good, tmp_path):
 
 
 def test_another_name_is_written_into_the_file(store, good):
-    from conceptctl.store.concept import read_record
-
     head = import_concept(store, good, "alice2")
     assert read_record(store.blob(head.concepts[0])).name == "alice2"
     assert b'"alice"' not in store.blob(head.concepts[0]).read_bytes()
@@ -158,7 +162,7 @@ def nan(tensors):
 
 
 def infinite_state(tensors):
-    tensors["state/fisher"] = Tensor("F16", (1,), np.array([np.inf], "<f2").tobytes())
+    tensors[STATE] = Tensor("F32", (1,), np.array([np.inf], "<f4").tobytes())
 
 
 def flipped_mask(tensors):
@@ -224,6 +228,65 @@ def test_tensors_that_break_a_rule(store, good, change, rule):
     refused(store, changed(store, good, change), rule)
 
 
+def zeros(shape, dtype="F32"):
+    return Tensor(dtype, shape, bytes(tensorfile.WIDTHS[dtype] * math.prod(shape)))
+
+
+NO_WEIGHT = "belongs to no weight that a concept changes"
+NO_SIZE = "no fp32 numbers of a size"
+
+
+@pytest.mark.parametrize(
+    ("state", "rule"),
+    [
+        # Names of what is kept.
+        ({"state/Fisher/unet/mid_block.attn2.to_k.weight": zeros((24, 6))}, NO_WEIGHT),
+        ({"state/9/unet/mid_block.attn2.to_k.weight": zeros((24, 6))}, NO_WEIGHT),
+        ({"state//unet/mid_block.attn2.to_k.weight": zeros((24, 6))}, NO_WEIGHT),
+        ({f"state/{'f' * 33}/unet/mid_block.attn2.to_k.weight": zeros((24, 6))}, NO_WEIGHT),
+        # Places that deltas do not go on, and none.
+        ({"state/fisher": zeros((1,))}, NO_WEIGHT),
+        ({"state/fisher/": zeros((1,))}, NO_WEIGHT),
+        ({"state/fisher/unet/none": zeros((1,))}, NO_WEIGHT),
+        ({"state/fisher/vae/w": zeros((3,))}, NO_WEIGHT),
+        ({f"state/fisher/text_encoder/{synthetic.TOKEN_TABLE}": zeros((8, 6))}, NO_WEIGHT),
+        ({f"state/fisher/{PLACE}": zeros((24, 6))}, NO_WEIGHT),
+        # Types, ranks and sizes.
+        *(({STATE: zeros((24, 6), dtype)}, NO_SIZE) for dtype in ("F16", "BF16", "F64", "U8", "I64", "BOOL")),
+        ({STATE: zeros(())}, NO_SIZE),
+        ({STATE: zeros((24, 6, 1))}, NO_SIZE),
+        ({STATE: zeros((25, 6))}, NO_SIZE),
+        ({STATE: zeros((6, 25))}, NO_SIZE),
+        ({STATE: zeros((25,))}, NO_SIZE),
+        ({STATE.replace("to_k", "to_v"): zeros((21, 6))}, NO_SIZE),
+        ({f"state/kind{n}/unet/mid_block.attn2.to_k.weight": zeros((1,)) for n in range(17)}, "17 kinds of state"),
+    ],
+)
+def test_states_that_break_a_rule(store, good, state, rule):
+    refused(store, changed(store, good, lambda tensors: tensors.update(state)), rule)
+    assert run(["import", str(good), "--store", str(store.layout.root)]) == 8
+
+
+def test_a_sound_state_comes_in_and_is_read_as_it_was(store, tmp_path):
+    kept = {
+        **synthetic.state(),
+        "fisher/unet/mid_block.attn2.to_v.weight": np.arange(120, dtype=np.float32).reshape(20, 6),
+        "each_row/unet/mid_block.attn2.to_k.weight": np.arange(24, dtype=np.float32),
+        **{f"k{n}/unet/mid_block.attn2.to_k.weight": np.full((1,), n, np.float32) for n in range(12)},
+    }
+    assert len({name.partition("/")[0] for name in kept}) == 16
+    path = tmp_path / "alice.safetensors"
+    path.write_bytes(synthetic.concept_bytes(store, "alice", state=kept))
+    head = import_concept(store, path)
+    found = weights.read_state(store.blob(head.concepts[0]))
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in kept.items()
+    }
+    assert verify(store.layout, read_data=True).problems == ()
+    export_concepts(store, ("alice",), tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == path.read_bytes()
+
+
 def test_bits_beyond_the_end_of_a_mask(tmp_path):
     """A matrix whose size is no multiple of eight leaves bits that mean nothing and must be zero."""
     shapes = {"mid_block.attn2.to_k.weight": (3, 3)}
@@ -250,6 +313,45 @@ def test_records_that_break_a_rule(store, good, record):
     made = synthetic.record(store, **{"name": "alice", **record})
     good.write_bytes(b"".join(tensorfile.encode(tensors, made.metadata())))
     refused(store, good, "record")
+
+
+UID = "0123456789abcdef"
+
+
+def with_contains(store, path, contains):
+    """Give a concept file's record a field that is anything at all."""
+    tensors, metadata = tensorfile.read_tensors(path)
+    entry = json.loads(metadata[METADATA_KEY])
+    entry["concept"]["contains"] = contains
+    path.write_bytes(b"".join(tensorfile.encode(tensors, {METADATA_KEY: json.dumps(entry)})))
+    return path
+
+
+@pytest.mark.parametrize(
+    "contains", [UID, None, 1, True, {UID: UID}, [1], [None], [[UID]], [UID[1:]], [UID + "0"], [UID.upper()], ["../x"],
+                 [UID + "\n"], [UID, ""]]
+)  # fmt: skip
+def test_what_a_concept_contains_is_a_row_of_uids(store, good, contains):
+    refused(store, with_contains(store, good, contains), "contains is not a row of uids")
+    assert run(["import", str(good), "--store", str(store.layout.root)]) == 8
+
+
+def test_a_concept_comes_in_after_those_that_it_contains(store, good):
+    assert read_record(good).contains == ()
+    before = synthetic.learn(store, "bob", 5).concepts[0].uid
+    with_contains(store, good, [before, UID])
+    with pytest.raises(ImportRefused, match=f"not in this store: {UID}$") as caught:
+        import_concept(store, good)
+    assert "import those first" in caught.value.hint
+    with_contains(store, good, [before])
+    head = import_concept(store, good, "robert")
+    assert read_record(store.blob(head.concept("robert"))).contains == (before,)
+
+
+def test_a_record_says_what_it_contains_only_where_there_is_something(store):
+    """Files of earlier versions have no such field, and the same concept gives the same file as ever."""
+    assert "contains" not in synthetic.record(store, "alice").metadata()[METADATA_KEY]
+    assert f'"contains":["{UID}"]' in synthetic.record(store, "alice", contains=(UID,)).metadata()[METADATA_KEY]
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged, StoreTooNew
+from conceptctl.families.sd import FAMILY
 from conceptctl.store import base, folded, garbage, jobs, locks
 from conceptctl.store.layout import FORMAT_NUMBER
 from conceptctl.store.manifest import Action, decode
@@ -88,18 +89,18 @@ def test_the_base_comes_back_as_a_folder(store, base_folder):
 
 
 def test_a_base_is_its_tensors_and_not_its_files(tmp_path, base_folder):
-    first = base.inspect(base_folder)
+    first = base.inspect(base_folder, FAMILY)
     moved = base_folder / "unet/other-name.safetensors"
     (base_folder / "unet/diffusion_pytorch_model.safetensors").rename(moved)
     (base_folder / "unet/config.json").write_text("{}")
-    assert base.inspect(base_folder).sha256 == first.sha256
-    assert base.inspect(synthetic.write_base(tmp_path / "other", seed=1)).sha256 != first.sha256
+    assert base.inspect(base_folder, FAMILY).sha256 == first.sha256
+    assert base.inspect(synthetic.write_base(tmp_path / "other", seed=1), FAMILY).sha256 != first.sha256
 
 
 def test_a_second_variant_of_the_same_weights_is_left_out(base_folder):
     plain = base_folder / "unet/diffusion_pytorch_model.safetensors"
     (base_folder / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(plain.read_bytes())
-    assert [place for place in base.inspect(base_folder).weights if place.startswith("unet")] == [
+    assert [place for place in base.inspect(base_folder, FAMILY).weights if place.startswith("unet")] == [
         "unet/diffusion_pytorch_model.safetensors"
     ]
 

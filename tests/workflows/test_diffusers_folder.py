@@ -12,12 +12,12 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from conceptctl.cli.app import run
-from conceptctl.errors import AlreadyExists, NoSpace, NotFound, StoreDamaged
+from conceptctl.errors import AlreadyExists, NoSpace, NotFound, StoreDamaged, UsageError
+from conceptctl.formats.diffusers_folder import export_diffusers
 from conceptctl.store import tensorfile
 from conceptctl.store.store import Store
-from conceptctl.workflows.diffusers_folder import export_diffusers
 from conceptctl.workflows.fold import fold
-from conceptctl.workflows.generate import Request, generate
+from conceptctl.workflows.generate.run import Request, generate
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
@@ -126,6 +126,19 @@ def test_some_concepts_only(store, tmp_path):
     assert alone.head().base.sha256 != store.head().base.sha256
     with pytest.raises(NotFound, match="alise"):
         export_diffusers(store, ("alise",), tmp_path / "other")
+
+
+def test_a_concept_is_not_chosen_without_those_that_it_goes_on_from(store, base_folder, tmp_path):
+    shapes = key_value_shapes(base_folder)
+    synthetic.learn(store, "owl", 3, shapes=shapes, width=WIDTH, contains=(store.concept("alice").uid,))
+    for names in (("owl",), ("falls", "owl")):
+        with pytest.raises(UsageError, match="'owl' goes on from") as caught:
+            export_diffusers(store, names, tmp_path / "model")
+        assert "export all concepts" in caught.value.hint
+        assert not (tmp_path / "model").exists()
+    assert export_diffusers(store, ("owl", "alice"), tmp_path / "model").concepts == ("alice", "owl")
+    assert export_diffusers(store, ("falls",), tmp_path / "falls").concepts == ("falls",)
+    assert export_diffusers(store, (), tmp_path / "all").concepts == ("alice", "falls", "owl")
 
 
 def test_an_earlier_generation(store, tmp_path):

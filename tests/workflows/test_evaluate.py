@@ -12,21 +12,27 @@ import pytest
 import torch
 from PIL import Image
 
+from conceptctl import presets
 from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.metrics.features import load_extractor
 from conceptctl.metrics.mmd import mmd
 from conceptctl.store import base, manifest, tensorfile
+from conceptctl.store.concept import METADATA_KEY
 from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
-from conceptctl.workflows import evaluations, recall
-from conceptctl.workflows.evaluate import Request, Watch, evaluate
+from conceptctl.workflows import reference_samples
+from conceptctl.workflows.evaluate import history
+from conceptctl.workflows.evaluate.evaluation import Request, Watch
+from conceptctl.workflows.evaluate.heldout import read_pictures
+from conceptctl.workflows.evaluate.report import comparable
+from conceptctl.workflows.evaluate.run import evaluate
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
-from conceptctl.workflows.heldout import read_pictures
 from conceptctl.workflows.undo import plan_undo, undo
 from tests import evaluated, synthetic
-from tests.evaluated import REMEMBERED, learn, write_heldout
+from tests.evaluated import RECIPE, REFERENCE_SAMPLES, learn, settings_of, write_heldout
+from tests.small_presets import shipped_but
 from tests.tiny_clip import PROJECTION, write_tiny_clip
 from tests.tiny_pipeline import key_value_shapes, write_tiny_pipeline
 
@@ -91,7 +97,7 @@ def figures(found):
 
 def test_nothing_is_forgotten_when_nothing_came_after(alone, heldout, measure):
     (alice,) = measure(alone, heldout).measured
-    assert alice.kept.then == "remembered"
+    assert alice.kept.after_learning == "reference samples"
     assert alice.kept.figures["F_mmd"] == 0
     assert alice.kept.figures["BwT_mmd"] == 0
     assert alice.kept.figures["A_mmd"] == alice.kept.figures["P_mmd"] > 0
@@ -129,13 +135,13 @@ def test_folding_and_forgetting_the_other_bring_back_what_was(store, heldout, me
 
 def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extractor):
     """The way from pictures to figures once more, by hand."""
-    from conceptctl.diffusion.sampling import draw_set
-    from conceptctl.workflows.generate import load
+    from conceptctl.workflows.drawing import draw_set
+    from conceptctl.workflows.model import load
 
     found = measure(store, heldout)
-    pipeline = load(store, store.head(), "cpu")
-    drawn = draw_set(pipeline, "a photo of a V*alice", REMEMBERED, steps=evaluated.STEPS, guidance=evaluated.GUIDANCE)
-    present = extractor.images(list(drawn))
+    backbone = load(store, store.head(), "cpu")
+    sample = backbone.sampler("a photo of a V*alice", steps=evaluated.STEPS, guidance=evaluated.GUIDANCE)
+    present = extractor.images(list(draw_set(sample, REFERENCE_SAMPLES)))
     real = extractor.images(read_pictures(store, store.head(), {"alice": heldout / "alice"})["alice"])
     alice = found.measured[0].kept
     assert alice.figures["A_mmd"] == pytest.approx(mmd(real, present), rel=1e-6)
@@ -144,44 +150,44 @@ def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extracto
     )
     assert alice.kernel == {"degree": 2, "gamma": 1 / PROJECTION, "offset": 1.0, "unit_norm": True, "biased": True}
     assert alice.extractor == {"name": "local folder", "sha256": extractor.sha256}
-    assert (alice.drawn, alice.heldout) == (REMEMBERED, 4)
+    assert (alice.drawn, alice.heldout) == (REFERENCE_SAMPLES, 4)
 
 
 def test_without_features_the_past_is_drawn_again_and_is_the_same(empty, shapes, extractor, heldout, measure):
     learn(empty, "alice", 1, shapes)
     learn(empty, "falls", 2, shapes)
-    again = measure(empty, heldout, count=REMEMBERED)
-    assert {each.kept.then for each in again.measured} == {"redrawn"}
+    again = measure(empty, heldout, count=REFERENCE_SAMPLES)
+    assert {each.kept.after_learning for each in again.measured} == {"redrawn"}
     assert again.measured[1].kept.figures["F_mmd"] == 0
     assert again.measured[0].kept.figures["F_mmd"] > 0
 
 
-def test_remembered_and_redrawn_give_equal_figures(store, heldout, measure, monkeypatch):
+def test_reference_samples_and_redrawn_pictures_give_equal_figures(store, heldout, measure, monkeypatch):
     kept = figures(measure(store, heldout))
-    monkeypatch.setattr(recall, "remembered_features", lambda *_: None)
-    again = measure(store, heldout, count=REMEMBERED)
-    assert {each.kept.then for each in again.measured} == {"redrawn"}
+    monkeypatch.setattr(reference_samples, "reference_features", lambda *_: None)
+    again = measure(store, heldout, count=REFERENCE_SAMPLES)
+    assert {each.kept.after_learning for each in again.measured} == {"redrawn"}
     assert figures(again) == kept
 
 
-def test_what_learn_remembers_is_what_eval_draws_again(empty, heldout, measure, clip_folder, monkeypatch):
+def test_the_reference_samples_of_learn_are_what_eval_draws_again(empty, heldout, measure, clip_folder, monkeypatch):
     from conceptctl.config import TrainConfig
-    from conceptctl.workflows import learn as learning
+    from conceptctl.workflows.learn import request as learning
+    from conceptctl.workflows.learn.run import learn as learn_it
 
-    quick = dataclasses.replace(learning.defaults_of(empty.head().base), steps=2)
-    monkeypatch.setattr(learning, "defaults_of", lambda _: quick)
+    monkeypatch.setattr(presets, "shipped", shipped_but("sd", steps=2))
     request = learning.Request(
         heldout / "alice",
         "alice",
         "person",
         train=TrainConfig(steps=3, batch_size=2),
         auxiliary=0,
-        remembered=3,
+        reference_samples=3,
         feature_extractor=str(clip_folder),
     )
-    learning.learn(empty, request, device="cpu")
+    learn_it(empty, request, device="cpu")
     (alice,) = measure(empty, heldout).measured
-    assert (alice.kept.then, alice.kept.drawn, alice.kept.steps) == ("remembered", 3, 2)
+    assert (alice.kept.after_learning, alice.kept.drawn, alice.kept.steps) == ("reference samples", 3, 2)
     assert alice.kept.figures["F_mmd"] == 0
     assert alice.parameters.trained_in_all > 0
 
@@ -189,21 +195,21 @@ def test_what_learn_remembers_is_what_eval_draws_again(empty, heldout, measure, 
 def test_features_of_another_extractor_are_not_compared(store, heldout, tmp_path, extractor):
     other = write_tiny_clip(tmp_path / "other", seed=7)
     found = evaluate(store, Request(heldout, count=4, feature_extractor=str(other)), device="cpu")
-    assert {each.kept.then for each in found.measured} == {"redrawn"}
+    assert {each.kept.after_learning for each in found.measured} == {"redrawn"}
     assert found.measured[0].kept.extractor["sha256"] != extractor.sha256
 
 
-def test_more_pictures_than_were_remembered_are_drawn_on_both_sides(store, heldout, measure):
-    few, many = measure(store, heldout, count=3), measure(store, heldout, count=REMEMBERED + 2)
-    assert {each.kept.then for each in few.measured} == {"remembered"}
-    assert {each.kept.then for each in many.measured} == {"redrawn"}
-    assert {each.kept.drawn for each in many.measured} == {REMEMBERED + 2}
+def test_more_pictures_than_there_are_reference_samples_are_drawn_on_both_sides(store, heldout, measure):
+    few, many = measure(store, heldout, count=3), measure(store, heldout, count=REFERENCE_SAMPLES + 2)
+    assert {each.kept.after_learning for each in few.measured} == {"reference samples"}
+    assert {each.kept.after_learning for each in many.measured} == {"redrawn"}
+    assert {each.kept.drawn for each in many.measured} == {REFERENCE_SAMPLES + 2}
     assert few.measured[1].kept.figures["F_mmd"] == many.measured[1].kept.figures["F_mmd"] == 0
 
 
 def test_a_lost_manifest_leaves_out_forgetting_and_nothing_else(store, heldout, measure, monkeypatch):
-    monkeypatch.setattr(recall, "remembered_features", lambda *_: None)
-    monkeypatch.setattr(recall, "births", lambda _: {store.head().concepts[1].uid: 2})
+    monkeypatch.setattr(reference_samples, "reference_features", lambda *_: None)
+    monkeypatch.setattr(reference_samples, "introduced_in", lambda _: {store.head().concepts[1].uid: 2})
     said = []
     found = measure(store, heldout, count=4, watch=Watch(warn=said.append))
     assert found.measured[0].kept.figures["F_mmd"] is None
@@ -217,13 +223,44 @@ def test_every_run_is_kept_as_one_generation(store, heldout, measure):
     second = measure(store, heldout, count=3)
     assert (first.committed, second.committed) == (before + 1, before + 2)
     assert [(row.verb, row.subject) for row in store.log()[-2:]] == [("eval", "alice falls")] * 2
-    kept = evaluations.read_all(store.layout, store.head())
+    kept = history.read_all(store.layout, store.head())
     assert [each for _, each in kept] == [each.kept for found in (first, second) for each in found.measured]
     assert len({each.run for _, each in kept}) == 2
     alice = store.concept("alice").uid
-    assert [uid for uid, _ in evaluations.read_all(store.layout, store.head(), alice)] == [alice] * 2
+    assert [uid for uid, _ in history.read_all(store.layout, store.head(), alice)] == [alice] * 2
     undo(store, plan_undo(store))
-    assert len(evaluations.read_all(store.layout, store.head())) == 2
+    assert len(history.read_all(store.layout, store.head())) == 2
+
+
+@pytest.mark.parametrize(
+    ("then", "source"), [("remembered", "reference samples"), ("redrawn", "redrawn"), ("", "")]
+)  # fmt: skip
+def test_an_evaluation_of_an_earlier_version_is_read(store, heldout, measure, then, source, capsys):
+    alice = measure(store, heldout).measured[0]
+    undo(store, plan_undo(store))
+    entry = dataclasses.asdict(alice.kept)
+    assert entry.pop("after_learning") == "reference samples"
+    entry["then"] = then
+    with store.writing("eval") as writer:
+        blob = writer.add_tensors({}, {METADATA_KEY: manifest.canonical({"evaluation": entry}).decode()})
+        attached = manifest.Attachment("evaluation", alice.uid, blob)
+        writer.commit(writer.head.after(manifest.Action("eval", ("alice",)), attachments=(attached,)))
+    said = []
+    found = history.read_all(store.layout, store.head(), warn=said.append)
+    assert found == [(alice.uid, dataclasses.replace(alice.kept, after_learning=source))]
+    assert said == []
+    root = str(store.layout.root)
+    assert run(["show", "alice", "--store", root, "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["evaluations"]
+    assert shown["A_mmd"] == alice.kept.figures["A_mmd"]
+    # It stands beside those of now.
+    again = measure(store, heldout)
+    assert [each for _, each in history.read_all(store.layout, store.head(), alice.uid)] == [
+        found[0][1],
+        again.measured[0].kept,
+    ]
+    runs = comparable(again, history.read_all(store.layout, store.head()))
+    assert list(runs) == [alice.kept.generation, again.head.seq]
 
 
 def test_a_damaged_evaluation_stops_nothing(store, heldout, measure):
@@ -232,14 +269,14 @@ def test_a_damaged_evaluation_stops_nothing(store, heldout, measure):
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     said = []
-    assert len(evaluations.read_all(store.layout, store.head(), warn=said.append)) == 1
+    assert len(history.read_all(store.layout, store.head(), warn=said.append)) == 1
     assert "evaluation" in said[0]
     # Neither does one that the recommended repair took away.
     assert any("evaluation" in line for line in repair(store.layout))
     assert not path.exists()
     assert fold(store).head.seq == store.head().seq
     measure(store, heldout)
-    assert len(evaluations.read_all(store.layout, store.head())) == 3
+    assert len(history.read_all(store.layout, store.head())) == 3
 
 
 def test_a_purge_takes_the_evaluations_with_it(store, heldout, measure):
@@ -249,7 +286,7 @@ def test_a_purge_takes_the_evaluations_with_it(store, heldout, measure):
     assert store.layout.blob(blob.sha256).is_file()
     forget(store, plan_forget(store, "alice", purge_it=True))
     assert not store.layout.blob(blob.sha256).exists()
-    assert [uid for uid, _ in evaluations.read_all(store.layout, store.head())] == [found.measured[1].uid]
+    assert [uid for uid, _ in history.read_all(store.layout, store.head())] == [found.measured[1].uid]
     for path in store.layout.root.rglob("*"):
         if path.is_file():
             data = path.read_bytes()
@@ -346,7 +383,7 @@ def test_memory_that_runs_out_is_no_bug(store, heldout, measure, monkeypatch):
     def out_of_memory(*args, **kwargs):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("conceptctl.workflows.generate.apply_concepts", out_of_memory)
+    monkeypatch.setattr("conceptctl.workflows.model.apply_concepts", out_of_memory)
     with pytest.raises(DeviceFailed, match="out of memory"):
         measure(store, heldout)
 
@@ -381,29 +418,53 @@ def test_what_changes_meanwhile_is_respected(store, heldout, measure):
     assert found.committed == 4
 
 
-def test_a_record_of_somebody_elses_is_not_believed_everything(store):
-    checkpoint = store.head().base
-    for settings in (
-        {"remembered_prompt": "V*{} and v*bob", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "V*{} \ud800", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "V*{}" + 1000 * " cat", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "V*{} and V*bob", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a V*{}ice", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a V*{}-2", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a xV*{}", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": 10**9, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": True, "remembered_guidance": 3.0},
-        {"remembered_prompt": "no concept", "remembered_steps": 2, "remembered_guidance": 3.0},
-        {"remembered_prompt": "a photo of a V*{}", "remembered_steps": 2, "remembered_guidance": float("nan")},
-        {},
-    ):
-        recipe = recall.recipe_of(synthetic.record(store, "x", settings=settings), checkpoint)
-        assert (recipe.prompt, recipe.recorded) == ("a photo of a V*{}", False)
-    braces = {**evaluated.SETTINGS, "remembered_prompt": "{0.__class__} V*{}"}
-    assert (
-        recall.recipe_of(synthetic.record(store, "x", settings=braces), checkpoint).prompt_for("x")
-        == "{0.__class__} V*x"
-    )
+@pytest.mark.parametrize("said", ["reference", "remembered"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "V*{} and v*bob"},
+        {"prompt": "V*{} \ud800"},
+        {"prompt": "V*{}" + 1000 * " cat"},
+        {"prompt": "V*{} and V*bob"},
+        {"prompt": "a photo of a V*{}ice"},
+        {"prompt": "a photo of a V*{}-2"},
+        {"prompt": "a photo of a xV*{}"},
+        {"steps": 10**9},
+        {"steps": True},
+        {"prompt": "no concept"},
+        {"guidance": float("nan")},
+        {"prompt": None, "steps": None, "guidance": None},
+    ],
+)
+def test_a_record_of_somebody_elses_is_not_believed_everything(empty, said, changed):
+    recipe = {"prompt": "a photo of a V*{}", "steps": 2, "guidance": 3.0, **changed}
+    settings = settings_of({name: value for name, value in recipe.items() if value is not None}, said)
+    found = reference_samples.recipe_of(synthetic.record(empty, "x", settings=settings), empty.head().base)
+    assert (found.prompt, found.recorded) == ("a photo of a V*{}", False)
+
+
+@pytest.mark.parametrize("said", ["reference", "remembered"])
+def test_a_prompt_of_a_record_is_no_format_to_fill_in(empty, said):
+    settings = settings_of({**RECIPE, "prompt": "{0.__class__} V*{}"}, said)
+    found = reference_samples.recipe_of(synthetic.record(empty, "x", settings=settings), empty.head().base)
+    assert found.prompt_for("x") == "{0.__class__} V*x"
+    assert (found.steps, found.guidance, found.recorded) == (evaluated.STEPS, evaluated.GUIDANCE, True)
+
+
+def test_what_a_record_of_an_earlier_version_says_counts(
+    store, base_folder, tmp_path, shapes, extractor, heldout, measure
+):
+    now = measure(store, heldout)
+    earlier = synthetic.make_store(tmp_path / "earlier/store", base_folder)
+    learn(earlier, "alice", 1, shapes, extractor, said="remembered")
+    learn(earlier, "falls", 2, shapes, extractor, said="remembered", remembered_device="cuda")
+    then = measure(earlier, heldout, count=REFERENCE_SAMPLES)
+    assert [each.kept.after_learning for each in now.measured] == ["reference samples"] * 2
+    # What another kind of device drew is not compared.
+    assert [each.kept.after_learning for each in then.measured] == ["reference samples", "redrawn"]
+    how = (evaluated.STEPS, evaluated.GUIDANCE)
+    assert [(each.kept.steps, each.kept.guidance) for each in then.measured] == [how, how]
+    assert figures(then) == figures(now)
 
 
 def _changed(store, name):

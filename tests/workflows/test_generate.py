@@ -9,15 +9,16 @@ from PIL import Image
 
 import conceptctl
 from conceptctl.cli.app import run
-from conceptctl.diffusion.columns import Composition
-from conceptctl.diffusion.sampling import draw
-from conceptctl.diffusion.words import Worded
+from conceptctl.diffusion.composition.guidance import GuidedPrompt
+from conceptctl.diffusion.composition.regions import Composition
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.store.store import Store
-from conceptctl.workflows.compose import compose
+from conceptctl.workflows.drawing import draw
 from conceptctl.workflows.fold import fold
-from conceptctl.workflows.generate import Request, generate, load
-from conceptctl.workflows.recall import recipe_of, word_of
+from conceptctl.workflows.generate.compose import compose
+from conceptctl.workflows.generate.run import Request, generate
+from conceptctl.workflows.model import load
+from conceptctl.workflows.reference_samples import recipe_of, word_of
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
@@ -81,6 +82,15 @@ def test_what_is_learned_after_a_fold_is_added_to_the_stored_weights(store, base
     assert np.array_equal(*pictures)
 
 
+def test_what_is_folded_is_drawn_under_its_name_too(store, tmp_path):
+    (before,) = drawn(store, tmp_path / "before", prompt_only=True)
+    fold(store)
+    for concept in store.head().concepts:
+        spoil(store.blob(concept))
+    (after,) = drawn(store, tmp_path / "after", prompt_only=True)
+    assert np.array_equal(before, after)
+
+
 @pytest.mark.parametrize("harm", [spoil, lambda path: path.unlink()])
 def test_stored_weights_that_are_lost_are_made_again(store, tmp_path, harm):
     (before,) = drawn(store, tmp_path / "before")
@@ -108,13 +118,26 @@ def test_a_damaged_concept_is_named_and_the_others_are_drawn_without_it(store, b
         assert json.loads(picture.text["conceptctl"])["without"] == ["alice"]
 
 
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_damaged_concept_that_another_goes_on_from_is_missed(store, tmp_path, base_folder, negative):
+    shapes = key_value_shapes(base_folder)
+    synthetic.learn(store, "owl", 3, shapes=shapes, width=WIDTH, contains=(store.concept("alice").uid,))
+    spoil(store.blob(store.concept("alice")))
+    asked = Request("a cat", negative="V*owl", steps=1) if negative else Request("V*owl", steps=1)
+    with pytest.raises(StoreDamaged, match="alice"):
+        generate(store, asked, tmp_path / "none", device="cpu")
+    assert not (tmp_path / "none").exists()
+    # The other one is whole without it.
+    assert len(drawn(store, tmp_path / "out", "V*falls")) == 1
+
+
 def test_a_concept_changes_the_picture(store, tmp_path):
     (with_concepts,) = drawn(store, tmp_path / "a", "a photo of a cat")
     (without,) = drawn(store, tmp_path / "b", "a photo of a cat", at=0)
     assert not np.array_equal(with_concepts, without)
 
 
-def test_several_concepts_have_a_column_each(store, tmp_path):
+def test_several_concepts_have_a_region_each(store, tmp_path):
     (together,) = drawn(store, tmp_path / "a")
     (swapped,) = drawn(store, tmp_path / "b", "a photo of V*falls next to V*alice")
     (anywhere,) = drawn(store, tmp_path / "c", prompt_only=True)
@@ -123,22 +146,22 @@ def test_several_concepts_have_a_column_each(store, tmp_path):
     composed = Composition("a photo of a person next to a person", ("a photo of a V*alice", "a photo of a V*falls"))
     how = {"steps": 2, "guidance": 7.5}
     ((wanted,), (plain,)) = (
-        list(draw(load(store, store.head(), "cpu"), prompt, [0], **how))
+        list(draw(load(store, store.head(), "cpu").sampler(prompt, **how), [0]))
         for prompt in (composed, "a photo of V*alice next to V*falls")
     )
     assert np.array_equal(together, np.asarray(wanted))
     assert np.array_equal(anywhere, np.asarray(plain))
     # One concept, however often it is named, has the picture for itself.
-    assert isinstance(compose(store, store.head(), "V*alice and V*alice", ["alice"]), Worded)
+    assert isinstance(compose(store, store.head(), "V*alice and V*alice", ["alice"]), GuidedPrompt)
 
 
 def test_what_is_said_beside_a_concept_counts(store, tmp_path):
     (snow,) = drawn(store, tmp_path / "a", "a photo of a V*alice in the snow")
     (alone,) = drawn(store, tmp_path / "b", "a photo of a V*alice in the snow", prompt_only=True)
     assert not np.array_equal(snow, alone)
-    worded = Worded("a photo of a V*alice in the snow", "a photo of a person in the snow", "a photo of a person")
-    assert compose(store, store.head(), worded.prompt, ["alice"]) == worded
-    (wanted,) = draw(load(store, store.head(), "cpu"), worded, [0], steps=2, guidance=7.5)
+    guided = GuidedPrompt("a photo of a V*alice in the snow", "a photo of a person in the snow", "a photo of a person")
+    assert compose(store, store.head(), guided.prompt, ["alice"]) == guided
+    (wanted,) = draw(load(store, store.head(), "cpu").sampler(guided, steps=2, guidance=7.5), [0])
     assert np.array_equal(snow, np.asarray(wanted))
     # Nothing is said in these, and nothing of a concept in the last.
     nothing = ["a photo of V*alice", "A photo of a V*alice", "a photo of a V*alice person", "V*alice", "a V*alice"]
@@ -147,22 +170,22 @@ def test_what_is_said_beside_a_concept_counts(store, tmp_path):
     assert compose(store, store.head(), "a cat in the snow", []) == "a cat in the snow"
 
 
-def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
+def test_a_concept_is_drawn_in_its_region_as_its_reference_samples_are(store):
     prompt = "V*falls in front of a V*alice, at night"
     composed = compose(store, store.head(), prompt, ["falls", "alice"])
     assert composed == Composition(
         "a person in front of a person, at night",
         tuple(
-            Worded(f"a photo of a V*{name} at night", "a photo of a person at night", "a photo of a person")
+            GuidedPrompt(f"a photo of a V*{name} at night", "a photo of a person at night", "a photo of a person")
             for name in ("falls", "alice")
         ),
     )
     painted = compose(store, store.head(), "An oil painting of a V*falls and V*alice", ["falls", "alice"])
-    assert [column.prompt for column in painted.columns] == [
+    assert [region.prompt for region in painted.regions] == [
         "An oil painting of a V*falls",
         "An oil painting of a V*alice",
     ]
-    assert {(column.said, column.unsaid) for column in painted.columns} == {
+    assert {(region.with_words, region.without_words) for region in painted.regions} == {
         ("An oil painting of a person", "a photo of a person")
     }
     # A concept may come from a file of somebody else's.
@@ -171,7 +194,7 @@ def test_a_concept_is_drawn_in_its_column_as_it_is_remembered(store):
     assert plain == ["owl", "big owl", "", "", "", "", ""]
 
 
-def test_a_concept_whose_pictures_were_not_remembered_is_drawn_as_its_method_learned_it(store):
+def test_a_concept_without_reference_samples_is_drawn_as_its_method_learned_it(store):
     prompts = {
         method: recipe_of(synthetic.record(store, "bob", method=method), store.head().base).prompt
         for method in ("stamina", "lora", "ti++", "another")
@@ -195,7 +218,7 @@ def test_loading_changes_the_learned_weights_and_rows_and_nothing_else(store, ba
     from diffusers import StableDiffusionPipeline
 
     plain = StableDiffusionPipeline.from_pretrained(base_folder)
-    loaded = load(store, store.head(), "cpu")
+    loaded = load(store, store.head(), "cpu").pipeline
     changed = key_value_shapes(base_folder)
     for name, weight in plain.unet.named_parameters():
         same = torch.equal(weight, loaded.unet.get_parameter(name))
@@ -240,15 +263,15 @@ def test_the_recipe_stands_in_the_file_unless_it_is_not_wanted(store, tmp_path):
     assert recipe["prompt"] == "V*alice and V*falls"
     assert recipe["drawn_from"] == {
         "whole": "a person and a person",
-        "columns": ["a photo of a V*alice", "a photo of a V*falls"],
+        "regions": ["a photo of a V*alice", "a photo of a V*falls"],
     }
     snow = generate(store, Request("V*alice in the snow", steps=1), tmp_path, device="cpu")
     with Image.open(snow.images[0].path) as picture:
         recipe = json.loads(picture.text["conceptctl"])
     assert recipe["drawn_from"] == {
         "prompt": "V*alice in the snow",
-        "said": "a person in the snow",
-        "unsaid": "a photo of a person",
+        "with_words": "a person in the snow",
+        "without_words": "a photo of a person",
     }
     bare = generate(store, Request("a cat", steps=1, metadata=False), tmp_path, device="cpu")
     with Image.open(bare.images[0].path) as picture:
@@ -264,7 +287,7 @@ def test_a_prompt_that_is_too_long_is_warned_of(store, tmp_path):
     generate(store, request, tmp_path, device="cpu", warn=said.append)
     assert "negative" in said[1]
     assert "awake" in said[1]
-    # Its column sees a concept wherever the prompt names it.
+    # Its region sees a concept wherever the prompt names it.
     generate(store, Request("V*alice" + " a cat" * 40 + " V*falls", steps=1), tmp_path, device="cpu", warn=said.append)
     assert said[2].endswith("a cat person'")
 
@@ -308,7 +331,7 @@ def test_memory_that_runs_out_is_no_bug(store, tmp_path, monkeypatch, capsys):
     def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("conceptctl.workflows.generate.apply_concepts", out_of_memory)
+    monkeypatch.setattr("conceptctl.workflows.model.apply_concepts", out_of_memory)
     options = ["--store", str(store.layout.root), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert run(["generate", "a cat", *options]) == 9
     assert "out of GPU memory" in capsys.readouterr().err
@@ -320,15 +343,15 @@ def test_the_command(store, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert [image["seed"] for image in answer["images"]] == [4, 5]
     assert answer["generation"] == 2
-    assert answer["columns"] == []
+    assert answer["regions"] == []
     assert pixels(answer["contact_sheet"]).shape == (16, 32, 3)
     assert "warnings" not in answer
     assert run(["generate", "V*alice " + "a cat " * 40, "--json", *options]) == 0
     assert "too long" in json.loads(capsys.readouterr().out)["warnings"][0]
     assert run(["generate", "V*falls and V*alice", "--json", *options]) == 0
-    assert json.loads(capsys.readouterr().out)["columns"] == ["a photo of a V*falls", "a photo of a V*alice"]
+    assert json.loads(capsys.readouterr().out)["regions"] == ["a photo of a V*falls", "a photo of a V*alice"]
     assert run(["generate", "V*falls and V*alice", "--prompt-only", "--json", *options]) == 0
-    assert json.loads(capsys.readouterr().out)["columns"] == []
+    assert json.loads(capsys.readouterr().out)["regions"] == []
     assert run(["generate", "V*falls and V*alice", *options]) == 0
     assert "'a photo of a V*falls', 'a photo of a V*alice'; --prompt-only" in capsys.readouterr().err
     assert run(["generate", "V*falls", *options]) == 0

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.families.sd import FAMILY
+from conceptctl.formats.single_file import CONFIGURATIONS
 from conceptctl.store import base
 from conceptctl.store.store import Store
 from conceptctl.workflows.init import initialize
-from conceptctl.workflows.single_file import CONFIGURATIONS
 from tests import synthetic
 
 
@@ -71,7 +72,7 @@ def test_a_saved_pipeline_comes_back_out_of_a_store(pipeline, folder, tmp_path):
 def test_concepts_change_the_pipelines_own_projections(pipeline, folder, tmp_path):
     store = initialize(tmp_path / "store", str(folder)).store
     tensors = base.tensors(store.layout, store.head().base)
-    assert base.token_width(tensors) == 8
+    assert base.token_width(tensors, FAMILY) == 8
     shapes = {
         name: tuple(weight.shape)
         for name, weight in pipeline.unet.state_dict().items()
@@ -90,7 +91,7 @@ def test_pocket_is_what_the_package_brings(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pocket, "base_folder", lambda: folder, raising=False)
     made = initialize(tmp_path / "store", "pocket")
     assert made.base_name == "pocket"
-    assert made.base_sha256 == base.inspect(folder).sha256
+    assert made.base_sha256 == base.inspect(folder, FAMILY).sha256
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_single_file_becomes_the_same_base_as_the_folder(single, hub_cache, tm
     folder, path = single
     put_into(hub_cache, CONFIGURATIONS, folder)
     made = initialize(tmp_path / "store", str(path))
-    assert made.base_sha256 == base.inspect(folder).sha256
+    assert made.base_sha256 == base.inspect(folder, FAMILY).sha256
     head = Store(tmp_path / "store").head()
     assert head.base.name == "local file"
     with base.folder(made.store.layout, head) as laid_out:

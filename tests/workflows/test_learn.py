@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -13,31 +14,36 @@ import pytest
 import torch
 from PIL import Image
 
+from conceptctl import presets
 from conceptctl.cli.app import run
+from conceptctl.cli.learn_display import Display
 from conceptctl.config import TrainConfig
-from conceptctl.diffusion.fit import Callbacks, _Run
-from conceptctl.diffusion.projections import cross_attention
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, StoreDamaged, UsageError
-from conceptctl.methods import METHODS
+from conceptctl.learning.loop import Listener
+from conceptctl.learning.run import Run
+from conceptctl.methods import METHODS, find_method
 from conceptctl.store import jobs, weights
 from conceptctl.store.concept import read_record
 from conceptctl.store.layout import default_root
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
-from conceptctl.workflows import learn as workflow
-from conceptctl.workflows import lesson
-from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.fold import fold
-from conceptctl.workflows.generate import load
+from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.init import initialize
-from conceptctl.workflows.learn import learn
-from conceptctl.workflows.lesson import Request, Watch, plan
+from conceptctl.workflows.learn import run as workflow
+from conceptctl.workflows.learn.plan import plan
+from conceptctl.workflows.learn.request import Request, Watch
+from conceptctl.workflows.learn.run import learn
+from conceptctl.workflows.model import load
 from tests import synthetic
 from tests.pictures import write_pictures
+from tests.small_presets import shipped_but
 from tests.tiny_clip import write_tiny_clip
 from tests.tiny_pipeline import write_tiny_pipeline
 
 STEPS = 6
+CHOSEN = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "rank": 4}
+LONGER = TrainConfig(steps=25, batch_size=2)
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -45,16 +51,13 @@ def base_folder(request, tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
 
 
+# A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
+SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=3, reference_samples=0)
+
+
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch):
-    # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
-    defaults = dataclasses.replace(workflow.defaults_of(_Named), smallest_side=None, steps=2, auxiliary=3, remembered=0)
-    for module in (workflow, lesson, workflow.auxiliary, workflow.generate):
-        monkeypatch.setattr(module, "defaults_of", lambda base: defaults)
-
-
-class _Named:
-    name = "tiny"
+    monkeypatch.setattr(presets, "shipped", SMALL)
 
 
 @pytest.fixture
@@ -72,8 +75,8 @@ def asked(folder, name="alice", **changes):
         "folder": folder,
         "name": name,
         "class_word": "cat",
-        "train": TrainConfig(steps=STEPS, batch_size=2, learning_rate=1e-2, rank=4),
-        "remembered": 0,
+        "train": TrainConfig(**CHOSEN),
+        "reference_samples": 0,
     }
     return Request(**{**facts, **changes})
 
@@ -137,8 +140,6 @@ def test_a_damaged_concept_stops_the_next_one_until_it_is_folded(store, folder):
 
 
 def _laid_out(store, tmp_path):
-    import shutil
-
     from conceptctl.store import base
 
     with base.folder(store.layout, store.head()) as laid:
@@ -161,9 +162,9 @@ def test_the_model_that_learned_it_and_the_one_that_is_loaded_are_the_same(store
     teach(store, folder)
     loaded = load(store, store.head(), "cpu")
     base = load(store, store.generation(0), "cpu")
-    changed = key_value_shapes_of(base)
-    for name, weight in base.unet.named_parameters():
-        assert torch.equal(weight, loaded.unet.get_parameter(name)) == (name not in changed), name
+    touched = key_value_shapes_of(base.pipeline)
+    for name, weight in base.pipeline.unet.named_parameters():
+        assert torch.equal(weight, loaded.pipeline.unet.get_parameter(name)) == (name not in touched), name
 
 
 def key_value_shapes_of(pipeline):
@@ -184,10 +185,10 @@ def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder
         train = TrainConfig(steps=40, batch_size=2, learning_rate=1e-3, rank=4)
         teach(store, folder, train=train, settings={"preservation_weight": weight, "sparsity_weight": 0.0})
         after = load(store, store.head(), "cpu")
-        hidden, _ = after.encode_prompt("a photo of a V*bob", torch.device("cpu"), 1, False)
+        hidden, _ = after.pipeline.encode_prompt("a photo of a V*bob", torch.device("cpu"), 1, False)
         with torch.no_grad():
             values = [
-                torch.cat([projection(hidden).flatten() for projection in cross_attention(each.unet).values()])
+                torch.cat([projection(hidden).flatten() for projection in each.targets().values()])
                 for each in (before, after)
             ]
         moved.append((values[0] - values[1]).norm().item())
@@ -203,7 +204,7 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
 
 @pytest.mark.parametrize("what", ["preview", "checkpointing"])
 def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
-    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=2))
+    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=2))
     shown, stores = [], [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
     teach(stores[0], folder)
     watch = Watch(preview=lambda step, pictures: shown.append(step)) if what == "preview" else None
@@ -242,11 +243,49 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_p
     assert list(broken.layout.jobs.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "stage", "step", "left"),
+    [
+        ("ewc", "learning", 20, [("measuring importance", 2), ("measuring importance", 4)]),
+        ("ewc", "measuring importance", 2, [("measuring importance", 4)]),
+        ("dsc", "consolidating", 2, [("consolidating", 4)]),
+    ],
+)
+def test_a_run_goes_on_in_the_phase_that_it_was_interrupted_in(
+    base_folder, folder, tmp_path, monkeypatch, method, stage, step, left
+):
+    whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
+    for store in (whole, broken):
+        teach(store, folder, "earlier", train=TrainConfig(**{**CHOSEN, "method": method}))
+    train = TrainConfig(**{**CHOSEN, "method": method, "steps": 20})
+    teach(whole, folder, train=train)
+    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, report_steps=2))
+
+    def interrupt(report):
+        if (stages[-1], report.step) == (stage, step):
+            raise KeyboardInterrupt
+
+    stages = []
+    with pytest.raises(KeyboardInterrupt):
+        teach(broken, folder, train=train, watch=Watch(stage=lambda what, _: stages.append(what), report=interrupt))
+    (job,) = jobs.found(broken.layout)
+    assert job.load().step == step + 20 * (stage != "learning")
+    stages, seen = [], []
+
+    def look(report):
+        seen.append((stages[-1], report.step))
+
+    teach(broken, folder, train=train, watch=Watch(stage=lambda what, _: stages.append(what), report=look))
+    assert seen == left
+    assert same(delta(whole, "alice"), delta(broken, "alice"))
+    assert same(*(weights.read_state(each.blob(each.concept("alice"))) for each in (whole, broken)))
+
+
 def test_a_signal_in_the_middle_of_a_step_costs_no_report(base_folder, folder, tmp_path, monkeypatch):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
     train = TrainConfig(steps=10, batch_size=2, rank=4)
     teach(whole, folder, train=train)
-    plain = _Run.update
+    plain = Run.update
 
     def terminated(self, losses):
         plain(self, losses)
@@ -256,7 +295,7 @@ def test_a_signal_in_the_middle_of_a_step_costs_no_report(base_folder, folder, t
     # A shell's background jobs, these tests among them, may be deaf to it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_Run, "update", terminated)
+        patched.setattr(Run, "update", terminated)
         teach(broken, folder, train=train)
     signal.signal(signal.SIGINT, before)
     teach(broken, folder, train=train)
@@ -269,18 +308,18 @@ def test_other_pictures_are_another_run(store, folder, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(store, folder, watch=Watch(report=interrupt), train=TrainConfig(steps=25, batch_size=2))
+        teach(store, folder, watch=Watch(report=interrupt), train=LONGER)
     other = write_pictures(tmp_path / "other", count=5)
     seen = []
-    teach(store, other, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    teach(store, other, train=LONGER, watch=Watch(report=lambda r: seen.append(r.step)))
     assert min(seen) == 10
 
 
 def test_a_state_that_means_something_else_is_another_run(store, folder, monkeypatch):
     interrupted(store, folder)
-    monkeypatch.setattr("conceptctl.diffusion.fit.STATE_FORMAT", 1)
+    monkeypatch.setattr("conceptctl.learning.checkpoint.STATE_FORMAT", 1)
     seen, said = [], []
-    train = TrainConfig(steps=25, batch_size=2)
+    train = LONGER
     teach(store, folder, train=train, watch=Watch(report=lambda r: seen.append(r.step), warn=said.append))
     assert min(seen) == 10
     assert sum("begins anew" in text for text in said) == 1
@@ -291,16 +330,16 @@ def test_nothing_is_said_of_beginning_anew_where_a_run_goes_on_or_something_else
     said = []
     teach(store, folder, "bob", watch=Watch(warn=said.append))
     interrupted(store, folder, "carol")
-    teach(store, folder, "carol", train=TrainConfig(steps=25, batch_size=2), watch=Watch(warn=said.append))
+    teach(store, folder, "carol", train=LONGER, watch=Watch(warn=said.append))
     assert not any("begins anew" in text for text in said)
 
 
-def interrupted(store, folder, name="alice", **changes):
+def interrupted(store, folder, name="alice", train=LONGER, **changes):
     def interrupt(report):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(store, folder, name, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt), **changes)
+        teach(store, folder, name, train=train, watch=Watch(report=interrupt), **changes)
 
 
 def test_folding_meanwhile_does_not_begin_an_interrupted_run_again(store, folder):
@@ -308,16 +347,16 @@ def test_folding_meanwhile_does_not_begin_an_interrupted_run_again(store, folder
     interrupted(store, folder)
     fold(store)
     seen = []
-    teach(store, folder, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=lambda r: seen.append(r.step)))
+    teach(store, folder, train=LONGER, watch=Watch(report=lambda r: seen.append(r.step)))
     assert min(seen) > 10
 
 
-def test_what_was_learned_outlives_a_signal_that_comes_while_it_is_remembered(store, folder, monkeypatch):
-    def interrupt(self, pipeline):
+def test_what_was_learned_outlives_a_signal_that_comes_while_reference_samples_are_drawn(store, folder, monkeypatch):
+    def interrupt(prepared, backbone):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(workflow._Learning, "_remember", interrupt)
+        patched.setattr("conceptctl.workflows.learn.reference.draw_reference", interrupt)
         teach(store, folder)
     (job,) = jobs.found(store.layout)
     assert job.load().step == STEPS
@@ -344,7 +383,7 @@ def _on_a_cpu(*_):
     torch.empty(2**50)
 
 
-@pytest.mark.parametrize("place", [(workflow._Learning, "_examples"), (_Run, "gradients")], ids=["before", "in a step"])
+@pytest.mark.parametrize("place", [(workflow, "_dataset"), (Run, "gradients")], ids=["before", "in a step"])
 @pytest.mark.parametrize("runs_out", [_on_a_gpu, _on_a_cpu])
 def test_memory_that_runs_out_changes_nothing_and_what_would_help_is_said(
     store, folder, capsys, monkeypatch, place, runs_out
@@ -367,7 +406,7 @@ def test_memory_that_runs_out_leaves_the_auxiliary_pictures_for_the_next_try(sto
     watch = Watch(stage=lambda what, total: stages.append(what))
     before = committed(store)
     with monkeypatch.context() as patched, pytest.raises(DeviceFailed):
-        patched.setattr(_Run, "gradients", _on_a_gpu)
+        patched.setattr(Run, "gradients", _on_a_gpu)
         teach(store, folder, watch=watch)
     left = committed(store)
     assert left.items() > before.items()
@@ -405,15 +444,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_9_and_changes_nothing(store,
 def test_a_loss_that_is_no_number_leaves_the_last_good_slot(base_folder, folder, tmp_path, monkeypatch, again):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
     train = TrainConfig(steps=25, batch_size=2, rank=4)
-    plain = _Run.losses
+    plain = Run._losses
 
-    def spoiled(self, generator, **options):
-        losses = plain(self, generator, **options)
+    def spoiled(self, generator):
+        losses = plain(self, generator)
         return {name: value * float("nan") for name, value in losses.items()} if self.step == 15 else losses
 
     with monkeypatch.context() as patched, pytest.raises(DeviceFailed, match="what was saved before stays"):
-        patched.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, save_seconds=0))
-        patched.setattr(_Run, "losses", spoiled)
+        patched.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, save_seconds=0))
+        patched.setattr(Run, "_losses", spoiled)
         teach(broken, folder, train=train)
     (job,) = jobs.found(broken.layout)
     slot = job.load()
@@ -447,7 +486,7 @@ def test_auxiliary_pictures_are_drawn_once_and_kept(store, folder):
 def test_interrupted_drawing_of_auxiliary_pictures_goes_on(base_folder, folder, tmp_path, monkeypatch):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
     teach(whole, folder, auxiliary=19)
-    monkeypatch.setattr("conceptctl.workflows.auxiliary.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("conceptctl.workflows.learn.auxiliary.SAVE_SECONDS", 0.0)
 
     def interrupt(done):
         drawn.append(done)
@@ -517,14 +556,14 @@ def examples_of(store, tmp_path, monkeypatch):
     """What would be trained on, the pictures without a caption being described with the given phrases."""
 
     def look(folder, around, **changes):
-        monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: around)
+        monkeypatch.setattr("conceptctl.workflows.learn.descriptions.surroundings", lambda *_: around)
         seen = []
 
-        def stop(pipeline, number, trainable, examples, *_, **__):
+        def stop(backbone, token_ids, method, task, trainable, examples, **_):
             seen.append(examples)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("conceptctl.diffusion.fit.fit", stop)
+        monkeypatch.setattr("conceptctl.workflows.learn.training.train", stop)
         with pytest.raises(KeyboardInterrupt):
             teach(store, folder, **_described(tmp_path), **changes)
         return seen[0]
@@ -588,11 +627,11 @@ def test_that_no_features_will_be_kept_is_said_before_anything_is_drawn(store, f
     monkeypatch.setattr("conceptctl.workflows.extractor._from_hub", none)
     told = []
     watch = Watch(stage=lambda what, total: told.append(what), warn=told.append)
-    teach(store, folder, remembered=2, watch=watch)
+    teach(store, folder, reference_samples=2, watch=watch)
     (said,) = [index for index, what in enumerate(told) if "no features will be kept" in what]
     assert "hf download" in told[said]
     assert said < min(index for index, what in enumerate(told) if what.startswith(("drawing", "learning")))
-    # Looking for it takes a while without a network: once is enough, and not at all where nothing is remembered.
+    # Looking for it takes a while without a network: once is enough, and not at all where nothing is drawn.
     assert len(tried) == 1
     assert "feature_extractor" not in read_record(store.blob(store.concept("alice"))).settings
     teach(store, folder, name="bob")
@@ -600,7 +639,8 @@ def test_that_no_features_will_be_kept_is_said_before_anything_is_drawn(store, f
 
 
 def test_what_is_said_of_pictures_is_told(store, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.describe.surroundings", lambda *_: ["at night", "", "at night", ""])
+    around = ["at night", "", "at night", ""]
+    monkeypatch.setattr("conceptctl.workflows.learn.descriptions.surroundings", lambda *_: around)
     asked_for = asked(folder, **_described(tmp_path))
     assert any("described" in note for note in plan(store, asked_for, device="cpu").notes)
     made = learn(store, asked_for, device="cpu")
@@ -658,9 +698,10 @@ def test_without_a_class_word_nothing_is_learned_beside(store, folder):
 
 
 def test_whole_numbers_are_numbers(store, folder):
-    whole = {"open_by": 3, "spread": 2, "start": 1, "temperature": 1, "sparsity_warmup": 0, "snr_gamma": 5}
-    teach(store, folder, settings={**whole, "preservation_weight": 1, "token_learning_rate": 0})
-    assert read_record(store.blob(store.concept("alice"))).settings["open_by"] == 3
+    whole = {"mask_logit_mean": 3, "mask_logit_std": 2, "init_std": 1, "temperature": 1, "sparsity_warmup": 0}
+    others = {"snr_gamma": 5, "preservation_weight": 1, "token_learning_rate": 0}
+    teach(store, folder, settings={**whole, **others})
+    assert read_record(store.blob(store.concept("alice"))).settings["mask_logit_mean"] == 3
 
 
 @pytest.mark.parametrize(
@@ -681,7 +722,7 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"mask_learning_rate": "fast"}}, UsageError),
         ({"settings": {"forgetting_weight": float("inf")}}, UsageError),
         ({"settings": {"optimizer": "sgd"}}, UsageError),
-        ({"settings": {"scheduler": "linear"}}, UsageError),
+        ({"settings": {"scheduler": "sawtooth"}}, UsageError),
         ({"settings": {"accumulation": 0}}, UsageError),
         ({"mixed_precision": "fp16"}, UsageError),
         ({"resolution": 513}, UsageError),
@@ -715,7 +756,7 @@ def test_a_name_that_is_taken_is_refused(store, folder):
 
 def test_a_second_learn_is_told_at_once_that_somebody_else_is_learning(store, folder, monkeypatch):
     # A method brings torch, which takes longer to import than anybody should wait for this.
-    monkeypatch.setattr(workflow, "make_method", lambda request, name: pytest.fail("too early"))
+    monkeypatch.setattr(workflow, "make_method", lambda request, preset: pytest.fail("too early"))
     with store.writing("learn"), pytest.raises(Busy):
         teach(Store(store.layout.root), folder)
 
@@ -734,23 +775,21 @@ def test_no_byte_run_of_a_picture_and_no_latent_of_it_is_in_the_store(store, tmp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        teach(store, photos, train=TrainConfig(steps=25, batch_size=2), watch=Watch(report=interrupt))
+        teach(store, photos, train=LONGER, watch=Watch(report=interrupt))
     _assert_nothing_of(photos, store)
-    teach(store, photos, train=TrainConfig(steps=25, batch_size=2))
+    teach(store, photos, train=LONGER)
     _assert_nothing_of(photos, store)
 
 
 def _assert_nothing_of(photos, store):
     from PIL import Image
 
-    from conceptctl.diffusion.latents import encode
-
-    pipeline = load(store, store.generation(0), "cpu")
+    backbone = load(store, store.generation(0), "cpu")
     runs = [b"secret"]
     for path in photos.iterdir():
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-            latents = encode(pipeline, [picture.convert("RGB")]).numpy()
+            latents = backbone.encode([picture.convert("RGB")]).numpy()
         for data in (path.read_bytes(), pixels.tobytes(), latents.tobytes(), latents.astype(np.float16).tobytes()):
             runs += [data[start : start + 64] for start in range(0, len(data) - 63, 64)]
     for file in store.layout.root.rglob("*"):
@@ -763,16 +802,16 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "12", "--batch-size", "2"]
     options += ["--lr-scheduler", "cosine", "--gradient-accumulation-steps", "2", "--mixed-precision", "no"]
-    options += ["--set", "remembered=1"]
+    options += ["--set", "reference_samples=1"]
     assert run(["learn", str(folder), "--token", "alice", "--dry-run", "--json", *options[:-2]]) == 0
     planned = json.loads(capsys.readouterr().out)["plan"]
     assert (planned["pictures"], planned["method"], planned["config"]["steps"]) == (4, "stamina", 12)
     assert (planned["config"]["scheduler"], planned["config"]["accumulation"]) == ("cosine", 2)
     assert store.head().seq == 0
     assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
-    assert "remembered" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "reference_samples" in json.loads(capsys.readouterr().out)["error"]["message"]
     made = ["learn", str(folder), "--token", "alice", "--class", "cat", "--aux", "2", "--preview", "--fold", "--json"]
-    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=5))
+    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=5))
     assert run([*made, *options[:-2]]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [Path(path).name.split("-")[:3] for path in answer["previews"]] == [
@@ -783,6 +822,242 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
     assert store.concept("alice").folded
     assert run([*made, *options[:-2]]) == 5
+
+
+def test_settings_may_have_the_names_of_earlier_versions(store, folder):
+    former = {"open_by": 3.0, "spread": 2.0, "start": 0.5}
+    config = plan(store, asked(folder, settings=former), device="cpu").config
+    assert (config["mask_logit_mean"], config["mask_logit_std"], config["init_std"]) == (3.0, 2.0, 0.5)
+    assert former.keys().isdisjoint(config)
+
+
+@pytest.fixture(params=["pocket", "sd"])
+def any_base(request, base_folder, tmp_path):
+    """A store on the bundled base, which has a preset of its own, and one on another."""
+    if request.param == "pocket":
+        return initialize(tmp_path / "store", "pocket").store
+    return synthetic.make_store(tmp_path / "store", base_folder)
+
+
+def test_the_papers_preset_is_the_papers_values_on_any_base(any_base, tmp_path):
+    pictures = write_pictures(tmp_path / "large", side=64)
+    papers = dataclasses.asdict(find_method("stamina").configuration())
+    own = plan(any_base, asked(pictures, train=TrainConfig()), device="cpu")
+    found = plan(any_base, asked(pictures, train=TrainConfig(), preset="paper"), device="cpu")
+    assert found.config == papers
+    assert (found.preset, found.differs, found.auxiliary) == ("paper", {}, 200)
+    if any_base.head().base.name == "pocket":
+        assert own.config != papers
+    # What the user says has the last word.
+    asked_for = asked(pictures, preset="paper", auxiliary=5, settings={"temperature": 0.25})
+    found = plan(any_base, asked_for, device="cpu")
+    assert found.config == {**papers, **CHOSEN, "temperature": 0.25}
+    assert found.differs == {**CHOSEN, "temperature": 0.25}
+    assert found.auxiliary == 5
+
+
+def test_a_preset_that_a_plan_was_written_to_gives_the_same_settings(any_base, tmp_path, capsys):
+    pictures = str(write_pictures(tmp_path / "large", side=64))
+    command = ["learn", pictures, "--token", "alice", "--class", "cat", "--device", "cpu", "--dry-run", "--json"]
+    command += ["--store", str(any_base.layout.root)]
+    assert run([*command, "--steps", "7", "--rank", "3", "--aux", "5", "--set", "temperature=0.25"]) == 0
+    text = capsys.readouterr().out
+    planned = json.loads(text)["plan"]
+    assert planned["differs"].items() >= {"steps": 7, "rank": 3, "temperature": 0.25}.items()
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    whole.write_text(text)
+    part.write_text(json.dumps(planned["preset"]))
+    for path in (whole, part):
+        assert run([*command, "--preset", str(path)]) == 0
+        again = json.loads(capsys.readouterr().out)["plan"]
+        assert again["config"] == planned["config"]
+        assert (again["auxiliary"], again["reference_samples"]) == (5, planned["reference_samples"])
+        assert (again["preset"]["name"], again["differs"]) == (path.stem, {})
+        assert again["preset"] == {**planned["preset"], "name": path.stem}
+
+
+@pytest.mark.parametrize(
+    "text", ["[learn]\nauxiliary = -3", "[methods.stamina]\nsteps = -3", "[methods.all]\nrank = 2.5"]
+)
+def test_a_number_of_a_preset_that_cannot_be_meant_changes_nothing(store, folder, tmp_path, text):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    for act in (plan, learn):
+        with pytest.raises(UsageError):
+            act(store, asked(folder, train=TrainConfig(), preset=str(file)), device="cpu")
+    assert store.head().seq == 0
+    assert list(store.layout.jobs.iterdir()) == []
+
+
+def test_the_name_of_a_file_is_in_no_record(store, folder, tmp_path):
+    file = tmp_path / "zyxsecret.toml"
+    file.write_text("[methods.stamina]\ntemperature = 0.25\n")
+    teach(store, folder, "alice", preset=str(file))
+    teach(store, folder, "bob", preset="paper")
+    teach(store, folder, "carol")
+    records = [read_record(store.blob(each)) for each in store.head().concepts]
+    assert [each.settings["preset"] for each in records] == ["file", "paper", "sd"]
+    assert records[0].settings["temperature"] == 0.25
+    assert not holding(store, b"zyxsecret")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize("where", ["in a store", "in the first one"])
+def test_a_preset_that_there_is_not_is_refused_before_pictures_are_looked_at(
+    store, tmp_path, capsys, monkeypatch, where, more
+):
+    monkeypatch.setattr("conceptctl.store.layout.default_root", lambda: tmp_path / "data")
+    monkeypatch.delenv("CONCEPTCTL_STORE", raising=False)
+    named = ["--store", str(store.layout.root)] if where == "in a store" else []
+    command = ["learn", str(tmp_path / "nowhere"), "--token", "alice", "--json", *named, *more]
+    assert run([*command, "--preset", "none-such"]) == 5
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], "none-such" in error["message"]) == ("NotFound", True)
+    assert "paper" in error["hint"]
+    assert run(command) == 3
+    assert store.head().seq == 0
+    assert list(store.layout.jobs.iterdir()) == []
+    assert not (tmp_path / "data").exists()
+
+
+EWC = TrainConfig(method="ewc", **CHOSEN)
+
+
+def contained(store, name):
+    return read_record(store.blob(store.concept(name))).contains
+
+
+def answer(capsys, store, *arguments, code=0):
+    capsys.readouterr()
+    assert run([*map(str, arguments), "--json", "--store", str(store.layout.root)]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def learned_chain(base_folder, folder, tmp_path_factory):
+    store = synthetic.make_store(tmp_path_factory.mktemp("chain") / "store", base_folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(presets, "shipped", SMALL)
+        for name, train in (("alice", EWC), ("bob", TrainConfig(**CHOSEN)), ("falls", EWC)):
+            # In which precision is a test's to say, and no test is running yet.
+            teach(store, folder, name, train=train, mixed_precision="no")
+    return store
+
+
+@pytest.fixture
+def chain(learned_chain, tmp_path):
+    """A store with three concepts, of which the last goes on from the first, and the other from none."""
+    store = Store(shutil.copytree(learned_chain.layout.root, tmp_path / "chain"))
+    assert contained(store, "alice") == contained(store, "bob") == ()
+    assert contained(store, "falls") == (store.concept("alice").uid,)
+    return store
+
+
+def test_a_damaged_concept_stops_what_would_go_on_from_it_folded_or_not(store, folder):
+    teach(store, folder, "alice", train=EWC)
+    fold(store)
+    path = store.blob(store.concept("alice"))
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(StoreDamaged, match="alice"):
+        teach(store, folder, "falls", train=EWC)
+    teach(store, folder, "bob")
+    assert [each.name for each in store.head().concepts] == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("purge", [[], ["--purge"]], ids=["forget", "purge"])
+def test_of_concepts_in_one_adapter_the_last_is_forgotten_first(chain, folder, capsys, purge, folded):
+    if folded:
+        fold(chain)
+    before, learned, first = committed(chain), delta(chain, "falls"), chain.concept("alice")
+    error = answer(capsys, chain, "forget", "alice", "--yes", *purge, code=2)["error"]
+    assert "falls" in error["message"]
+    assert "bob" not in error["message"]
+    assert error["hint"].endswith("conceptctl forget falls")
+    assert committed(chain) == before
+
+    answer(capsys, chain, "forget", "falls", "--yes", *purge)
+    assert [each.name for each in chain.head().concepts] == ["alice", "bob"]
+    assert verify(chain.layout, read_data=True).problems == ()
+    teach(chain, folder, "falls", train=EWC)
+    assert contained(chain, "falls") == (first.uid,)
+    assert same(delta(chain, "falls"), learned)
+    teach(chain, folder, "carol", train=EWC)
+    assert contained(chain, "carol") == (first.uid, chain.concept("falls").uid)
+    error = answer(capsys, chain, "forget", "alice", "--yes", *purge, code=2)["error"]
+    assert "falls, carol" in error["message"]
+    assert error["hint"].endswith("conceptctl forget carol")
+    # What goes on from nothing, and what nothing goes on from, goes as ever.
+    answer(capsys, chain, "forget", "bob", "--yes", *purge)
+    assert [each.name for each in chain.head().concepts] == ["alice", "falls", "carol"]
+
+
+def test_a_purge_takes_what_a_method_kept_for_its_next_concept(chain, folder):
+    fold(chain)
+    first, last = chain.concept("alice"), chain.concept("falls")
+    kept = weights.read_state(chain.blob(last))
+    assert {name.partition("/")[0] for name in kept} == {"up", "down", "fisher_up", "fisher_down"}
+    parts = [array.tobytes()[place] for array in kept.values() for place in (slice(64), slice(-64, None))]
+    needles = [*parts, b"falls", last.uid.encode(), last.blob.sha256.encode()]
+    # Also in what was begun on top of it.
+    interrupted(chain, folder, "carol", train=dataclasses.replace(EWC, steps=25))
+    for place in (chain.layout.trash, chain.layout.damaged):
+        (place / "copy").write_bytes(chain.blob(last).read_bytes())
+    assert all(holding(chain, needle) for needle in needles)
+
+    planned = plan_forget(chain, "falls", purge_it=True)
+    assert planned.interrupted == 1
+    forget(chain, planned)
+    assert [needle for needle in needles if holding(chain, needle)] == []
+    assert weights.read_state(chain.blob(first)).keys() == kept.keys()
+    assert verify(chain.layout, read_data=True).problems == ()
+
+
+def holding(store, needle):
+    """The files of a store that some bytes stand in."""
+    return [path for path in store.layout.root.rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+
+def test_what_was_forgotten_and_went_on_from_a_concept_is_purged_with_it(store, folder, capsys):
+    teach(store, folder, "alice", train=EWC)
+    teach(store, folder, "falls", train=EWC)
+    last = store.concept("falls")
+    answer(capsys, store, "forget", "falls", "--yes")
+    assert holding(store, b"falls")
+    assert holding(store, last.uid.encode())
+    answer(capsys, store, "forget", "alice", "--purge", "--yes")
+    assert store.head().concepts == ()
+    assert not holding(store, last.uid.encode())
+    assert not store.layout.blob(last.blob.sha256).exists()
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_what_goes_on_from_others_is_exported_with_them_or_not_at_all(chain, tmp_path, capsys):
+    command = ["export", "--to", "diffusers", "--output", tmp_path / "folder"]
+    for names in (["falls"], ["bob", "falls"]):
+        error = answer(capsys, chain, *command, *names, code=2)["error"]
+        assert "falls" in error["message"]
+        assert list(tmp_path.glob("*folder*")) == []
+    assert answer(capsys, chain, *command, "alice", "falls")["concepts"] == ["alice", "falls"]
+    for names in (["alice"], ["bob"], []):
+        output = tmp_path / "-".join(["only", *names])
+        assert answer(capsys, chain, *command[:-1], output, *names)["concepts"] == (names or ["alice", "bob", "falls"])
+
+
+def test_what_goes_on_from_others_is_imported_after_them(base_folder, chain, tmp_path, capsys):
+    answer(capsys, chain, "export", "--output", tmp_path / "files")
+    files = {name: tmp_path / "files" / f"{name}.safetensors" for name in ("alice", "falls")}
+    other = synthetic.make_store(tmp_path / "other", base_folder)
+    before = committed(other)
+    error = answer(capsys, other, "import", files["falls"], code=8)["error"]
+    assert chain.concept("alice").uid in error["message"]
+    assert committed(other) == before
+    answer(capsys, other, "import", files["alice"])
+    answer(capsys, other, "import", files["falls"], "--as", "niagara")
+    assert contained(other, "niagara") == contained(chain, "falls")
+    answer(capsys, other, "forget", "alice", "--yes", code=2)
 
 
 def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys, monkeypatch):
@@ -801,7 +1076,7 @@ def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys,
 def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
-    monkeypatch.setattr("conceptctl.diffusion.fit.Callbacks", partial(Callbacks, preview_steps=1))
+    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=1))
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
     assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
     assert "warning: no preview" in capsys.readouterr().err
@@ -835,20 +1110,18 @@ def test_photographs_on_the_bundled_base_are_warned_of(tmp_path):
 def test_a_signal_keeps_the_state_and_the_same_command_goes_on(store, folder, capsys, monkeypatch):
     options = ["--store", str(store.layout.root), "--device", "cpu", "--batch-size", "2", "--steps", "30"]
     command = ["learn", str(folder), "--token", "alice", *options]
-    from conceptctl.cli.learn import _Display
-
-    plain = _Display.report
+    plain = Display.report
 
     def terminate(self, report):
         os.kill(os.getpid(), signal.SIGTERM)
         plain(self, report)
 
-    monkeypatch.setattr(_Display, "report", terminate)
+    monkeypatch.setattr(Display, "report", terminate)
     assert run(command) == 143
     assert "same command" in capsys.readouterr().err
     (job,) = jobs.found(store.layout)
     assert job.load().step == 10
-    monkeypatch.setattr(_Display, "report", plain)
+    monkeypatch.setattr(Display, "report", plain)
     assert run(command) == 0
     assert store.head().seq == 1
 
@@ -897,8 +1170,8 @@ def test_the_first_learn_makes_a_store_on_the_bundled_base_and_learns_in_it(tmp_
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("CONCEPTCTL_STORE", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    # Drawing what is remembered takes most of the time of so short a lesson.
-    monkeypatch.setattr(workflow, "defaults_of", lambda base: dataclasses.replace(POCKET, steps=2, remembered=1))
+    # Drawing reference samples takes most of the time of so short a training.
+    monkeypatch.setattr(presets, "shipped", shipped_but("pocket", steps=2, reference_samples=1))
     root = default_root()
     assert root.is_relative_to(tmp_path)
     pictures = str(write_pictures(tmp_path / "pictures", side=64))
@@ -919,7 +1192,7 @@ PROGRESS = r"loss (\S+)  density (\d+) %  denoising (\S+)  sparsity (\S+)"
 
 def shown_while_learning(store, folder, capsys):
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "30", "--batch-size", "2"]
-    assert run(["learn", str(folder), "--token", "alice", "--set", "open_by=0", *options]) == 0
+    assert run(["learn", str(folder), "--token", "alice", "--set", "mask_logit_mean=0", *options]) == 0
     return capsys.readouterr().err
 
 
@@ -940,19 +1213,17 @@ def test_progress_is_a_few_lines_where_there_is_no_terminal(store, folder, capsy
 
 @pytest.mark.parametrize("columns", [160, 80])
 def test_progress_is_a_bar_on_a_terminal(store, folder, capsys, monkeypatch, columns):
-    from conceptctl.cli.learn import _Display
-
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
-    plain = _Display.report
+    plain = Display.report
 
     def report(self, report):
         plain(self, report)
         # A tiny model learns faster than a bar is drawn.
         self.bar.refresh()
 
-    monkeypatch.setattr(_Display, "report", report)
+    monkeypatch.setattr(Display, "report", report)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown_while_learning(store, folder, capsys))
     if columns == 80:
         # There is no room for the loss's parts.

@@ -16,15 +16,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conceptctl import presets
 from conceptctl.cli.app import run
-from conceptctl.diffusion import fit
+from conceptctl.learning import loop
+from conceptctl.learning.run import Run
 from conceptctl.store import durable, jobs, tensorfile
 from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
-from conceptctl.workflows import defaults, learn  # noqa: F401 - what learns is loaded before it is copied
+from conceptctl.workflows.learn import training
 from tests import synthetic
 from tests.pictures import write_pictures
+from tests.small_presets import shipped_but
 from tests.tiny_pipeline import write_tiny_pipeline
 
 # Loading torch takes longer than all that is learned here. One process loads it and trains nothing, so that its copies
@@ -34,7 +37,7 @@ PROCESSES.set_forkserver_preload([__name__])
 STEPS = 22
 PATIENCE = 60
 """Seconds after which a process hangs."""
-SMALL = defaults.Defaults(steps=2, guidance=7.5, smallest_side=None, auxiliary=3, remembered=0)
+SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=3, reference_samples=0)
 """Little is drawn, and no feature extractor is looked for."""
 
 
@@ -78,7 +81,7 @@ def start(arguments, *changes):
 def child(arguments, telling, changes):
     # Sums depend on how many threads there are.
     torch.set_num_threads(1)
-    defaults.STABLE_DIFFUSION = SMALL
+    presets.shipped = SMALL
     after_every_step(telling.send)
     for change in changes:
         change()
@@ -86,13 +89,13 @@ def child(arguments, telling, changes):
 
 
 def after_every_step(act):
-    plain = fit._Run.update
+    plain = Run.update
 
     def update(self, losses):
         plain(self, losses)
         act(self.step)
 
-    fit._Run.update = update
+    Run.update = update
 
 
 def next_step(steps):
@@ -127,7 +130,7 @@ def kill():
 
 
 def save_after_every_step():
-    fit.Callbacks = partial(fit.Callbacks, save_seconds=0)
+    training.Listener = partial(training.Listener, save_seconds=0)
 
 
 def killed_before_the_slot_of(step):
@@ -150,10 +153,17 @@ def killed_in_the_slot_of(step):
 
 def killed_after(step, seconds_a_step):
     """On a clock of its own, with slots as often as users get them."""
-    taken = []
-    after_every_step(taken.append)
+    begun = []
+    plain = Run.gradients
+
+    def gradients(self):
+        # They are what a step takes its time for.
+        begun.append(self.step)
+        return plain(self)
+
+    Run.gradients = gradients
     after_every_step(lambda reached: reached == step and kill())
-    fit.time = SimpleNamespace(monotonic=lambda: len(taken) * seconds_a_step)
+    loop.time = SimpleNamespace(monotonic=lambda: len(begun) * seconds_a_step)
 
 
 def test_a_run_that_is_killed_twenty_times_loses_a_step_each_time_and_ends_the_same(store, folder, whole):
@@ -199,7 +209,7 @@ def learns_until(gate):
 
 
 def test_a_second_learn_is_refused_at_once_or_waits_for_the_first(store, folder, capsys, monkeypatch):
-    monkeypatch.setattr(defaults, "STABLE_DIFFUSION", SMALL)
+    monkeypatch.setattr(presets, "shipped", SMALL)
     gate = PROCESSES.Event()
     before = datetime.now(UTC).replace(microsecond=0)
     process, steps = start(command(store, folder), partial(learns_until, gate))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from conceptctl.diffusion.photos import files
-from conceptctl.diffusion.photos.gate import Rules, check_folder
-from tests.diffusion import faulty
-from tests.diffusion.faulty import encoded, good_folder, halves, picture
+from conceptctl.images import files
+from conceptctl.images.gate import Rules, check_folder
+from tests.images import faulty
+from tests.images.faulty import encoded, good_folder, halves, picture
 
 SMALL = Rules(side=64, min_side=64)
 PHOTOGRAPHS = os.environ.get("CONCEPTCTL_PHOTOS")

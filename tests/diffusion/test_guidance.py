@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from conceptctl.diffusion import models, sampling
-from conceptctl.diffusion.columns import Composition
-from conceptctl.diffusion.sampling import draw
-from conceptctl.diffusion.words import Worded, counting
+from conceptctl.diffusion.composition.guidance import GuidedPrompt, composable_guidance
+from conceptctl.diffusion.composition.regions import Composition
+from tests.diffusion.drawing import draw
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
-SAID = Worded("a cat", "a dog in the snow", "a dog")
+SAID = GuidedPrompt("a cat", "a dog in the snow", "a dog")
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -32,21 +32,22 @@ def test_the_difference_is_added_to_the_last_samples(pipeline, samples, count):
     unet = pipeline.unet
     size = unet.config.sample_size
     latents = torch.randn(samples, 4, size, size, generator=torch.Generator().manual_seed(0))
-    own, said, unsaid = (pipeline.encode_prompt(text, CPU, 1, False)[0] for text in ("a cat", SAID.said, SAID.unsaid))
+    texts = ("a cat", SAID.with_words, SAID.without_words)
+    own, with_words, without_words = (pipeline.encode_prompt(text, CPU, 1, False)[0] for text in texts)
     time = torch.tensor(500)
 
     def predicted(states):
         return unet(latents, time, encoder_hidden_states=states.expand(samples, -1, -1), return_dict=False)[0]
 
     plain = predicted(own)
-    difference = predicted(said) - predicted(unsaid)
-    with counting(unet, said, unsaid, 2.0, count):
+    difference = predicted(with_words) - predicted(without_words)
+    with composable_guidance(unet, with_words, without_words, 2.0, count):
         found = predicted(own)
     assert torch.equal(found[: samples - count], plain[: samples - count])
     assert torch.allclose(found[-count:], (plain + 2 * difference)[-count:], atol=1e-5)
     assert difference[-count:].abs().max() > 1e-3
     assert torch.equal(predicted(own), plain)
-    with pytest.raises(KeyError), counting(unet, said, unsaid, 2.0, count):
+    with pytest.raises(KeyError), composable_guidance(unet, with_words, without_words, 2.0, count):
         raise KeyError
     assert torch.equal(predicted(own), plain)
 
@@ -56,7 +57,7 @@ def test_what_is_said_changes_the_picture_and_what_is_not_said_does_not(pipeline
     how = {"steps": 3, "guidance": guidance}
     plain, said = (pixels(draw(pipeline, each, [0], **how)) for each in ("a cat", SAID))
     assert (plain != said).any()
-    nothing = pixels(draw(pipeline, Worded("a cat", "a dog", "a dog"), [0], **how))
+    nothing = pixels(draw(pipeline, GuidedPrompt("a cat", "a dog", "a dog"), [0], **how))
     assert np.array_equal(nothing, plain)
     assert np.array_equal(pixels(draw(pipeline, "a cat", [0], **how)), plain)
 
@@ -65,14 +66,14 @@ def test_guidance_does_not_multiply_it(pipeline, monkeypatch):
     """What is predicted for the prompt is multiplied by guidance, and this is not."""
     scales = []
 
-    def seen(unet, said, unsaid, scale, count):
+    def seen(unet, with_words, without_words, scale, count):
         scales.append(scale)
-        return counting(unet, said, unsaid, scale, count)
+        return composable_guidance(unet, with_words, without_words, scale, count)
 
-    monkeypatch.setattr(sampling, "counting", seen)
+    monkeypatch.setattr(sampling, "composable_guidance", seen)
     for guidance in (1.0, 4.0):
         list(draw(pipeline, SAID, [0], steps=1, guidance=guidance))
-    assert scales == [sampling.WORDS, sampling.WORDS / 4]
+    assert scales == [sampling.WORD_SCALE, sampling.WORD_SCALE / 4]
 
 
 def test_a_base_that_cannot_paint_over_lets_words_count(pipeline, monkeypatch):
@@ -81,7 +82,7 @@ def test_a_base_that_cannot_paint_over_lets_words_count(pipeline, monkeypatch):
     assert (plain != said).any()
 
 
-def test_it_counts_in_columns_too(pipeline):
+def test_it_counts_in_regions_too(pipeline):
     how = {"steps": 3, "guidance": 4.0}
     plain, said = (
         pixels(draw(pipeline, Composition("a cat", (each, "a dog")), [0], **how)) for each in ("a cat", SAID)

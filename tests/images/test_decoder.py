@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conceptctl.diffusion.photos import decoder as decoding
-from conceptctl.diffusion.photos.decoder import Decoder, Limits
-from conceptctl.diffusion.photos.gate import Rules, check_folder
-from conceptctl.diffusion.photos.pixels import Wanted
 from conceptctl.errors import DeviceFailed, PicturesRefused
-from tests.diffusion import faulty
-from tests.diffusion.faulty import encoded, good_folder, picture
+from conceptctl.images import decoder as decoding
+from conceptctl.images.decoder import Decoder, Limits
+from conceptctl.images.gate import Rules, check_folder
+from conceptctl.images.pixels import Wanted
+from tests.images import faulty
+from tests.images.faulty import encoded, good_folder, picture
 
 WANTED = Wanted(side=64, min_side=64, first_frame=False)
 LATE = "takes too long to decode"

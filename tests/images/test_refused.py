@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conceptctl.diffusion.photos import files
-from conceptctl.diffusion.photos.gate import MOST_FILES, Rules, check_folder
 from conceptctl.errors import PicturesRefused
-from tests.diffusion import faulty
-from tests.diffusion.faulty import encoded, good_folder, picture
+from conceptctl.images import files
+from conceptctl.images.gate import MOST_FILES, Rules, check_folder
+from tests.images import faulty
+from tests.images.faulty import encoded, good_folder, picture
 
 SMALL = Rules(side=64, min_side=64)
 
@@ -147,12 +147,12 @@ class TestNotARegularFile:
 
     def test_one_that_becomes_a_pipe_after_it_was_looked_at(self, folder, monkeypatch):
         os.mkfifo(folder / "bad.jpg")
-        monkeypatch.setattr("conceptctl.diffusion.photos.files.check_regular", lambda path, *, follow: None)
+        monkeypatch.setattr("conceptctl.images.files.check_regular", lambda path, *, follow: None)
         assert reason(folder, "bad.jpg") == "not a regular file but a named pipe"
 
     def test_one_that_becomes_a_symlink_after_it_was_looked_at(self, folder, monkeypatch):
         (folder / "bad.jpg").symlink_to("good0.png")
-        monkeypatch.setattr("conceptctl.diffusion.photos.files.check_regular", lambda path, *, follow: None)
+        monkeypatch.setattr("conceptctl.images.files.check_regular", lambda path, *, follow: None)
         assert reason(folder, "bad.jpg") == "not a regular file but a symbolic link"
 
 
@@ -413,6 +413,6 @@ def test_a_name_is_shown_so_that_a_terminal_does_not_obey_it(folder):
 
 
 def test_the_gate_leaves_torch_alone():
-    code = "import sys, conceptctl.diffusion.photos.gate; print([n for n in ('torch', 'numpy') if n in sys.modules])"
+    code = "import sys, conceptctl.images.gate; print([n for n in ('torch', 'numpy') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

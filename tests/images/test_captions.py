@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from conceptctl.diffusion.photos.gate import Rules, check_folder
 from conceptctl.errors import PicturesRefused
-from tests.diffusion.faulty import encoded, good_folder, picture
+from conceptctl.images.gate import Rules, check_folder
+from tests.images.faulty import encoded, good_folder, picture
 
 SMALL = Rules(side=64, min_side=64)
 

@@ -1,4 +1,4 @@
-"""Silhouettes: where the bundled base's own subjects are, and that none depends on the others."""
+"""Difference masks: where the bundled base's own subjects are, and that none depends on the others."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from PIL import Image
 
 from conceptctl import pocket
 from conceptctl.diffusion import models
-from conceptctl.diffusion.sampling import draw_set
-from conceptctl.diffusion.silhouettes import silhouettes
+from conceptctl.diffusion.composition.difference_masks import difference_masks
+from tests.diffusion.drawing import draw_set
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def found(pipeline, pictures, prompt):
     wanted = pipeline.encode_prompt(prompt, CPU, 1, False)[0]
-    return [np.asarray(each) for each in silhouettes(pipeline, pictures, wanted)]
+    return [np.asarray(each) for each in difference_masks(pipeline, pictures, wanted)]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

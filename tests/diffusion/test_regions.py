@@ -1,4 +1,4 @@
-"""Columns: where they are, what is painted over, and that a pipeline is as it was afterwards."""
+"""Regions: where they are, what is painted over, and that a pipeline is as it was afterwards."""
 
 import diffusers
 import numpy as np
@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from conceptctl.diffusion import models
-from conceptctl.diffusion.columns import Column, Composition, prompts_of
-from conceptctl.diffusion.sampling import draw, draw_set
+from conceptctl.diffusion.composition.regions import Composition, Region, prompts_of
 from conceptctl.errors import UsageError
+from tests.diffusion.drawing import draw, draw_set
 from tests.tiny_pipeline import write_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -35,12 +35,12 @@ def even(column, colour, mode="RGB"):
     return Image.new(mode, (column.width, column.height), colour)
 
 
-def white_on_black(column, silhouette="black"):
+def white_on_black(column, mask="black"):
     """Where a white picture shows when it is put into a black one: (height, width), 0 to 1.
 
-    With a white silhouette the concept is everywhere in it.
+    With a white mask the concept is everywhere in it.
     """
-    back = column.put_back(even(column, "black"), even(column, "white"), even(column, silhouette, "L"))
+    back = column.put_back(even(column, "black"), even(column, "white"), even(column, mask, "L"))
     return np.asarray(back)[:, :, 0] / 255
 
 
@@ -49,7 +49,7 @@ def white_on_black(column, silhouette="black"):
 def test_what_is_not_painted_over_stays(size, count):
     picture = noise(*size)
     for index in range(count):
-        column = Column(index, count, *size)
+        column = Region(index, count, *size)
         cut = column.cut_out(picture)
         assert cut.size == picture.size
         back = np.asarray(column.put_back(picture, cut, even(column, "white", "L"))).astype(int)
@@ -67,7 +67,7 @@ def test_what_is_not_painted_over_stays(size, count):
 def test_a_column_is_where_it_belongs(size, count):
     width, height = size
     for index in range(count):
-        shown = white_on_black(Column(index, count, *size))
+        shown = white_on_black(Region(index, count, *size))
         across = shown.max(axis=0)
         one = width / count
         middle = int((index + 0.5) * one)
@@ -89,22 +89,22 @@ def test_a_column_is_where_it_belongs(size, count):
 def test_the_picture_is_cut_out_at_one_scale_in_both_directions():
     for size in SIZES:
         for count in (1, 2, 4):
-            _, _, width, height = Column(0, count, *size)._box()
+            _, _, width, height = Region(0, count, *size)._box()
             assert width / height == pytest.approx(size[0] / size[1], rel=0.05)
 
 
 def test_beyond_the_edge_its_pixels_go_on():
     picture = Image.new("RGB", (64, 64), "red")
     picture.paste("blue", (32, 0, 64, 64))
-    assert np.asarray(Column(0, 2, 64, 64).cut_out(picture))[:, 0].tolist() == [[255, 0, 0]] * 64
-    assert np.asarray(Column(1, 2, 64, 64).cut_out(picture))[:, -1].tolist() == [[0, 0, 255]] * 64
+    assert np.asarray(Region(0, 2, 64, 64).cut_out(picture))[:, 0].tolist() == [[255, 0, 0]] * 64
+    assert np.asarray(Region(1, 2, 64, 64).cut_out(picture))[:, -1].tolist() == [[0, 0, 255]] * 64
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_beyond_its_column_only_the_concept_is_put_back(size, count):
     for index in range(count):
-        column = Column(index, count, *size)
+        column = Region(index, count, *size)
         alone, reaching = white_on_black(column), white_on_black(column, "white")
         assert (reaching >= alone).all()
         # Where there is a neighbour, and never as far as the neighbour's middle.
@@ -121,7 +121,7 @@ def test_beyond_its_column_only_the_concept_is_put_back(size, count):
 
 
 def test_what_is_held_is_the_headroom():
-    mask = np.asarray(Column(0, 2, 64, 64).painted())
+    mask = np.asarray(Region(0, 2, 64, 64).painted())
     assert set(np.unique(mask)) == {0, 255}
     assert (mask[0] == 0).all()
     assert (mask[8:] == 255).all()
@@ -130,7 +130,7 @@ def test_what_is_held_is_the_headroom():
 def test_columns_meet_in_a_seam():
     picture = Image.new("RGB", (64, 64), "black")
     for index, colour in ((1, "blue"), (0, "red")):
-        column = Column(index, 2, 64, 64)
+        column = Region(index, 2, 64, 64)
         picture = column.put_back(picture, even(column, colour), even(column, "black", "L"))
     row = np.asarray(picture)[40]
     assert row[29].tolist() == [255, 0, 0]
@@ -146,7 +146,7 @@ def test_every_column_is_painted_from_its_own_prompt(pipeline, guidance, columns
     for index in range(columns):
         other = [*said[:index], "a dog", *said[index + 1 :]]
         (after,) = pixels(draw(pipeline, Composition("a cat", tuple(other)), [0], **how))
-        place = Column(index, columns, *before.shape[:2])
+        place = Region(index, columns, *before.shape[:2])
         shown = white_on_black(place, "white")
         changed = np.abs(after - before).max(axis=2) > 0
         assert changed[white_on_black(place) == 1].any()
@@ -173,7 +173,7 @@ def test_columns_are_painted_whatever_the_scheduler(pipeline, scheduler, steps):
         pixels(draw(other, Composition("a cat", ("a cat", said)), [0], steps=steps, guidance=4.0))
         for said in ("a cat", "a dog")
     )
-    shown = white_on_black(Column(1, 2, *one.shape[:2]), "white")
+    shown = white_on_black(Region(1, 2, *one.shape[:2]), "white")
     changed = np.abs(one - two).max(axis=2) > 0
     assert changed[shown == 1].any()
     assert not changed[shown == 0].any()

@@ -1,0 +1,183 @@
+"""Two processes do what one does: the same global batch, the same pictures, one of them writes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conceptctl.learning.processes import part_of
+from conceptctl.store import base, jobs, weights
+from conceptctl.store.verify import verify
+from tests import synthetic
+from tests.pictures import write_pictures
+from tests.tiny_clip import write_tiny_clip
+from tests.tiny_pipeline import write_tiny_pipeline
+
+STEPS = 12
+TOLERANCE = 5e-3
+"""Of the difference over the size: sums are made in another order, and Adam divides by what is nearly nothing."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with pictures for each purpose, a tiny base, and a tiny CLIP model."""
+    root = tmp_path_factory.mktemp("processes")
+    write_pictures(root / "photos", side=256)
+    write_pictures(root / "heldout" / "alice", count=5, side=256)
+    write_tiny_pipeline(root / "base")
+    write_tiny_clip(root / "clip")
+    return root
+
+
+@pytest.fixture
+def stores(made, tmp_path):
+    return [synthetic.make_store(tmp_path / str(index), made / "base") for index in range(2)]
+
+
+def command(arguments, processes):
+    program = ["-m", "conceptctl", *map(str, arguments)]
+    if processes == 1:
+        return [sys.executable, *program]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--cpu",
+        "--main_process_port",
+        port,
+    ]
+    return [sys.executable, *launch, *program]
+
+
+def environment():
+    own = {
+        "OMP_NUM_THREADS": "1",
+        "CONCEPTCTL_CONFIG": os.devnull,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return {**os.environ, **own}
+
+
+def run(arguments, processes):
+    done = subprocess.run(
+        command(arguments, processes), capture_output=True, text=True, timeout=300, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def learning(made, store, method, *more):
+    # Five pictures of a step over two processes: three, of which one is auxiliary, and two.
+    settings = ["--set", "auxiliary_batch=2", "--batch-size", "3", "--learning-rate", "1e-2", "--rank", "4"]
+    how = ["--class", "cat", "--aux", "9", "--mixed-precision", "no", "--device", "cpu", "--steps", STEPS]
+    where = ["--feature-extractor", made / "clip", "--store", store.layout.root]
+    preset = ["--preset", made / "quick.toml"]
+    return ["learn", made / "photos", "--token", "alice", "--method", method, *settings, *how, *where, *preset, *more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_reference_samples(made):
+    (made / "quick.toml").write_text("[learn]\nreference_samples = 12\n")
+
+
+def learned(store):
+    path = store.blob(store.concept("alice"), read=True)
+    found = base.tensors(store.layout, store.head().base)
+    shapes = {place: info.shape for place, (_, _, info) in found.items()}
+    deltas = [whole(delta).ravel() for _, delta in weights.read_deltas(path, shapes)]
+    state = [each.ravel() for _, each in sorted(weights.read_state(path).items())]
+    return {
+        "token": weights.read_floats(path, "token"),
+        "features": weights.read_floats(path, "features"),
+        **({"deltas": np.concatenate(deltas)} if deltas else {}),
+        **({"state": np.concatenate(state)} if state else {}),
+    }
+
+
+def whole(delta):
+    made = np.zeros(delta.mask.shape, np.float32)
+    made[delta.mask] = delta.values
+    return made
+
+
+def far(first, second):
+    return np.linalg.norm(first - second) / np.linalg.norm(second)
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    # The last one's second process has auxiliary samples alone, on which no token depends.
+    [("stamina", []), ("ewc-dc", []), ("ti++", ["--batch-size", "2"])],
+)
+def test_two_processes_learn_what_one_does(made, stores, method, more):
+    said = [run(learning(made, store, method, *more), count) for store, count in zip(stores, (1, 2), strict=True)]
+    one, two = map(learned, stores)
+    assert one.keys() == two.keys()
+    assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in two.items()}
+    assert all(far(two[name], value) < TOLERANCE for name, value in one.items()), {
+        name: far(two[name], value) for name, value in one.items()
+    }
+    # One process says and writes everything.
+    assert said[1].stdout.count("learned V*alice") == said[0].stdout.count("learned V*alice") == 1
+    assert [generation.verb for generation in stores[1].log()] == ["init", "learn"]
+    assert verify(stores[1].layout, read_data=True).problems == ()
+    assert list(stores[1].layout.jobs.iterdir()) == []
+
+
+def test_an_evaluation_is_the_same_however_many_processes_draw(made, stores, tmp_path):
+    run(learning(made, stores[0], "ti++"), 1)
+    figures = []
+    for processes in (1, 2):
+        where = ["--feature-extractor", made / "clip", "--store", stores[0].layout.root]
+        done = run(["eval", made / "heldout", "-n", "12", "--device", "cpu", "--json", *where], processes)
+        found = json.loads(done.stdout)
+        figures.append({name: found[name] for name in ("A_mmd", "F_mmd", "P_mmd", "kid", "clip_i2i", "diversity")})
+    assert figures[0] == figures[1]
+    assert [each.verb for each in stores[0].log()] == ["init", "learn", "eval", "eval"]
+
+
+def test_an_interrupted_run_of_two_processes_goes_on(made, stores):
+    """With SIGINT to all of them, as a terminal sends it."""
+    more = ["--steps", "100"]
+    run(learning(made, stores[0], "stamina", *more), 2)
+    interrupted = subprocess.Popen(
+        command(learning(made, stores[1], "stamina", *more), 2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    for line in interrupted.stderr:
+        if line.startswith("about"):
+            break
+    os.killpg(interrupted.pid, signal.SIGINT)
+    interrupted.communicate(timeout=60)
+    assert interrupted.returncode != 0
+    assert stores[1].head().seq == 0
+    (job,) = jobs.found(stores[1].layout)
+    assert 0 < job.load().step < 100
+    run(learning(made, stores[1], "stamina", *more), 2)
+    wanted, found = map(learned, stores)
+    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(("count", "processes"), [(8, 1), (5, 2), (3, 3), (2, 4)])
+def test_parts_of_a_batch_are_all_of_it(count, processes):
+    class Of:
+        def __init__(self, index):
+            self.process_index, self.num_processes = index, processes
+
+    parts = [part_of(Of(index), count) for index in range(processes)]
+    assert [index for part in parts for index in range(count)[part]] == list(range(count))
+    assert max(part.stop - part.start for part in parts) - min(part.stop - part.start for part in parts) <= 1

@@ -1,0 +1,249 @@
+"""EWC, EWC-DC and DSC: their equations against plain numpy, and what they do from task to task."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from conceptctl.errors import UsageError
+from conceptctl.learning.loop import Listener
+from conceptctl.learning.weights import Deltas
+from conceptctl.methods import find_method
+from conceptctl.parts.adapters.continued import Continued
+from conceptctl.parts.consolidation.dc_scores import concept_subset, contrast, dc_log_scores
+from tests.methods.bench import Bench, earlier_of
+from tests.tiny_pipeline import write_tiny_pipeline
+
+SETTINGS = {"steps": 10, "batch_size": 3, "auxiliary_batch": 1, "learning_rate": 1e-2, "rank": 4}
+CONTINUING = ("ewc", "ewc-dc", "dsc")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
+
+
+def made(name, **changes):
+    found = find_method(name)
+    return found(found.configuration(**SETTINGS, **changes))
+
+
+def two_tasks(folder, method, teacher=None):
+    first = Bench(folder, method, change=False).learned()
+    return first, Bench(folder, method, earlier={"bob": earlier_of(first, "0" * 16, teacher)})
+
+
+@pytest.mark.parametrize("name", CONTINUING)
+def test_increments_add_up_to_the_one_adapter(folder, name):
+    """W_t - W_{t-1} = A_t B_t - A_{t-1} B_{t-1}, and what is kept are A_t and B_t."""
+    first, bench = two_tasks(folder, made(name))
+    assert all(not delta.any() for delta in bench.trainable.folded().values())
+    second = bench.learned()
+    for path, delta in second.deltas.items():
+        adapter = second.state[f"up/{path}"] @ second.state[f"down/{path}"]
+        torch.testing.assert_close(first.deltas[path] + delta, adapter, rtol=0, atol=1e-6)
+    assert any(delta.any() for delta in second.deltas.values())
+    assert (first.contains, second.contains) == ((), ("0" * 16,))
+
+
+@pytest.mark.parametrize("name", CONTINUING)
+def test_an_adapter_of_another_rank_cannot_go_on(folder, name):
+    first = Bench(folder, made(name), change=False).learned()
+    method = find_method(name)
+    other = method(method.configuration(**{**SETTINGS, "rank": 3}))
+    with pytest.raises(UsageError) as caught:
+        Bench(folder, other, earlier={"bob": earlier_of(first, "0" * 16)})
+    assert "--rank" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", CONTINUING)
+def test_the_token_stays_while_importance_is_measured_and_while_it_is_consolidated(folder, name):
+    _, bench = two_tasks(folder, made(name))
+    rows = {}
+
+    def begin(phase, steps, done):
+        rows[phase] = []
+
+    def report(_):
+        rows[list(rows)[-1]].append(bench.trainable.tokens()["text_encoder"].detach().clone())
+
+    bench.train(listener=Listener(phase=begin, report=report, report_steps=1))
+    learning, later = rows.values()
+    assert not torch.equal(learning[0], learning[-1])
+    assert len(later) == 2
+    assert all(torch.equal(learning[-1], row) for row in later)
+
+
+@pytest.mark.parametrize("name", ["ewc", "ewc-dc"])
+def test_fisher_is_the_mean_of_squared_gradients_and_a_running_average(folder, name, monkeypatch):
+    gradients = []
+    add = Continued.add_squares
+
+    def kept(self):
+        gradients.append(torch.cat([each.grad.flatten().clone() for each in self.factors]))
+        add(self)
+
+    monkeypatch.setattr(Continued, "add_squares", kept)
+    method = made(name, fisher_decay=0.25)
+    first = Bench(folder, method, change=False)
+    learned = first.learned()
+    own = torch.stack(gradients).square().mean(dim=0)
+    torch.testing.assert_close(flat_fisher(first, learned), own)
+    assert len(gradients) == 2  # a fifth of the steps
+    gradients.clear()
+    second = Bench(folder, method, earlier={"bob": earlier_of(learned, "0" * 16)})
+    found = flat_fisher(second, second.learned())
+    torch.testing.assert_close(found, 0.25 * own + 0.75 * torch.stack(gradients).square().mean(dim=0))
+
+
+def flat_fisher(bench, learned):
+    kinds = [(kind, paths) for kind in ("fisher_up", "fisher_down") for paths in bench.adapter.shapes]
+    return torch.cat([learned.state[f"{kind}/{path}"].flatten() for kind, paths in kinds for path in paths])
+
+
+def test_a_task_that_measures_nothing_keeps_what_earlier_ones_need(folder):
+    first, bench = two_tasks(folder, made("dsc"))
+    assert not any(name.startswith("fisher") for name in bench.learned().state)
+    first = Bench(folder, made("ewc"), change=False).learned()
+    second = Bench(folder, made("dsc"), earlier={"bob": earlier_of(first, "0" * 16)}).learned()
+    fisher = {name: value for name, value in first.state.items() if name.startswith("fisher")}
+    assert fisher
+    assert all(torch.equal(second.state[name], value) for name, value in fisher.items())
+
+
+def test_the_penalty_is_the_distance_weighted_by_the_fisher_matrix(folder):
+    _, bench = two_tasks(folder, made("ewc", ewc_weight=3.0))
+    adapter = bench.adapter
+    assert bench.method.penalty(None, bench.task, bench.trainable)["ewc"].item() == 0
+    with torch.no_grad():
+        for factor in adapter.factors:
+            factor.add_(0.1 * torch.randn(factor.shape, generator=torch.Generator().manual_seed(0)))
+    moved = adapter.flat().detach().numpy() - adapter.start.numpy()
+    wanted = 1.5 * np.sum(adapter.fisher.numpy() * moved**2)
+    assert bench.method.penalty(None, bench.task, bench.trainable)["ewc"].item() == pytest.approx(wanted, rel=1e-5)
+    first = Bench(folder, made("ewc"), change=False)
+    assert first.method.penalty(None, first.task, first.trainable) == {}
+
+
+def test_what_earlier_tasks_need_moves_less(folder):
+    def moved(weight):
+        _, bench = two_tasks(folder, made("ewc", ewc_weight=weight))
+        bench.train()
+        return (bench.adapter.fisher * (bench.adapter.flat().detach() - bench.adapter.start).square()).sum().item()
+
+    assert moved(1e8) < 0.1 * moved(0.0)
+
+
+def test_scores_are_the_softmax_of_negative_errors():
+    errors = np.array([[0.2, 0.5, 0.3], [0.4, 0.1, 0.9]])
+    powers = np.exp(-errors / 0.1)
+    wanted = np.log(powers / powers.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(dc_log_scores(torch.tensor(errors), 0.1).numpy(), wanted, rtol=1e-9)
+    # Eq. 5: H of the own class is added, and that of every other taken away.
+    np.testing.assert_allclose(
+        contrast(torch.tensor(wanted), 1).numpy(), -wanted[:, 1] + wanted[:, 0] + wanted[:, 2], rtol=1e-9
+    )
+
+
+def test_the_subset_is_the_prior_the_own_concept_and_earlier_ones_at_random(folder):
+    _, bench = two_tasks(folder, made("ewc-dc"))
+    many = dataclasses.replace(
+        bench.task,
+        earlier=[dataclasses.replace(bench.task.earlier[0], prompt=f"a photo of a V*c{i}") for i in range(9)],
+    )
+    generator = torch.Generator().manual_seed(0)
+    drawn = [concept_subset(many, 5, generator) for _ in range(60)]
+    assert {own for _, own in drawn} == {1}
+    for prompts, _ in drawn:
+        assert prompts[:2] == ["a photo of a cat", "a photo of a V*alice"]
+        assert len(prompts) == len(set(prompts)) == 5
+    assert len({prompt for prompts, _ in drawn for prompt in prompts[2:]}) == 9
+    nameless = dataclasses.replace(many, prior_prompt="")
+    prompts, own = concept_subset(nameless, 3, generator)
+    assert (prompts[own], len(prompts)) == ("a photo of a V*alice", 3)
+
+
+class FakeStep:
+    """A batch whose predictions are given by prompt, for the student and for teachers."""
+
+    def __init__(self, target, student, teachers):
+        self.target, self.student, self.teachers = target, student, teachers
+        self.generator = torch.Generator().manual_seed(0)
+
+    def predict(self, prompt=None, *, deltas=None):
+        return self.student[prompt] if deltas is None else self.teachers[next(iter(deltas))][prompt]
+
+    def errors(self, predicted):
+        return (predicted - self.target).square().flatten(1).mean(dim=1)
+
+    def mean(self, values):
+        return values.mean()
+
+
+def random_predictions(prompts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {prompt: torch.randn(3, 4, 2, 2, generator=generator) for prompt in prompts}
+
+
+def test_the_loss_of_ewc_dc_is_eq_5(folder):
+    _, bench = two_tasks(folder, made("ewc-dc", dc_weight=0.7, dc_temperature=0.3))
+    prompts = ["a photo of a cat", "a photo of a V*alice", "a photo of a V*bob"]
+    target = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(9))
+    student = random_predictions(prompts, 1)
+    losses = bench.method.ewc_loss(FakeStep(target, student, {}), bench.task)
+    errors = np.stack([((student[p] - target).numpy() ** 2).reshape(3, -1).mean(axis=1) for p in prompts], axis=1)
+    powers = np.exp(-errors / 0.3)
+    scores = powers / powers.sum(axis=1, keepdims=True)
+    entropy = -np.log(scores)
+    wanted = 0.7 * (entropy[:, 1] - entropy[:, 0] - entropy[:, 2]).mean()
+    assert losses["denoising"].item() == pytest.approx(errors[:, 1].mean(), rel=1e-5)
+    assert losses["dc"].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_loss_of_dsc_is_eq_6(folder, monkeypatch):
+    old = Deltas({("old",): torch.zeros(1, 1, 1)})
+    _, bench = two_tasks(folder, made("dsc", dc_temperature=0.5, teacher_temperature=0.1), teacher=old)
+    monkeypatch.setattr(
+        type(bench.adapter), "increment_of", lambda self, flat: Deltas({("new",): flat[None, None, :1]})
+    )
+    prompts = ["a photo of a cat", "a photo of a V*alice", "a photo of a V*bob"]
+    target = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(9))
+    student, new, before = (random_predictions(prompts, seed) for seed in (1, 2, 3))
+    step = FakeStep(target, student, {"new": new, "old": before})
+    losses = bench.method.dsc_loss(step, bench.task, bench.trainable)
+
+    def scores(predictions, temperature):
+        errors = np.stack(
+            [((predictions[p] - target).numpy() ** 2).reshape(3, -1).mean(axis=1) for p in prompts], axis=1
+        )
+        powers = np.exp(-errors / temperature)
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    log_student = np.log(scores(student, 0.5))
+    entropy = sum(-(scores(teacher, 0.1) * log_student).sum(axis=1).mean() for teacher in (new, before))
+    noise = ((student[prompts[1]] - new[prompts[1]]).numpy() ** 2).mean() + (
+        (student[prompts[2]] - before[prompts[2]]).numpy() ** 2
+    ).mean()
+    assert losses["scores"].item() == pytest.approx(0.1 * entropy, rel=1e-5)
+    assert losses["noise"].item() == pytest.approx(1.5 * noise, rel=1e-5)
+
+
+def test_the_student_starts_as_the_tasks_adapter_and_moves_towards_the_old_teacher(folder):
+    """With a teacher that undoes what the first task did, and nothing but its noise to keep to."""
+    method = made("dsc", dsc_score_weight=0.0, dsc_noise_weight=50.0, consolidation_share=3.0)
+    first = Bench(folder, method, change=False).learned()
+    undone = Deltas.of({path: -delta.detach() for path, delta in first.deltas.items()})
+    bench = Bench(folder, method, earlier={"bob": earlier_of(first, "0" * 16, undone)})
+    reports, phases = [], []
+    bench.train(listener=Listener(phase=lambda name, *_: phases.append(name), report=reports.append, report_steps=1))
+    assert phases == ["learning", "consolidating"]
+    noise = [each.losses["noise"] for each in reports if "noise" in each.losses]
+    assert np.mean(noise[-5:]) < np.mean(noise[:5])
+    assert not torch.equal(bench.adapter.teacher, bench.adapter.flat().detach())
+
+
+def test_a_first_task_is_not_consolidated(folder):
+    phases = []
+    Bench(folder, made("dsc"), change=False).train(listener=Listener(phase=lambda name, *_: phases.append(name)))
+    assert phases == ["learning"]

@@ -17,26 +17,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import judged
 import torch
+from judged import CPU, attributes_read
 from PIL import Image
 
 from conceptctl import pocket
-from conceptctl.diffusion.columns import Prompt
-from conceptctl.diffusion.sampling import draw_set
+from conceptctl.diffusion.composition.regions import Prompt
 from conceptctl.pocket.judge import Reading
-from conceptctl.pocket.train.data import to_signed, to_tensor
 from conceptctl.pocket.world import captions
 from conceptctl.pocket.world.concepts import sequence
 from conceptctl.pocket.world.kinds import NONE, Subject
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import LIGHTS, PLACES, Scene
 from conceptctl.store.store import Store
-from conceptctl.workflows import generate
-from conceptctl.workflows.compose import compose
-from conceptctl.workflows.defaults import POCKET
 from conceptctl.workflows.extractor import open_extractor
+from conceptctl.workflows.generate.compose import compose
+from conceptctl.workflows.model import load
 
-CPU = torch.device("cpu")
 LEARNED = 24
 """Renders of each place and light that the others are compared with."""
 WORN = {
@@ -89,7 +87,7 @@ class Surroundings:
 
 def worn(reading: Reading, kind: str, asked: Mapping[str, str]) -> bool:
     """Whether a picture shows what was asked of a subject of a class."""
-    seen = next((each.shown() for each in reading.subjects if each.kind == kind), {})
+    seen = attributes_read(reading, kind)
     return all(seen.get(name) == value for name, value in asked.items())
 
 
@@ -103,7 +101,7 @@ def main() -> None:
     parser.add_argument("--prompt-only", action="store_true", help="as programs draw that know only diffusers")
     options = parser.parse_args()
     store = Store(options.workspace / options.method)
-    pipeline = generate.load(store, store.head(), "cpu")
+    backbone = load(store, store.head(), "cpu")
     extractor = open_extractor(store.head().base, None, CPU)
     judge = pocket.load_judge()
     followed: dict[str, list[bool]] = {}
@@ -114,8 +112,8 @@ def main() -> None:
         prompt: Prompt = f"a photo of a V*{name} {phrase}"
         if not options.prompt_only:
             prompt = compose(store, store.head(), prompt, [name])
-        pictures = list(draw_set(pipeline, prompt, options.pictures, steps=POCKET.steps, guidance=POCKET.guidance))
-        readings = judge.read(to_signed(to_tensor(pictures), CPU))
+        pictures = judged.draw(backbone, prompt, options.pictures)
+        readings = judged.read(judge, pictures)
         shown.setdefault(phrase, []).extend(reading.shows(subject) for reading in readings)
         return pictures, readings
 

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import judged
 from PIL import Image
 
 from conceptctl import pocket
-from conceptctl.pocket.judge import Reading
-from conceptctl.pocket.train.data import to_signed, to_tensor
-from conceptctl.pocket.world.concepts import Concept, concept
-
-
-def share_right(readings: Sequence[Reading], wanted: Concept) -> float:
-    """The share of a concept's attributes, those that show, that are read right."""
-    right = []
-    for reading in readings:
-        found = next((seen.shown() for seen in reading.subjects if seen.kind == wanted.kind), {})
-        right += [found.get(name) == value for name, value in wanted.subject.shown().items()]
-    return statistics.mean(right)
+from conceptctl.pocket.world.concepts import concept
 
 
 def main() -> None:
@@ -37,10 +25,11 @@ def main() -> None:
     for name, wanted in {**taught, "both": None}.items():
         files = sorted(path for path in (options.folder / name).glob("*.png") if path.name != "contact-sheet.png")
         pictures = [Image.open(path).convert("RGB") for path in files]
-        readings = judge.read(to_signed(to_tensor(pictures), torch.device("cpu")))
+        readings = judged.read(judge, pictures)
         if wanted is not None:
             shown = sum(reading.shows(wanted.subject) for reading in readings)
-            share = f"{100 * share_right(readings, wanted):.0f} %"
+            right = statistics.mean(ok for _, ok in judged.attributes_right(readings, wanted))
+            share = f"{100 * right:.0f} %"
         else:
             shown = sum(reading.shows_all([each.subject for each in taught.values()]) for reading in readings)
             share = ""

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from diffusers import StableDiffusionPipeline
 
-from conceptctl import pocket
+from conceptctl import families, pocket
+from conceptctl.formats.diffusers_folder import export_diffusers
 from conceptctl.store import base
 from conceptctl.store.store import Store
-from conceptctl.workflows.diffusers_folder import export_diffusers
 from conceptctl.workflows.fold import fold
-from conceptctl.workflows.generate import load
+from conceptctl.workflows.model import load
 from tests import synthetic
 
 PARTS = ("unet", "text_encoder", "vae")
@@ -32,13 +32,13 @@ def learned(root: Path, base_folder: Path, concepts: int, density: float) -> Sto
     """Make a store with concepts of random numbers on every K and V weight, all of them folded."""
     store = synthetic.make_store(root, base_folder)
     found = base.tensors(store.layout, store.head().base)
+    family = families.facts_of(store.head().base)
+    width = base.token_width(found, family)
     shapes = {
-        place.removeprefix("unet/"): info.shape
-        for place, (_, _, info) in found.items()
-        if place.startswith("unet/") and place.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        place.removeprefix("unet/"): info.shape for place, (_, _, info) in found.items() if family.is_target(place)
     }
     for number in range(concepts):
-        synthetic.learn(store, f"c{number}", number, shapes=shapes, width=base.token_width(found), density=density)
+        synthetic.learn(store, f"c{number}", number, shapes=shapes, width=width, density=density)
     fold(store)
     return store
 
@@ -92,7 +92,7 @@ def parameters(plain, folded) -> None:
 
 def same_pixels(store: Store, folded, prompt: str, steps: int) -> None:
     """Say whether the folder and `generate --prompt-only` draw the same."""
-    ours = load(store, store.head(), "cpu")
+    ours = load(store, store.head(), "cpu").pipeline
     images = [
         one(prompt, num_inference_steps=steps, guidance_scale=5.0, generator=torch.Generator().manual_seed(7)).images[0]
         for one in (ours, folded)

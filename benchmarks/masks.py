@@ -57,9 +57,9 @@ def main() -> None:
         trained = read_record(store.blob(store.head().concepts[0])).settings["trained_in_unet"]
         density = statistics.mean(row["density"])
         print(
-            f"| {form} | {100 * row['judge_then']:.0f} % | {100 * row['details_then']:.0f} % | {row['A_mmd']:.2f} | "
-            f"{row['F_mmd']:.2f} | {100 * density:.0f} % | {100 * same:.0f} % ({100 * chance:.0f} %) | "
-            f"{trained:,} |"
+            f"| {form} | {100 * row['judge_after_learning']:.0f} % | {100 * row['details_after_learning']:.0f} % | "
+            f"{row['A_mmd']:.2f} | {row['F_mmd']:.2f} | {100 * density:.0f} % | "
+            f"{100 * same:.0f} % ({100 * chance:.0f} %) | {trained:,} |"
         )
 
 

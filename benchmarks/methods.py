@@ -1,8 +1,8 @@
-"""What a training step costs: every method and every form of STAMINA's mask, on the bundled base.
+"""What a training step costs: every method, every phase of it, and every form of STAMINA's mask, on the bundled base.
 
     python benchmarks/methods.py            # time a step against TI++, parameters, peak memory, late against early
 
-Each variant has a process of its own, as a lesson has, in which it takes the same batches in turns with TI++, so that
+Each variant has a process of its own, as a training has, in which it takes the same batches in turns with TI++, so that
 what else the machine does falls on both alike; medians are compared.
 """
 
@@ -14,75 +14,123 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from conceptctl import pocket
-from conceptctl.diffusion import models
-from conceptctl.diffusion.conditioning import known_states, starting_row, with_kept
-from conceptctl.diffusion.examples import Examples
-from conceptctl.diffusion.fit import Callbacks, fit
-from conceptctl.diffusion.models import has_fast_bf16
-from conceptctl.diffusion.projections import Stacks, cross_attention, shapes_of, sizes_of
+from conceptctl import families, pocket
+from conceptctl.diffusion.models import choose_device, has_fast_bf16
+from conceptctl.learning.backbone import Backbone
+from conceptctl.learning.checkpoint import TrainingState
+from conceptctl.learning.examples import Examples
+from conceptctl.learning.loop import Listener, train
+from conceptctl.learning.method import Earlier, Method, Phase, Step, Task, Trainable
+from conceptctl.learning.processes import make_accelerator
+from conceptctl.learning.weights import Deltas, TokenRows, shapes_of
 from conceptctl.methods import find_method
-from conceptctl.methods.base import Task
 from conceptctl.parts.masks import FORMS
 from conceptctl.pocket import bundle
-from conceptctl.workflows.describe import usual
+from conceptctl.presets import shipped
+from conceptctl.workflows.learn.task import make_task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 REFERENCE = "TI++"
 FIRST, FIFTIETH = "STAMINA, first concept", "STAMINA, fiftieth concept"
-STEPS = 2 + Callbacks().report_steps
-"""Steps of a variant before the next has its turn: the first, which is not counted, as many as a lesson has from report
-to report, and one more to see when they end."""
+STEPS = 2 + Listener().report_steps
+"""Steps of a variant before the next has its turn: the first, which is not counted, as many as a training has from
+report to report, and one more to see when they end."""
+PRIOR = "a photo of a person"
 Found = TypeVar("Found")
 
 
 class Variant:
-    """One method with its settings, on a pipeline that it shares with the one it is compared with."""
+    """One phase of a method with its settings, on a model that it shares with the one it is compared with."""
 
     def __init__(
-        self, pipeline: Any, number: int, start: torch.Tensor, method: str, *, earlier: Sequence[str], **settings: Any
+        self,
+        backbone: Backbone,
+        token_id: int,
+        start: TokenRows,
+        method: str,
+        *,
+        earlier: Sequence[str],
+        phase: int = 0,
+        goes_on: bool = False,
+        **settings: Any,
     ) -> None:
-        """Put a method on a pipeline that has the tokens of earlier concepts."""
+        """Put a method on a model that has the tokens of earlier concepts.
+
+        Args:
+            backbone: The model.
+            token_id: The token that is learned.
+            start: Where it begins.
+            method: The method's name.
+            earlier: The concepts before it, by name.
+            phase: Which of the method's phases is measured.
+            goes_on: Whether the method goes on from what it kept of the concept before.
+            settings: Where they are not the preset's.
+        """
         found = find_method(method)
-        self.method = found(found.configuration(**{**found.pocket, "steps": STEPS, **settings}))
-        self.pipeline, self.number = pipeline, number
-        projections = cross_attention(pipeline.unet)
-        shapes = shapes_of(projections)
-        generator = torch.Generator().manual_seed(0)
-        changed = {}
+        usual = shipped()["pocket"].settings(method)
+        self.method = found(found.configuration(**{**usual, "steps": STEPS, **settings}))
+        self.backbone, self.token_id, self.phase = backbone, token_id, phase
+        self.generator = torch.Generator().manual_seed(0)
+        change = {}
         if earlier:
             # One matrix each, however many concepts are in it.
-            changed = {place: torch.rand(shape, generator=generator) * 1e-3 for place, shape in shapes.items()}
-        device = pipeline.device
-        states, sizes = None, {}
-        if self.method.config.preservation_weight:
-            states = known_states(pipeline, ["a photo of a person"])
-            sizes = sizes_of(projections, states)
-            states = with_kept(pipeline, states, [usual(pipeline.tokenizer, name) for name in earlier])
-        stacks = Stacks.of({place: value.to(device) for place, value in changed.items()})
-        self.task = Task(shapes, start, stacks, 0, states, sizes)
-        self.trainable = self.method.attach(self.task).to(device)
+            shapes = shapes_of(backbone.targets())
+            change = {path: torch.rand(shape, generator=self.generator) * 1e-3 for path, shape in shapes.items()}
+        made = partial(
+            make_task,
+            backbone,
+            self.method,
+            token_ids=[token_id],
+            token_start=start,
+            prompt="a photo of a V*alice",
+            class_word="person",
+            prior_prompt=PRIOR,
+            names=earlier,
+            change=change,
+        )
+        tasks = [self._earlier(made(), name, Deltas.of(change)) for name in earlier] if goes_on else []
+        self.task = made(earlier=tasks)
+        self.trainable = self.method.attach(self.task).to(backbone.device)
         self.times: list[float] = []
 
-    def turn(self, examples: Examples, seed: int, autocast: bool) -> None:
-        """Take steps as a lesson does, one report among them, and keep the mean time of one."""
+    def _earlier(self, first: Task, name: str, deltas: Deltas) -> Earlier:
+        """A concept that the method has learned: what it kept of it is random."""
+        kept = self.method.finish(first, self.method.attach(first)).state
+        state = {what: torch.rand(value.shape, generator=self.generator) * 1e-3 for what, value in kept.items()}
+        teacher = deltas.to(self.backbone.device)
+        kinds = frozenset(each.partition("/")[0] for each in state)
+        return Earlier(name, f"a photo of a V*{name}", kinds, lambda: state, lambda: teacher)
+
+    def turn(self, examples: Examples, seed: int, accelerator: Accelerator) -> None:
+        """Take steps as a training does, one report among them, and keep the mean time of one."""
         moments: list[float] = []
 
-        def penalty(deltas: Stacks, share: float, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
+        def begin() -> None:
             if examples.latents.is_cuda:
                 torch.cuda.synchronize()
             moments.append(time.perf_counter())
-            return self.method.penalty(self.trainable, deltas, self.task, share, generator)
 
-        schedule = self.method.config.schedule(seed)
-        fit(self.pipeline, self.number, self.trainable, examples, schedule, penalty, autocast=autocast)
+        train(
+            self.backbone,
+            [self.token_id],
+            Timed(self.method, self.phase, begin),
+            replace(self.task, seed=seed),
+            self.trainable,
+            examples,
+            accelerator=accelerator,
+            # The phases before it are taken as done.
+            state=TrainingState(step=self.phase * STEPS),
+        )
         self.times.append((moments[-1] - moments[1]) / (len(moments) - 2))
 
     @property
@@ -92,11 +140,30 @@ class Variant:
         return sum(parameter.numel() for parameter in adapter.parameters()) if adapter is not None else 0
 
 
-def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
-    start = starting_row(pipeline, "person")
-    number = models.add_concept(pipeline, "alice", start)
-    models.add_concept(pipeline, "before", start)
-    made = partial(Variant, pipeline, number, start)
+class Timed(Method):
+    """A method up to one of its phases, which tells when its steps begin."""
+
+    def __init__(self, method: Method, last: int, begin: Callable[[], None]) -> None:
+        super().__init__(method.config)
+        self.method, self.last, self.begin = method, last, begin
+
+    def phases(self, task: Task, trainable: Trainable) -> Iterator[Phase]:
+        for number, phase in enumerate(self.method.phases(task, trainable)):
+            if number == self.last:
+                yield replace(phase, loss=partial(self._loss, phase))
+                return
+            yield phase
+
+    def _loss(self, phase: Phase, step: Step) -> Any:
+        self.begin()
+        return phase.loss(step)
+
+
+def variants(backbone: Backbone) -> Iterator[tuple[str, Callable[[], Variant]]]:
+    start = backbone.token_start("person")
+    token_id = backbone.add_token("alice", start)
+    backbone.add_token("before", start)
+    made = partial(Variant, backbone, token_id, start)
     yield REFERENCE, partial(made, "ti++", earlier=())
     yield "sequential LoRA", partial(made, "lora", earlier=("before",))
     yield FIRST, partial(made, "stamina", earlier=())
@@ -105,22 +172,28 @@ def variants(pipeline: Any) -> Iterator[tuple[str, Callable[[], Variant]]]:
     paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
     without = partial(made, "stamina", earlier=("before",), **paper)
     yield "STAMINA without Muon, preservation, damping and P2", without
-    yield FIFTIETH, partial(_fiftieth, made)
+    yield FIFTIETH, partial(_after, made, 49, "stamina")
+    yield "EWC", partial(_after, made, 3, "ewc", goes_on=True)
+    after_learning = {"phase": 1, "goes_on": True, "consolidation_share": 1.0}
+    yield "EWC, measuring importance", partial(_after, made, 3, "ewc", **after_learning)
+    yield "EWC-DC, measuring importance", partial(_after, made, 3, "ewc-dc", **after_learning)
+    yield "DSC, consolidating", partial(_after, made, 3, "dsc", **after_learning)
 
 
-def _fiftieth(made: partial[Variant]) -> Variant:
-    pipeline, _, start = made.args
-    names = [f"before{index}" for index in range(49)]
+def _after(made: partial[Variant], count: int, method: str, **how: Any) -> Variant:
+    """A method after so many concepts of its own."""
+    backbone, _, start = made.args
+    names = [f"before{index}" for index in range(count)]
     for name in names:
-        models.add_concept(pipeline, name, start)
-    return made("stamina", earlier=names)
+        backbone.add_token(name, start)
+    return made(method, earlier=names, **how)
 
 
-def prepared(device: str, *, in_full: bool = False) -> tuple[Any, Examples]:
-    chosen = models.choose_device(device)
-    pipeline = models.load_pipeline(pocket.base_folder(), chosen, in_full=in_full)
+def prepared(device: str, *, in_full: bool = False) -> tuple[Backbone, Examples]:
+    chosen, folder = choose_device(device), pocket.base_folder()
+    backbone = families.recognized(folder).load(folder, chosen, in_full=in_full)
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return pipeline, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + ["a photo of a person"] * 4, 12)
+    return backbone, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + [PRIOR] * 4, 12)
 
 
 @dataclass(frozen=True)
@@ -142,33 +215,34 @@ class How:
     device: str
     precision: str
 
-    @property
-    def autocast(self) -> bool:
-        return self.device == "cpu" and self.precision == "bf16"
+    def accelerator(self) -> Accelerator:
+        return make_accelerator(choose_device(self.device), self.precision)
 
-    def prepared(self) -> tuple[Any, Examples]:
+    def prepared(self) -> tuple[Backbone, Examples]:
         torch.set_num_threads(self.threads)
         return prepared(self.device, in_full=self.precision == "no")
 
 
 def measure(name: str, rounds: int, how: How, beside: str = REFERENCE) -> Measured:
     """Train a variant and another one in turns."""
-    pipeline, examples = how.prepared()
-    known = dict(variants(pipeline))
-    # The first concept's pipeline has no tokens of others.
+    accelerator = how.accelerator()
+    backbone, examples = how.prepared()
+    known = dict(variants(backbone))
+    # The first concept's model has no tokens of others.
     others = known if beside == REFERENCE else dict(variants(how.prepared()[0]))
     variant, reference = known[name](), others[beside]()
     for turn in range(rounds):
-        reference.turn(examples, turn, how.autocast)
-        variant.turn(examples, turn, how.autocast)
+        reference.turn(examples, turn, accelerator)
+        variant.turn(examples, turn, accelerator)
     ratio = statistics.median(ours / theirs for ours, theirs in zip(variant.times, reference.times, strict=True))
     return Measured(statistics.median(variant.times), ratio, variant.parameters)
 
 
-def peak(name: str, autocast: bool) -> float:
+def peak(name: str, precision: str) -> float:
     """The peak memory of this process, which has done nothing yet, when it trains a variant on the CPU, in MB."""
-    pipeline, examples = prepared("cpu")
-    dict(variants(pipeline))[name]().turn(examples, 0, autocast)
+    accelerator = make_accelerator(torch.device("cpu"), precision)
+    backbone, examples = prepared("cpu")
+    dict(variants(backbone))[name]().turn(examples, 0, accelerator)
     # Not ru_maxrss: it holds the largest size of the process that began this one, too.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
@@ -176,17 +250,18 @@ def peak(name: str, autocast: bool) -> float:
 
 def profile(name: str, how: How) -> str:
     """Where the time of a variant's steps goes, the first of which are not looked at."""
-    pipeline, examples = how.prepared()
-    variant = dict(variants(pipeline))[name]()
-    variant.turn(examples, 0, how.autocast)
+    accelerator = how.accelerator()
+    backbone, examples = how.prepared()
+    variant = dict(variants(backbone))[name]()
+    variant.turn(examples, 0, accelerator)
     with torch.profiler.profile() as profiler:
-        variant.turn(examples, 1, how.autocast)
+        variant.turn(examples, 1, accelerator)
     table: str = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45)
     return table
 
 
 def alone(work: Callable[..., Found], *arguments: object) -> Found:
-    """Do something in a process of its own, as a lesson is."""
+    """Do something in a process of its own, as a training is."""
     with multiprocessing.get_context("spawn").Pool(1, _begin, (str(bundle.WEIGHTS),)) as pool:
         return pool.apply(work, arguments)
 
@@ -207,17 +282,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.weights:
         bundle.WEIGHTS = options.weights
-    device = models.choose_device(options.device)
+    device = choose_device(options.device)
     on_cpu = device.type == "cpu"
     how = How(options.threads, str(device), options.mixed_precision or ("bf16" if has_fast_bf16(device) else "no"))
-    pipeline, _ = prepared("cpu")
-    weights = sum(parameter.numel() for parameter in pipeline.unet.parameters())
+    backbone, _ = prepared("cpu")
+    weights = sum(parameter.numel() for parameter in backbone.pipeline.unet.parameters())
     print("| variant | s a step | of TI++ | trained, % of the U-Net | peak memory, MB |\n|---|---|---|---|---|")
     rows = {}
-    for name, _ in variants(pipeline):
+    for name, _ in variants(backbone):
         found = alone(measure, name, options.rounds, how)
         share = 100 * found.parameters / weights
-        memory = alone(peak, name, how.autocast) if on_cpu and sys.platform == "linux" else float("nan")
+        memory = alone(peak, name, how.precision) if on_cpu and sys.platform == "linux" else float("nan")
         rows[name] = {"seconds": found.seconds, "ratio": found.ratio, "share": share, "memory": memory}
         print(f"| {name} | {found.seconds:.3f} | {found.ratio:.3f} | {share:.2f} | {memory:.0f} |", flush=True)
     late = alone(measure, FIFTIETH, options.rounds, how, FIRST).ratio

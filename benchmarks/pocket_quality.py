@@ -40,7 +40,7 @@ from conceptctl.pocket.world.concepts import concept, sequence, write_folders
 from conceptctl.pocket.world.kinds import DETAILS, KINDS
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import Scene, draw_scene, scene_of
-from conceptctl.workflows.defaults import POCKET
+from conceptctl.presets import shipped
 
 CPU = torch.device("cpu")
 STEPS, GUIDANCE = 25, 2.0
@@ -262,7 +262,7 @@ class Bench:
         kinds, guided = self.bare
         # Guidance trades variety for obedience; without it, the distance is what the network has learned.
         prompts = [f"a photo of a {kind}" for kind in kinds]
-        scales = sorted({self.guidance, POCKET.guidance, 1.0}, reverse=True)
+        scales = sorted({self.guidance, shipped()["pocket"].sampling.guidance, 1.0}, reverse=True)
         drawn_with = {
             f"guidance {scale:g}" if scale > 1 else "no guidance": (
                 guided if scale == self.guidance else self.generate(prompts, 1_000, scale)

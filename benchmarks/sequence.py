@@ -21,18 +21,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import judged
 import torch
+from judged import CPU
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conceptctl import pocket
+from conceptctl import families, pocket
 from conceptctl.config import TrainConfig
-from conceptctl.diffusion.columns import Prompt
-from conceptctl.diffusion.conditioning import Prompts
-from conceptctl.diffusion.latents import encode
-from conceptctl.diffusion.objective import Objective
-from conceptctl.diffusion.sampling import draw_set
+from conceptctl.images.contact_sheet import contact_sheet
+from conceptctl.learning.backbone import Backbone, Noising
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.mmd import mmd, noise_floor
 from conceptctl.pocket import bundle, judge
@@ -44,16 +43,17 @@ from conceptctl.store import base
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows import generate, recall
-from conceptctl.workflows.compose import compose
-from conceptctl.workflows.defaults import POCKET
+from conceptctl.workflows.evaluate.weight_history import follow
 from conceptctl.workflows.extractor import open_extractor
-from conceptctl.workflows.learn import learn
-from conceptctl.workflows.lesson import Request, Watch
-from conceptctl.workflows.weight_history import follow
+from conceptctl.workflows.generate.compose import compose
+from conceptctl.workflows.learn.request import Request, Watch
+from conceptctl.workflows.learn.run import learn
+from conceptctl.workflows.model import load, load_base
+from conceptctl.workflows.reference_samples import introduced_in, recipe_of
 
-CPU = torch.device("cpu")
 ALONE = "alone"
+AFTER_LEARNING, CURRENT = "after_learning", "current"
+"""When a concept is judged: just after it was learned, and at the end of the sequence."""
 PAIRS = 8
 """Pairs of neighbours in the sequence that are drawn together at the end."""
 OPENING = "a photo of "
@@ -63,12 +63,14 @@ HELDOUT = 40
 """Held-out pictures of each concept."""
 OWN_PICTURES = 8
 """Of each class."""
+MEANS = {"judge": "success", "attributes": "attributes", "details": "details", "loss": "loss"}
+"""What is averaged over concepts, by what it is called in the table."""
 NOISES = 4
 """How often each picture is made noisy where its denoising loss is measured."""
 
 
 @dataclass(frozen=True)
-class Looked:
+class Judged:
     """What the judge finds in a set of pictures of one concept."""
 
     success: float
@@ -79,13 +81,9 @@ class Looked:
     """The share of its unseen details and their colours that are read right."""
 
     @classmethod
-    def at(cls, reader: Any, pictures: list[Image.Image], concept: Concept) -> Looked:
-        readings = reader.read(to_signed(to_tensor(pictures), CPU))
-        right = []
-        for reading in readings:
-            found = next((seen for seen in reading.subjects if seen.kind == concept.kind), None)
-            shown = found.shown() if found else {}
-            right += [(name, shown.get(name) == value) for name, value in concept.subject.shown().items()]
+    def of(cls, reader: Any, pictures: list[Image.Image], concept: Concept) -> Judged:
+        readings = judged.read(reader, pictures)
+        right = judged.attributes_right(readings, concept)
         return cls(
             statistics.mean(reading.shows(concept.subject) for reading in readings),
             statistics.mean(ok for _, ok in right),
@@ -106,9 +104,11 @@ class Bench:
         self.root: Path = options.workspace
         self.root.mkdir(parents=True, exist_ok=True)
         self.concepts = sequence(options.concepts, options.seed)
+        self.pairs = list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]
         self.data = self.root / "data"
         if not (self.data / "concepts.json").exists():
             list(write_folders(self.concepts, self.data))
+        self.folder = pocket.base_folder()
         self.judge = pocket.load_judge()
         # What another judge said is asked for again; another way of looking makes another judge too.
         parts = (bundle.WEIGHTS / bundle.JUDGE_FILE, Path(judge.__file__))
@@ -123,7 +123,7 @@ class Bench:
         return (
             Store(root)
             if (root / "FORMAT").exists()
-            else Store.create(root, base.inspect(pocket.base_folder()), "pocket")
+            else Store.create(root, base.inspect(self.folder, families.recognized(self.folder).FAMILY), "pocket")
         )
 
     def _store_of(self, method: str, index: int) -> Store:
@@ -141,8 +141,8 @@ class Bench:
             if store.head().concept(concept.name) is None:
                 self._learn(store, concept, method)
             # As it was then, also where what the judge says of it is asked for again later.
-            then = store.generation(recall.births(store)[store.concept(concept.name).uid])
-            self._draw(store, then, concept, self.root / f"{method}-{concept.name}-then")
+            learned = store.generation(introduced_in(store)[store.concept(concept.name).uid])
+            self._draw(store, learned, concept, self._stem(method, concept, AFTER_LEARNING))
 
     def _learn(self, store: Store, concept: Concept, method: str) -> None:
         name = "stamina" if method == ALONE else method
@@ -150,20 +150,26 @@ class Bench:
             self.data / concept.name / "train",
             concept.name,
             concept.kind,
-            train=TrainConfig(method=name, seed=self.options.training_seed),
+            train=TrainConfig(method=name, seed=self.options.training_seed, steps=self.options.steps),
             settings=dict(self.options.set) if name == "stamina" else {},
-            remembered=1,
+            reference_samples=1,
             mixed_precision=self.options.mixed_precision,
         )
         made = learn(store, request, device=self.options.device, watch=Watch(warn=print))
         print(f"{method}: learned {concept.name} in {made.seconds:.0f} s", flush=True)
 
-    def look_again(self, method: str) -> None:
+    def _stem(self, method: str, concept: Concept, when: str) -> Path:
+        """What the files about a concept are called, but for their suffix."""
+        return self.root / f"{method}-{concept.name}-{when}"
+
+    def judge_again(self, method: str) -> None:
         store = self._store(method)
         for concept in self.concepts:
-            self._draw(store, store.head(), concept, self.root / f"{method}-{concept.name}-now")
+            self._draw(store, store.head(), concept, self._stem(method, concept, CURRENT))
+        if not self.pairs:
+            return
         path = self.root / f"{method}-pairs.json"
-        how = {"judge": self.judge_is, "drawn": "painted in columns, with silhouettes"}
+        how = {"judge": self.judge_is, "drawn": "painted in regions, with difference masks"}
         found = self._pairs_read(method)
         if not how.items() <= found.items():
             drawn = found.get("drawn") == how["drawn"]
@@ -180,56 +186,53 @@ class Bench:
             # Another judge reads what was drawn for the one before.
             pictures = to_pictures(kept["pictures"])
         else:
-            pipeline = generate.load(store, generation, self.options.device)
+            backbone = load(store, generation, self.options.device)
             prompt = self._prompt(store, concept)
-            pictures = list(self._set(pipeline, prompt))
+            pictures = judged.draw(backbone, prompt, self.options.pictures)
             kept = {"features": self.extractor.images(pictures), "pictures": to_tensor(pictures).contiguous()}
             save_file(kept, stem.with_suffix(".safetensors"))
-            generate.contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
-            real = [concept.heldout_view(index) for index in range(HELDOUT)]
-            found = {"loss": self._loss(pipeline, real, [prompt] * HELDOUT), "own": self.own_losses(pipeline)}
-        found |= {**vars(Looked.at(self.judge, pictures, concept)), "judge": self.judge_is}
+            contact_sheet(pictures[:16]).save(stem.with_suffix(".png"))
+            heldout = [concept.heldout_view(index) for index in range(HELDOUT)]
+            found = {"loss": self._loss(backbone, heldout, [prompt] * HELDOUT), "own": self.own_losses(backbone)}
+        found |= {**vars(Judged.of(self.judge, pictures, concept)), "judge": self.judge_is}
         path.write_text(json.dumps(found), encoding="utf-8")
         print(f"{stem.name}: {json.dumps(found)}", flush=True)
 
     def _prompt(self, store: Store, concept: Concept) -> str:
         """What a concept is drawn from: what it was learned under."""
         record = read_record(store.blob(store.concept(concept.name)))
-        return recall.recipe_of(record, store.head().base).prompt_for(concept.name)
+        return recipe_of(record, store.head().base).prompt_for(concept.name)
 
-    def untouched(self) -> Any:
+    def untouched(self) -> Backbone:
         """The base before anything is learned."""
         store = self._store("features")
-        return generate.load_base(store, store.head(), self.options.device)
+        return load_base(store, store.head(), self.options.device)
 
     @cached_property
     def own(self) -> tuple[list[Image.Image], list[str]]:
         """Pictures that the untouched base draws, with their prompts."""
-        pipeline = self.untouched()
+        backbone = self.untouched()
         prompts = [f"a photo of a {kind} on a beach" for kind in OWN]
-        pictures = [each for prompt in prompts for each in self._set(pipeline, prompt, OWN_PICTURES)]
+        pictures = [each for prompt in prompts for each in judged.draw(backbone, prompt, OWN_PICTURES)]
         return pictures, [each for each in prompts for _ in range(OWN_PICTURES)]
 
-    def own_losses(self, pipeline: Any) -> dict[str, float]:
+    def own_losses(self, backbone: Backbone) -> dict[str, float]:
         """The denoising loss on them, by class."""
         pictures, prompts = self.own
         parts = [slice(start, start + OWN_PICTURES) for start in range(0, len(prompts), OWN_PICTURES)]
         return {
-            kind: self._loss(pipeline, pictures[part], prompts[part]) for kind, part in zip(OWN, parts, strict=True)
+            kind: self._loss(backbone, pictures[part], prompts[part]) for kind, part in zip(OWN, parts, strict=True)
         }
 
     @torch.no_grad()
-    def _loss(self, pipeline: Any, pictures: list[Image.Image], prompts: list[str]) -> float:
+    def _loss(self, backbone: Backbone, pictures: list[Image.Image], prompts: list[str]) -> float:
         """The denoising loss on pictures, min-SNR weighted, with the same noise in every call, x 10^4."""
-        latents, objective = encode(pipeline, pictures), Objective(pipeline, SNR_CAP)
+        latents, objective = backbone.encode(pictures), backbone.objective(Noising(snr_gamma=SNR_CAP))
         generator = torch.Generator().manual_seed(0)
-        hidden = Prompts(pipeline, prompts, number=-1).hidden(torch.arange(len(prompts)))
-        drawn = [objective.draw(latents, generator) for _ in range(NOISES)]
-        losses = torch.cat([objective.errors(latents, *each, hidden) for each in drawn])
+        condition = backbone.conditions(prompts, ()).of_examples(torch.arange(len(prompts)))
+        drawn = [objective.corrupt(latents, generator) for _ in range(NOISES)]
+        losses = torch.cat([objective.loss(objective.predict(noised, condition), noised) for noised in drawn])
         return 1e4 * losses.mean().item()
-
-    def _set(self, pipeline: Any, prompt: Prompt, count: int | None = None) -> Any:
-        return draw_set(pipeline, prompt, count or self.options.pictures, steps=POCKET.steps, guidance=POCKET.guidance)
 
     def _pairs_read(self, method: str) -> dict[str, Any]:
         path = self.root / f"{method}-pairs.json"
@@ -238,13 +241,12 @@ class Bench:
 
     def _pairs(self, store: Store, method: str, *, drawn: bool) -> dict[str, float]:
         """What pictures of two neighbours of the sequence show, in the mean; they are drawn where they are not yet."""
-        pairs = list(zip(self.concepts, self.concepts[1:], strict=False))[:PAIRS]
         path = self.root / f"{method}-pairs.safetensors"
         if not (drawn and path.exists()):
-            save_file({"pictures": self._pictures_of(pairs, store)}, path)
+            save_file({"pictures": self._pictures_of(store)}, path)
         pictures = load_file(path)["pictures"]
         found: dict[str, list[float]] = {"both": [], "classes": [], "attributes": []}
-        for pair, part in zip(pairs, pictures, strict=True):
+        for pair, part in zip(self.pairs, pictures, strict=True):
             subjects = [concept.subject for concept in pair]
             for reading in self.judge.read(to_signed(part, CPU)):
                 there, right, asked = reading.agreement([(subject.kind, subject.shown()) for subject in subjects])
@@ -252,44 +254,43 @@ class Bench:
                 found["classes"].append(there)
                 found["attributes"].append(right / asked)
         sheet = [picture for part in pictures for picture in to_pictures(part[:4])]
-        generate.contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
+        contact_sheet(sheet).save(self.root / f"{method}-pairs.png")
         return {name: statistics.mean(values) for name, values in found.items()}
 
-    def _pictures_of(self, pairs: list[tuple[Concept, Concept]], store: Store) -> Tensor:
+    def _pictures_of(self, store: Store) -> Tensor:
         """Draw eight pictures of each pair: uint8 (pairs, 8, 3, 64, 64)."""
-        pipeline = generate.load(store, store.head(), self.options.device)
+        backbone = load(store, store.head(), self.options.device)
         parts = []
-        for pair in pairs:
+        for pair in self.pairs:
             prompt = OPENING + " next to ".join(f"V*{concept.name}" for concept in pair)
             composed = compose(store, store.head(), prompt, [concept.name for concept in pair])
-            parts.append(to_tensor(list(self._set(pipeline, composed, 8))))
+            parts.append(to_tensor(judged.draw(backbone, composed, 8)))
         return torch.stack(parts).contiguous()
 
     def figures(self, method: str) -> dict[str, Any]:
-        now = "then" if method == ALONE else "now"
+        current = AFTER_LEARNING if method == ALONE else CURRENT
         concepts = [concept for _, concept in self._learned_by(method)]
-        looked = {when: [self._looked(method, concept, when) for concept in concepts] for when in ("then", now)}
-        real = [self._real(concept) for concept in concepts]
-        then = [self._features(method, concept, "then") for concept in concepts]
-        last = [self._features(method, concept, now) for concept in concepts]
+        found = {
+            when: [self._judged(method, concept, which) for concept in concepts]
+            for when, which in ((AFTER_LEARNING, AFTER_LEARNING), (CURRENT, current))
+        }
+        heldout = [self._heldout(concept) for concept in concepts]
+        first = [self._features(method, concept, AFTER_LEARNING) for concept in concepts]
+        last = [self._features(method, concept, current) for concept in concepts]
         count = len(concepts)
         row: dict[str, Any] = {
-            "judge_then": statistics.mean(each["success"] for each in looked["then"]),
-            "judge_now": statistics.mean(each["success"] for each in looked[now]),
-            "attributes_then": statistics.mean(each["attributes"] for each in looked["then"]),
-            "attributes_now": statistics.mean(each["attributes"] for each in looked[now]),
-            "details_then": statistics.mean(each["details"] for each in looked["then"]),
-            "details_now": statistics.mean(each["details"] for each in looked[now]),
-            "loss_then": statistics.mean(each["loss"] for each in looked["then"]),
-            "loss_now": statistics.mean(each["loss"] for each in looked[now]),
-            "own": [each["own"] for each in looked["then"]],
-            "noise_floor": statistics.mean(noise_floor(then[j]) for j in range(count)),
-            "diversity": statistics.mean(diversity(last[j], real[j]) for j in range(count)),
-            "A_of_each": [mmd(real[j], last[j]) for j in range(count)],
-            "F_of_each": [mmd(then[j], last[j]) for j in range(count)],
-            "P_of_each": [mmd(real[j], then[j]) for j in range(count)],
-            "judge_then_of_each": [each["success"] for each in looked["then"]],
-            "judge_now_of_each": [each["success"] for each in looked[now]],
+            f"{name}_{when}": statistics.mean(each[what] for each in found[when])
+            for name, what in MEANS.items()
+            for when in (AFTER_LEARNING, CURRENT)
+        }
+        row |= {
+            "own": [each["own"] for each in found[AFTER_LEARNING]],
+            "noise_floor": statistics.mean(noise_floor(first[j]) for j in range(count)),
+            "diversity": statistics.mean(diversity(last[j], heldout[j]) for j in range(count)),
+            "A_of_each": [mmd(heldout[j], last[j]) for j in range(count)],
+            "F_of_each": [mmd(first[j], last[j]) for j in range(count)],
+            "P_of_each": [mmd(heldout[j], first[j]) for j in range(count)],
+            **{f"judge_{when}_of_each": [each["success"] for each in found[when]] for when in found},
         }
         row |= {
             f"pairs_{name}": value for name, value in self._pairs_read(method).items() if name not in ("judge", "drawn")
@@ -320,14 +321,14 @@ class Bench:
             "loss_folded / loss_sampled": [each["loss_folded"] / each["loss_sampled"] for each in settings],
         }
 
-    def _looked(self, method: str, concept: Concept, when: str) -> dict[str, float]:
-        found: dict[str, float] = json.loads((self.root / f"{method}-{concept.name}-{when}.json").read_text())
+    def _judged(self, method: str, concept: Concept, when: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._stem(method, concept, when).with_suffix(".json").read_text())
         return found
 
     def _features(self, method: str, concept: Concept, when: str) -> Tensor:
-        return load_file(self.root / f"{method}-{concept.name}-{when}.safetensors")["features"]
+        return load_file(self._stem(method, concept, when).with_suffix(".safetensors"))["features"]
 
-    def _real(self, concept: Concept) -> Tensor:
+    def _heldout(self, concept: Concept) -> Tensor:
         pictures = [concept.heldout_view(index) for index in range(HELDOUT)]
         features: Tensor = self.extractor.images(pictures)
         return features
@@ -353,6 +354,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24, help="pictures of each concept, each time")
     parser.add_argument("--methods", nargs="+", default=["stamina", "ti++", "lora", ALONE])
     parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
+    parser.add_argument("--steps", type=int, help="of every training, whatever the method; the preset's by default")
     parser.add_argument("--alone-from", type=int, default=1, help="from which concept on each is also learned alone")
     parser.add_argument("--only-report", action="store_true")
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), help="what `learn` takes, if not given")
@@ -374,7 +376,7 @@ def main() -> None:
         if not options.only_report:
             bench.learn_all(method)
             if method != ALONE:
-                bench.look_again(method)
+                bench.judge_again(method)
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
     if {"stamina", ALONE} <= rows.keys():
@@ -389,7 +391,7 @@ def main() -> None:
     figures = bench.root / "figures.json"
     known = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
     figures.write_text(json.dumps(known | rows, indent=2) + "\n", encoding="utf-8")
-    names = [f"{what}_{when}" for what in ("judge", "attributes", "details", "loss") for when in ("then", "now")]
+    names = [f"{what}_{when}" for what in MEANS for when in (AFTER_LEARNING, CURRENT)]
     names += ["A_mmd", "F_mmd", "P_mmd", "noise_floor", "diversity", "pairs_both", "pairs_classes", "pairs_attributes"]
     print("| method | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")

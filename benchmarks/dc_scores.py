@@ -1,0 +1,234 @@
+"""What continued adapters keep, and whether diffusion-classifier scores tell what they should.
+
+    python benchmarks/dc_scores.py --workspace DIR              # 4 concepts; lora, ewc, ewc-dc and dsc
+
+The denoising loss of each concept's training pictures when it had just been learned, and after the last concept: what
+was forgotten. And two checks of "Mining your own secrets", section 4.3. Figure 7: after a sequence of concepts, each
+training picture is classified by its scores (eq. 3, averaged over many noises and times) among the prompts of all
+concepts. Figure 6: the largest eigenvalues of the Fisher matrix of one target's factors, with the scores in the loss
+(eq. 5) and without, over the same batches. What is learned stays in the workspace, and a second run goes on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptctl import families, pocket
+from conceptctl.config import TrainConfig
+from conceptctl.learning.examples import Examples
+from conceptctl.learning.loop import train
+from conceptctl.learning.method import Phase, Step, Trainable
+from conceptctl.learning.processes import make_accelerator
+from conceptctl.methods.ewc_dc import Config, EwcDc
+from conceptctl.parts.adapters.continued import Continued
+from conceptctl.parts.tokens import TokenEmbedding
+from conceptctl.presets import preset_of
+from conceptctl.store import base, weights
+from conceptctl.store.concept import read_record
+from conceptctl.store.store import Store
+from conceptctl.workflows.learn.request import Request
+from conceptctl.workflows.learn.run import learn
+from conceptctl.workflows.learn.task import earlier_tasks, make_task
+from conceptctl.workflows.model import apply_concepts, load_base, token_rows
+from conceptctl.workflows.reference_samples import recipe_of
+
+CPU = torch.device("cpu")
+LARGEST = 5
+LOSS_BATCHES = 12
+
+
+def setting(pair: str) -> tuple[str, float]:
+    """Read NAME=VALUE."""
+    name, _, text = pair.partition("=")
+    return name, float(text)
+
+
+def learned_store(root: Path, method: str, concepts: Sequence[Any], steps: int, settings: dict[str, Any]) -> Store:
+    """Learn a sequence of concepts in a store of its own, or find it."""
+    folder = root / method
+    source = base.inspect(pocket.base_folder(), families.recognized(pocket.base_folder()).FAMILY)
+    store = Store(folder) if folder.exists() else Store.create(folder, source, "pocket")
+    known = {each.name for each in store.head().concepts}
+    for concept in concepts:
+        if concept.name not in known:
+            request = Request(
+                folder=root / "concepts" / concept.name / "train",
+                name=concept.name,
+                class_word=concept.kind,
+                train=TrainConfig(method=method, steps=steps),
+                reference_samples=0,
+                settings=settings,
+            )
+            learn(store, request, device="cpu")
+    return store
+
+
+class Model:
+    """A store's model and its concepts, with the pictures that each was learned from."""
+
+    def __init__(self, store: Store, concepts: Sequence[Any], generation: int | None = None) -> None:
+        self.store, self.concepts = store, concepts
+        self.head = store.head() if generation is None else store.generation(generation)
+        self.backbone = load_base(store, self.head, "cpu", in_full=True)
+        self.weights = apply_concepts(store, self.head, self.backbone)
+        self.backbone.freeze()
+        self.records = [read_record(store.blob(each)) for each in self.head.concepts]
+        self.prompts = [recipe_of(each, self.head.base).prompt_for(each.name) for each in self.records]
+
+    def examples(self, index: int) -> Examples:
+        """The latents of a concept's training pictures."""
+        pictures = [self.concepts[index].training_view(number) for number in range(12)]
+        latents = self.backbone.encode(pictures)
+        return Examples(latents, [self.prompts[index]] * len(latents), len(latents))
+
+    @torch.no_grad()
+    def loss(self, index: int) -> float:
+        """The denoising loss of a concept's training pictures, over fixed noises and times."""
+        objective = self.backbone.objective(Config().schedule(0).plain(1).noising())
+        latents, generator = self.examples(index).latents, torch.Generator().manual_seed(0)
+        condition = self.backbone.conditions(self.prompts, ()).of_prompt(self.prompts[index], len(latents))
+        losses = []
+        for _ in range(LOSS_BATCHES):
+            noised = objective.corrupt(latents, generator)
+            losses.append(objective.errors(objective.predict(noised, condition), noised).mean().item())
+        return float(np.mean(losses))
+
+    @torch.no_grad()
+    def accuracy(self, trials: int) -> tuple[float, list[float]]:
+        """The share of training pictures whose own prompt has the largest score; of all, and of each concept."""
+        objective = self.backbone.objective(Config().schedule(0).plain(1).noising())
+        conditions = self.backbone.conditions(self.prompts, ())
+        right = []
+        for index in range(len(self.prompts)):
+            latents, generator = self.examples(index).latents, torch.Generator().manual_seed(0)
+            errors = torch.zeros(len(latents), len(self.prompts))
+            for _ in range(trials):
+                noised = objective.corrupt(latents, generator)
+                for which, prompt in enumerate(self.prompts):
+                    condition = conditions.of_prompt(prompt, len(latents))
+                    errors[:, which] += objective.errors(objective.predict(noised, condition), noised)
+            right.append((errors.argmin(dim=1) == index).float().mean().item())
+        return float(np.mean(right)), right
+
+    def eigenvalues(self, batches: int, config: Config) -> dict[str, dict[str, list[float]]]:
+        """The largest eigenvalues of the Fisher matrix of the first target's A and B, after the last concept."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for which in ("without", "with"):
+            probe = Probe(config, batches, with_scores=which == "with")
+            self.measure(probe)
+            found[which] = {name: largest(torch.stack(rows)) for name, rows in probe.gradients.items()}
+        return found
+
+    def measure(self, probe: Probe) -> None:
+        """Run a probe's phase on the last concept, with the ones before it as the earlier ones."""
+        *before, last = self.head.concepts
+        tasks = earlier_tasks(self.store, self.head, self.weights, CPU)
+        record = self.records[-1]
+        row = token_rows(self.backbone, weights.read_floats(self.store.blob(last), "token"))
+        token_id = self.backbone.tokenizer().convert_tokens_to_ids(f"v*{last.name}")
+        task = make_task(
+            self.backbone,
+            probe,
+            token_ids=[token_id],
+            token_start=row,
+            prompt=self.prompts[-1],
+            class_word=record.class_word,
+            prior_prompt=f"a photo of a {record.class_word}",
+            earlier=tasks[: len(before)],
+        )
+        probe.state = tasks[-1].state()
+        trainable = probe.attach(task)
+        train(
+            self.backbone,
+            [token_id],
+            probe,
+            task,
+            trainable,
+            self.examples(len(before)),
+            accelerator=make_accelerator(CPU),
+        )
+
+
+class Probe(EwcDc):
+    """Keeps the gradients of one target's factors, batch by batch, instead of their squares."""
+
+    def __init__(self, config: Config, batches: int, *, with_scores: bool) -> None:
+        super().__init__(config)
+        self.batches, self.with_scores = batches, with_scores
+        self.gradients: dict[str, list[Tensor]] = {"A": [], "B": []}
+        self.state: Any = {}
+
+    def attach(self, task: Any) -> Trainable:
+        """The adapter as the last concept left it."""
+        generator = torch.Generator().manual_seed(0)
+        adapter = Continued(task.shapes, self.config.rank, 0.0, generator=generator, state=self.state)
+        return Trainable(adapter, TokenEmbedding(task.token_start), 0.0)
+
+    def phases(self, task: Any, trainable: Trainable) -> Any:
+        """The phase of algorithm 2, with the scores or without."""
+        adapter: Any = trainable.adapter
+
+        def loss(step: Step) -> dict[str, Tensor]:
+            losses = dict(self.ewc_loss(step, task))
+            if not self.with_scores:
+                del losses["dc"]
+            return losses
+
+        def keep() -> None:
+            self.gradients["A"].append(adapter.up[0].grad[0].flatten().clone())
+            self.gradients["B"].append(adapter.down[0].grad[0].flatten().clone())
+
+        yield Phase("probing", self.config.schedule(0).plain(self.batches), loss, adapter.groups(), gradients=keep)
+
+
+def largest(gradients: Tensor) -> list[float]:
+    """The largest eigenvalues of the mean outer product of gradients, (batches, parameters)."""
+    values = torch.linalg.svdvals(gradients.double()).square() / len(gradients)
+    return [float(value) for value in values[:LARGEST]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, required=True, help="where everything is kept")
+    parser.add_argument("--concepts", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=11, help="which sequence of concepts")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--methods", nargs="+", default=["lora", "ewc", "ewc-dc", "dsc"])
+    parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of the methods, NAME=VALUE")
+    parser.add_argument("--trials", type=int, default=64, help="noises and times that a score is averaged over")
+    parser.add_argument("--batches", type=int, default=60, help="of the Fisher matrices")
+    options = parser.parse_args()
+    concepts = pocket.sequence(options.concepts, options.seed)
+    folder = options.workspace / "concepts"
+    if not folder.exists():
+        list(pocket.write_folders(concepts, folder, heldout=0))
+    found: dict[str, Any] = {}
+    for method in options.methods:
+        store = learned_store(options.workspace, method, concepts, options.steps, dict(options.set))
+        model = Model(store, concepts)
+        mean, each = model.accuracy(options.trials)
+        losses = {
+            "after_learning": [Model(store, concepts, index + 1).loss(index) for index in range(len(concepts))],
+            "current": [model.loss(index) for index in range(len(concepts))],
+        }
+        found[method] = {"accuracy": mean, "of_each": each, "losses": losses}
+        print(method, json.dumps(losses), flush=True)
+        print(f"{method}: {100 * mean:.0f} % of training pictures classified", each, flush=True)
+        if method.startswith("ewc"):
+            preset = preset_of(store.head().base).settings("ewc-dc")
+            config = Config(**{**preset, "timestep_sampling": "uniform", "steps": options.steps})
+            found[method]["eigenvalues"] = model.eigenvalues(options.batches, config)
+            print(json.dumps(found[method]["eigenvalues"]), flush=True)
+    (options.workspace / "dc-scores.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What several benchmarks share: sets of pictures as `pocket` draws them, and what the judge reads off them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from conceptctl.diffusion.composition.regions import Prompt
+from conceptctl.learning.backbone import Backbone
+from conceptctl.pocket.judge import Reading
+from conceptctl.pocket.train.data import to_signed, to_tensor
+from conceptctl.pocket.world.concepts import Concept
+from conceptctl.presets import shipped
+from conceptctl.workflows.drawing import draw_set
+
+CPU = torch.device("cpu")
+SAMPLING = shipped()["pocket"].sampling
+
+
+def draw(backbone: Backbone, prompt: Prompt, count: int) -> list[Image.Image]:
+    """Draw the first pictures of a prompt's fixed set."""
+    return list(draw_set(backbone.sampler(prompt, steps=SAMPLING.steps, guidance=SAMPLING.guidance), count))
+
+
+def read(judge: Any, pictures: Sequence[Image.Image]) -> list[Reading]:
+    """What the judge reads off pictures."""
+    readings: list[Reading] = judge.read(to_signed(to_tensor(list(pictures)), CPU))
+    return readings
+
+
+def attributes_read(reading: Reading, kind: str) -> dict[str, str]:
+    """What is read of the first subject of a kind; nothing where there is none."""
+    return next((seen.shown() for seen in reading.subjects if seen.kind == kind), {})
+
+
+def attributes_right(readings: Sequence[Reading], concept: Concept) -> list[tuple[str, bool]]:
+    """Of every picture each of a concept's attributes that show, and whether it is read right."""
+    right = []
+    for reading in readings:
+        found = attributes_read(reading, concept.kind)
+        right += [(name, found.get(name) == value) for name, value in concept.subject.shown().items()]
+    return right

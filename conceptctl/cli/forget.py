@@ -39,6 +39,7 @@ def forget(
             "generation": head.seq,
             "done": done,
             "purge": plan.is_purge,
+            "concepts": [each.name for each in plan.concepts],
             "rebuilt": plan.rebuild,
             "removed_bytes": plan.removed_bytes,
             "interrupted": plan.interrupted,
@@ -51,7 +52,10 @@ def forget(
 def _shown(plan: "ForgetPlan") -> list[str]:
     if not plan.concepts:
         return [f"forget {plan.name}", "  only an interrupted training; removed for good", "  nothing brings it back"]
-    lines = [f"forget {plan.name} ({', '.join(each.class_word or 'no class' for each in plan.concepts)})"]
+    own = [each.class_word or "no class" for each in plan.concepts if each.name == plan.name]
+    lines = [f"forget {plan.name} ({', '.join(own)})"]
+    if others := sorted({each.name for each in plan.concepts} - {plan.name}):
+        lines.append(f"  with it, because they go on from it and only history has them: {', '.join(others)}")
     if plan.rebuild:
         lines.append("  the stored weights are rebuilt from the base and the other deltas")
     if not plan.is_purge:

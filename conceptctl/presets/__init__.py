@@ -108,7 +108,9 @@ def named_preset(named: str) -> Preset:
         return shipped()[named]
     path = Path(named)
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UsageError(f"{path}: not a preset: not a regular file")
+        text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NotFound(f"there is no preset {named!r}", hint=f"presets: {', '.join(shipped())}, or a file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -117,13 +119,15 @@ def named_preset(named: str) -> Preset:
         value = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a preset: neither TOML nor JSON: {error}") from None
-    if isinstance(value.get("plan"), Mapping):
+    if isinstance(value, Mapping) and isinstance(value.get("plan"), Mapping):
         # All that `learn --dry-run --json` says; the preset is one part of it.
         value = value["plan"].get("preset", {})
     return _parsed(path.stem, value)
 
 
-def _parsed(name: str, value: Mapping[str, Any]) -> Preset:
+def _parsed(name: str, value: Any) -> Preset:
+    if not isinstance(value, Mapping) or not value:
+        raise UsageError(f"preset {name}: it says nothing", hint="[learn], [methods.NAME]; or --preset paper")
     texts = {key: value[key] for key in ("description", "family", "base") if key in value}
     if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
         raise UsageError(f"preset {name}: {odd[0]} is no text")

@@ -51,7 +51,7 @@ def command(arguments, processes):
         "accelerate.commands.launch",
         "--num_processes",
         str(processes),
-        "--cpu",
+        "--multi_gpu",
         "--main_process_port",
         port,
     ]
@@ -132,6 +132,15 @@ def test_two_processes_learn_what_one_does(made, stores, method, more):
     assert [generation.verb for generation in stores[1].log()] == ["init", "learn"]
     assert verify(stores[1].layout, read_data=True).problems == ()
     assert list(stores[1].layout.jobs.iterdir()) == []
+
+
+def test_a_batch_that_cannot_be_spread_is_refused_before_anything_is_learned(made, stores):
+    """Which also shows that there are two processes: one could have it."""
+    arguments = command(learning(made, stores[0], "ewc", "--batch-size", "1"), 2)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment(), check=False)
+    assert done.returncode != 0
+    assert "cannot be spread over 2 processes" in done.stderr
+    assert list(stores[0].layout.jobs.iterdir()) == []
 
 
 def test_an_evaluation_is_the_same_however_many_processes_draw(made, stores, tmp_path):

@@ -63,6 +63,7 @@ def prepare(
     chosen = choose_device(device)
     precision = precision_of(request, chosen.type)
     accelerator = make_accelerator(chosen, precision)
+    # Said by all of them, after they have met: a process that waits for one that ended is not told of it.
     if method.config.batch_size < accelerator.num_processes:
         raise UsageError(
             f"a batch of {method.config.batch_size} cannot be spread over {accelerator.num_processes} processes",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
-from conceptctl.methods import find_method
-from conceptctl.presets import Preset, named_preset
+from conceptctl.methods import METHODS, find_method
+from conceptctl.presets import EVERY_METHOD, Preset, named_preset
 from conceptctl.store import concept
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _MORE_THAN_NOTHING = {
     "teacher_temperature", "consolidation_share",
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
-_AT_MOST_ONE = {"fisher_decay"}
+_AT_MOST = {"fisher_decay": 1, "consolidation_share": 100}
+_AT_LEAST = {"dc_concepts": 2}
 FORMER_SETTINGS = {"open_by": "mask_logit_mean", "spread": "mask_logit_std", "start": "init_std"}
 """Settings by the names that earlier versions had for them: records and scripts may still have those."""
 
@@ -130,9 +131,14 @@ def chosen_preset(request: Request, own: Preset) -> Preset:
 
     Raises:
         NotFound: There is no preset of that name.
-        UsageError: A file that is no preset.
+        UsageError: A file that is no preset, or one with settings of a method that is not there.
     """
-    return own if request.preset is None else own.under(named_preset(request.preset))
+    if request.preset is None:
+        return own
+    other = named_preset(request.preset)
+    if unknown := sorted(set(other.methods) - {*METHODS, EVERY_METHOD}):
+        raise UsageError(f"preset {other.name}: there is no method {unknown[0]!r}", hint=", ".join(METHODS))
+    return own.under(other)
 
 
 def precision_of(request: Request, device: str) -> str:
@@ -171,12 +177,15 @@ def make_method(request: Request, preset: Preset) -> Method:
     values = {**preset.settings(found.name), **asked, **own}
     if unknown := sorted(set(values) - set(known)):
         raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
-    if request.class_word == "" or request.auxiliary == 0:
+    auxiliary = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
+    if request.class_word == "" or auxiliary == 0:
         values["auxiliary_batch"] = 0
     for name, each in known.items():
         # A whole number is a number; torch makes other tensors of the two.
         if isinstance(each.default, float) and type(value := values.get(name)) is int:
-            values[name] = float(value)
+            values[name] = float(value) if abs(value) < 2**1000 else math.inf
+        if isinstance(each.default, str) and not isinstance(values.get(name, ""), str):
+            raise UsageError(f"{name.replace('_', ' ')} must be a word, not {values[name]!r}")
     config = found.configuration(**values)
     for name, each in known.items():
         _check_number(name, getattr(config, name), type(each.default))
@@ -212,5 +221,7 @@ def _check_number(name: str, value: Any, kind: type) -> None:
         raise UsageError(f"{words} must be more than 0, not {value}")
     if name not in _OF_EITHER_SIGN and value < 0:
         raise UsageError(f"{words} cannot be less than 0, as {value} is")
-    if name in _AT_MOST_ONE and value > 1:
-        raise UsageError(f"{words} cannot be more than 1, as {value} is")
+    if value > _AT_MOST.get(name, value):
+        raise UsageError(f"{words} cannot be more than {_AT_MOST[name]}, as {value} is")
+    if value < _AT_LEAST.get(name, value):
+        raise UsageError(f"{words} cannot be less than {_AT_LEAST[name]}, as {value} is")

@@ -36,6 +36,7 @@ VERBS = {
     "verify": "verify:verify",
     "repair": "repair:repair",
     "gc": "gc:gc",
+    "compact": "compact:compact",
     "config": "config:config",
     "bench": "bench:app",
 }

@@ -101,6 +101,7 @@ def _pair(text: str) -> tuple[str, Path]:
 
 
 def _show(out: Output, found: Evaluation) -> None:
+    from conceptctl.workflows.evaluate.events import is_kept
     from conceptctl.workflows.evaluate.report import kernel_text, number
 
     rows = [
@@ -119,6 +120,8 @@ def _show(out: Output, found: Evaluation) -> None:
     kept = found.measured[0].kept
     out.say(f"kernel: {kernel_text(kept.kernel)}")
     out.say(f"features: CLIP {kept.extractor['name']}, sha256 {kept.extractor['sha256']}")
+    if changed := [each.name for each in found.measured if is_kept(each.kept) is False]:
+        out.say(f"not kept since it was learned (F_mmd above the noise floor): {', '.join(changed)}")
     out.say("F_mmd and BwT_mmd leave out the concept that was learned last: nothing came after it")
     out.say(
         f"N_param, in % of the U-Net: trained for a concept ({number(found.parameters.trained_in_all)} with the "
@@ -155,6 +158,8 @@ def payload(found: Evaluation) -> dict[str, Any]:
 
 
 def _concept(each: Measured, drift: Any) -> dict[str, Any]:
+    from conceptctl.workflows.evaluate.events import is_kept
+
     kept = each.kept
     return {
         "name": each.name,
@@ -167,8 +172,9 @@ def _concept(each: Measured, drift: Any) -> dict[str, Any]:
         "guidance": kept.guidance,
         "after_learning": kept.after_learning,
         **kept.figures,
+        "kept": is_kept(kept),
         "rbf": dict(kept.rbf),
         "n_param": vars(each.parameters),
-        "changed_first": drift.first_time,
-        "distance": drift.distance,
+        "changed_first": drift.first_time if drift else None,
+        "distance": drift.distance if drift else None,
     }

@@ -7,13 +7,13 @@ import typer
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store, size_text
+from conceptctl.cli.stores import open_store, share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
 
 EPILOG = epilog(
     "conceptctl export alice --to concept --output alice.safetensors",
-    "conceptctl export --to concept --output backup/",
+    "conceptctl export --to concept --output all/",
     "conceptctl export --to diffusers --output my-model",
     "conceptctl export alice --to diffusers --output only-alice --at 12",
     codes=(2, 4, 5, 7),
@@ -34,6 +34,21 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file, or a folder for several; here by default.")
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A concept that the base has already where the file is used; repeatable. A folder gets it too.",
+            metavar="NAME",
+        ),
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="The deltas as they were learned, on top of earlier concepts, instead of each made whole on the base.",
+        ),
+    ] = False,
     at: Annotated[
         int | None, typer.Option(help="With --to diffusers: as of this generation (see log).", metavar="GENERATION")
     ] = None,
@@ -41,41 +56,76 @@ def export(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write concepts as files, or the model with its concepts as a folder. Nothing is overwritten."""
+    """Write concepts as files, or the model with its concepts as a folder. Nothing is overwritten.
+
+    Each concept draws what it draws in the store, though it was learned on top of others that do not go along.
+    """
     out = Output(json, quiet)
     if to not in FORMATS:
         raise UsageError(f"there is no export format {to!r}", hint=f"formats: {', '.join(FORMATS)}")
-    chosen = tuple(names or ())
+    chosen, others = tuple(names or ()), tuple(beside or ())
+    if others and not chosen:
+        raise UsageError(
+            "--with needs the concept that it stands beside", hint=f"conceptctl export NAME {_with(others)}"
+        )
+    if raw and others:
+        raise UsageError("a delta as it was learned stands on what was there then", hint="--raw, or --with NAME")
+    if twice := sorted(set(chosen) & set(others)):
+        raise UsageError(f"{twice[0]!r} cannot stand beside itself", hint="--with names other concepts")
     if to == "diffusers":
         if output is None:
             raise UsageError("--to diffusers makes a folder, which needs a name", hint="--output DIR")
-        _folder(out, open_store(store), chosen, output, at)
+        _folder(out, open_store(store), (*chosen, *others), output, at, raw)
         return
     if at is not None:
-        raise UsageError("a concept file is the same in every generation that has the concept", hint="leave out --at")
-    from conceptctl.workflows.concept_files import export_concepts
+        raise UsageError("a concept file is of the newest generation", hint="leave out --at")
+    _files(out, open_store(store), chosen, output or Path(), raw, others)
 
-    written = export_concepts(open_store(store), chosen, output or Path())
+
+def _with(names: tuple[str, ...]) -> str:
+    return " ".join(f"--with {name}" for name in names)
+
+
+def _files(out: Output, store: Store, names: tuple[str, ...], output: Path, raw: bool, beside: tuple[str, ...]) -> None:
+    from conceptctl.workflows.export import export_concepts
+
+    with out.progress() as bar:
+        written = export_concepts(store, names, output, raw=raw, beside=beside, progress=bar("reading prompts"))
     paths = [str(each.path) for each in written]
-    files = [{"name": each.name, "path": str(each.path), "bytes": each.size} for each in written]
+    files = [
+        {
+            "name": each.name,
+            "path": str(each.path),
+            "bytes": each.size,
+            "whole": each.stands_on == (),
+            "stands_on": None if each.stands_on is None else list(each.stands_on),
+            "changed": each.changed,
+        }
+        for each in written
+    ]
+    warn_of_damaged(out, dict.fromkeys(name for each in written for name in each.damaged))
     out.data({"files": files}, paths, paths)
+    if raw and store.head().consolidated:
+        out.warn("a forget or a compaction has changed the weights since: these deltas do not make this store again")
+    for each in written:
+        if each.changed is not None:
+            base = f"the base with {', '.join(each.stands_on)}" if each.stands_on else "the base alone"
+            out.say(f"{each.name}: whole on {base}; its prompts' keys and values within {share_text(each.changed)}")
+        elif each.stands_on is None:
+            out.say(f"{each.name}: as it was learned; history does not say on top of what")
+        elif each.stands_on:
+            out.say(f"{each.name}: as it was learned, on top of {', '.join(each.stands_on)}, and other without them")
 
 
-def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at: int | None) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
+def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at: int | None, raw: bool) -> None:
+    from conceptctl.workflows.export import export_folder
 
-    from conceptctl.formats.diffusers_folder import export_diffusers
-
-    with Progress(console=Console(stderr=True), transient=True, disable=out.as_json or out.quiet) as bar:
-        task = bar.add_task("writing", total=None)
-        made = export_diffusers(
-            store,
-            names,
-            output,
-            at=at,
-            progress=lambda written, total: bar.update(task, completed=written, total=total),
+    with out.progress() as bar:
+        folder = export_folder(
+            store, names, output, at=at, raw=raw, solving=bar("reading prompts"), writing=bar("writing")
         )
+    warn_of_damaged(out, folder.damaged)
+    made = folder.checkpoint
     tokens = [f"V*{name}" for name in made.concepts]
     payload = {
         "generation": made.generation,
@@ -83,6 +133,9 @@ def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at:
         "concepts": list(made.concepts),
         "tokens": tokens,
         "bytes": made.size,
+        "changed": dict(folder.changed),
     }
     out.data(payload, [str(made.folder)], [str(made.folder)])
     out.say(f"{size_text(made.size)}; in prompts: {' '.join(tokens) or 'no concepts yet'}")
+    for name, changed in folder.changed.items():
+        out.say(f"{name}: whole without the others; its prompts' keys and values within {share_text(changed)}")

@@ -6,9 +6,10 @@ import typer
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, YesOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, open_store, size_text
+from conceptctl.cli.stores import go_on, kept_lines, open_store, share_text, size_text
 
 if TYPE_CHECKING:
+    from conceptctl.workflows.consolidation import Solved
     from conceptctl.workflows.forget import ForgetPlan
 
 EPILOG = epilog("conceptctl forget alice", "conceptctl forget alice --purge --dry-run", codes=(2, 4, 5, 6, 7))
@@ -26,12 +27,13 @@ def forget(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Forget a concept. Its weights are rebuilt without it; `undo` brings it back, unless it was purged."""
+    """Forget a concept. The others keep what they draw; `undo` brings it back, unless it was purged."""
     from conceptctl.workflows import forget as workflow
 
     output = Output(json, quiet)
     opened = open_store(store)
-    plan = workflow.plan_forget(opened, name, purge_it=purge)
+    with output.progress() as bar:
+        plan = workflow.plan_forget(opened, name, purge_it=purge, progress=bar("reading prompts"))
     done = go_on(output, _shown(plan), yes=yes, dry_run=dry_run)
     head = workflow.forget(opened, plan, wait=wait) if done else plan.head
     output.data(
@@ -43,10 +45,29 @@ def forget(
             "rebuilt": plan.rebuild,
             "removed_bytes": plan.removed_bytes,
             "interrupted": plan.interrupted,
+            "kept": {each.name: each.changed for each in plan.solved.kept} if plan.solved else {},
+            "damaged": list(plan.damaged),
+            "left": plan.solved.left if plan.solved else None,
+            "elsewhere": plan.solved.elsewhere if plan.solved else None,
         },
         [f"generation {head.seq}"] if done else [],
         [str(head.seq)] if done else [],
     )
+
+
+def _others(plan: "ForgetPlan") -> bool:
+    uids = {each.uid for each in plan.concepts}
+    return any(each.uid not in uids for each in plan.head.concepts)
+
+
+def _solved(solved: "Solved") -> list[str]:
+    """What becomes of the others, as far as it is known before a picture is drawn."""
+    return [
+        "  the others keep what they draw: the keys and values of their prompts change by",
+        *kept_lines(solved.kept),
+        f"  its own become the base's, within {share_text(solved.left or 0.0)}; other prompts' change by "
+        f"{share_text(solved.elsewhere)}",
+    ]
 
 
 def _shown(plan: "ForgetPlan") -> list[str]:
@@ -56,10 +77,16 @@ def _shown(plan: "ForgetPlan") -> list[str]:
     lines = [f"forget {plan.name} ({', '.join(own)})"]
     if others := sorted({each.name for each in plan.concepts} - {plan.name}):
         lines.append(f"  with it, because they go on from it and only history has them: {', '.join(others)}")
-    if plan.rebuild:
-        lines.append("  the stored weights are rebuilt from the base and the other deltas")
+    if plan.solved:
+        lines += _solved(plan.solved)
+    elif plan.rebuild:
+        lines.append("  the stored weights become those without it")
+    if plan.damaged:
+        lines.append(
+            f"  damaged: the files of {', '.join(plan.damaged)}; put them back from a backup first, or undo fails"
+        )
     if not plan.is_purge:
-        return [*lines, "  conceptctl undo brings it back"]
+        return [*lines, *([] if plan.damaged else ["  conceptctl undo brings it back"])]
     return [
         *lines,
         f"  removed for good: {size_text(plan.removed_bytes)}, and every other blob that holds it",
@@ -67,4 +94,5 @@ def _shown(plan: "ForgetPlan") -> list[str]:
         "  emptied: trash/, tmp/ and damaged/; its interrupted jobs are removed",
         "  nothing brings it back, and undo to before this is refused",
         "  files you exported, backups and file system snapshots are not reached",
+        *(["  what the others draw because it was there stays in their weights"] if _others(plan) else []),
     ]

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from conceptctl.errors import ConceptctlError
@@ -75,6 +76,26 @@ class Output:
         else:
             with console.pager():
                 console.print(table)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+        """Draw bars on stderr while something takes long.
+
+        Yields:
+            What makes a bar, given what is going on: a function that is told how much is done, and how much there is.
+        """
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        unseen = self.as_json or self.quiet or self.silent or not console.is_terminal
+        with Progress(console=console, transient=True, disable=unseen) as bars:
+
+            def bar(text: str) -> Callable[[int, int], None]:
+                task = bars.add_task(text, total=None, visible=False)
+                return lambda done, total: bars.update(task, completed=done, total=total, visible=done < total)
+
+            yield bar
 
     def error(self, error: ConceptctlError) -> None:
         """Print an error: one JSON object on stdout, or a line and a hint on stderr."""

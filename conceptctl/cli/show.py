@@ -27,10 +27,13 @@ def show(
     entry = opened.concept(name)
     facts: dict[str, Any] = dataclasses.asdict(read_record(opened.blob(entry)))
     found = [kept for _, kept in read_all(opened.layout, opened.head(), entry.uid, warn=out.warn)]
+    # Of files only: in a store both follow from history.
+    facts = {key: value for key, value in facts.items() if key not in ("stands_on", "start")}
     facts |= {
         "name": name,
         "token": f"V*{name}",
         "folded": entry.folded,
+        "consolidated": entry.consolidated,
         "bytes": entry.blob.size,
         "blob": entry.blob.sha256,
         "generation": _first_seen(opened.log(), name),

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,6 +11,9 @@ from conceptctl.cli.output import Output
 from conceptctl.errors import UsageError
 from conceptctl.store.layout import chosen_root
 from conceptctl.store.store import Store
+
+if TYPE_CHECKING:
+    from conceptctl.workflows.consolidation import Held
 
 
 def open_store(option: Path | None) -> Store:
@@ -38,6 +42,27 @@ def go_on(output: Output, plan: Iterable[str], *, yes: bool, dry_run: bool) -> b
         raise UsageError("this changes the store, and nobody is there to be asked", hint="--yes, or --dry-run")
     typer.confirm("Go on?", abort=True, err=True)
     return True
+
+
+def share_text(share: float) -> str:
+    """Return a share for people, in per cent."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+SHOWN = 6
+
+
+def kept_lines(kept: Iterable["Held"]) -> list[str]:
+    """Say what becomes of concepts: those that change most, and how many more there are."""
+    worst = sorted(kept, key=lambda each: -each.changed)
+    lines = [f"    {each.name}: {share_text(each.changed)}" for each in worst[:SHOWN]]
+    return lines + ([f"    {len(worst) - SHOWN} more: less"] if len(worst) > SHOWN else [])
+
+
+def warn_of_damaged(output: Output, names: Iterable[str]) -> None:
+    """Say of which concepts nothing was held, because their files are damaged."""
+    for name in names:
+        output.warn(f"{name}: its file is damaged, and what it draws, or others because of it, is not kept")
 
 
 def size_text(size: int) -> str:

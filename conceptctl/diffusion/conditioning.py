@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 _KNOWN = 256
 """How many prompts of random words stand for all that may be asked."""
+_TOGETHER = 32
+"""Prompts that go through the text encoder together."""
 _LEFT_OUT = 1e-4
 """The share of all states that the directions left out hold together."""
 _KEPT = 0.5
@@ -33,7 +35,7 @@ class PromptStates:
         """
         self.tokenizer, self.encoder, self.token_ids = tokenizer, encoder, tuple(token_ids)
         different = list(dict.fromkeys(prompts))
-        ids = self._ids(different)
+        ids = prompt_ids(tokenizer, different)
         holds = self._holds(ids)
         order = holds.argsort(descending=True, stable=True)
         # Prompts with a learned token come first, so that one slice of them is encoded again.
@@ -44,16 +46,6 @@ class PromptStates:
         self._kept: dict[str, Tensor] = {}
         with torch.no_grad():
             self.fixed = self._encode(self.ids[self.learned :]) if self.learned < len(order) else None
-
-    def _ids(self, prompts: Sequence[str]) -> Tensor:
-        found: Tensor = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return found
 
     def _holds(self, ids: Tensor) -> Tensor:
         """Which prompts, (N,), hold a learned token."""
@@ -76,7 +68,7 @@ class PromptStates:
         """The hidden states (count, T, D) of one prompt for all of a batch."""
         states = self._kept.get(prompt)
         if states is None:
-            ids = self._ids([prompt])
+            ids = prompt_ids(self.tokenizer, [prompt])
             states = self._encode(ids.to(self.ids.device))
             # What depends on a row that is being trained is another in the next step.
             if not self._holds(ids).any():
@@ -92,14 +84,38 @@ class PromptStates:
         return hidden
 
 
+def prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Prompts as the pipeline gives them to its text encoder: (N, T) numbers of tokens."""
+    found: Tensor = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return found
+
+
 @torch.no_grad()
+def hidden_states(
+    tokenizer: Any, encoder: nn.Module, texts: Sequence[str], token_ids: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """What the text encoder makes of prompts.
+
+    Returns:
+        The states (N, T, D), fp32; and which of them (N, T), bool, are at one of the tokens or behind it.
+    """
+    ids = prompt_ids(tokenizer, texts)
+    device = next(encoder.parameters()).device
+    states = torch.cat([encoder(part.to(device))[0].float() for part in ids.split(_TOGETHER)])
+    behind = torch.isin(ids, torch.tensor(list(token_ids), dtype=ids.dtype)).cumsum(dim=1) > 0
+    return states, behind.to(device)
+
+
 def reference_factor(
     tokenizer: Any, encoder: nn.Module, texts: Sequence[str], *, without: Collection[int] = ()
 ) -> Tensor:
-    """What the text encoder makes of prompts, as the few directions that nearly all of it lies in.
-
-    Prompts of one to eight words of the vocabulary, bare or after "a" or "a photo of a", stand for whatever
-    may be asked for; the empty prompt, which guidance needs, and each of the given texts weigh an eighth of all those.
+    """The reference moment as the few directions that nearly all of it lies in.
 
     Args:
         tokenizer: With every token that was learned before.
@@ -108,31 +124,54 @@ def reference_factor(
         without: Tokens that are not drawn: those that are being learned.
 
     Returns:
-        R of shape (D, k): R R^T is the second moment of all hidden states (D, D), up to the ten thousandth part of it
-        that is left out.
+        R of shape (D, k): R R^T is the `reference_moment` (D, D), up to the ten thousandth part of it that is left out.
+    """
+    return _root(reference_moment(tokenizer, encoder, texts, without=without))
+
+
+@torch.no_grad()
+def reference_moment(
+    tokenizer: Any, encoder: nn.Module, texts: Sequence[str], *, without: Collection[int] = (), count: int = _KNOWN
+) -> Tensor:
+    """What the text encoder makes of whatever may be asked for: the second moment of its states.
+
+    Prompts of one to eight words of the vocabulary, bare or after "a" or "a photo of a", stand for whatever
+    may be asked for; the empty prompt, which guidance needs, weighs an eighth of all those, and so do the given texts.
+
+    Args:
+        tokenizer: With every token that was learned before.
+        encoder: The text encoder.
+        texts: Prompts that matter more than others.
+        without: Tokens that are not drawn.
+        count: How many prompts of random words.
+
+    Returns:
+        The mean (D, D) of h h^T over all hidden states h, in float64.
     """
     generator = torch.Generator().manual_seed(0)
     device = next(encoder.parameters()).device
     words = torch.tensor([token_id for token_id in _whole_words(tokenizer) if token_id not in without])
     before = tokenizer("a photo of a", add_special_tokens=False).input_ids
     inner: list[list[int]] = []
-    for index in range(_KNOWN):
-        count = int(torch.randint(1, 9, (), generator=generator))
-        drawn = words[torch.randint(0, len(words), (count,), generator=generator)]
+    for index in range(count):
+        length = int(torch.randint(1, 9, (), generator=generator))
+        drawn = words[torch.randint(0, len(words), (length,), generator=generator)]
         inner.append(([], before[:1], before)[index % 3] + drawn.tolist())
     inner += [tokenizer(text, add_special_tokens=False, truncation=True).input_ids for text in ("", *texts)]
     weights = torch.ones(len(inner), dtype=torch.float64)
-    weights[_KNOWN:] = _KNOWN / 8
+    weights[count] = count / 8
+    weights[count + 1 :] = count / 8 / max(1, len(texts))
     length = tokenizer.model_max_length
     tail = [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * length
     ids = torch.tensor([([tokenizer.bos_token_id, *each[: length - 2], *tail])[:length] for each in inner])
     moment: Tensor | float = 0.0
-    for part, weight in zip(ids.split(32), weights.split(32), strict=True):
+    for part, weight in zip(ids.split(_TOGETHER), weights.split(_TOGETHER), strict=True):
         states = encoder(part.to(device))[0].double() * weight.sqrt().to(device)[:, None, None]
         states = states.flatten(0, 1)
         moment = moment + states.T @ states
     assert isinstance(moment, Tensor)
-    return _root(moment / (weights.sum() * length).item())
+    mean: Tensor = moment / (weights.sum() * length).item()
+    return mean
 
 
 @torch.no_grad()

@@ -119,6 +119,33 @@ def keep_freed_memory() -> None:
             mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def _quieten() -> None:
+    """Let both libraries draw no bars and give no advice, which users of this program can do nothing with."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity(logging.ERROR)
+        library.disable_progress_bar()
+
+
+def load_text_encoder(folder: Path, device: torch.device) -> tuple[Any, Any]:
+    """Load the tokenizer and the text encoder of a diffusers folder, and nothing else of it; fp32 everywhere.
+
+    Raises:
+        NotFound: They are not there, or of another kind.
+    """
+    _quieten()
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    except (ValueError, OSError, AttributeError) as error:
+        raise NotFound(f"the base has no CLIP text encoder: {error}") from error
+    return tokenizer, encoder.eval().requires_grad_(False).to(device)
+
+
 def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
     """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA. On a CPU the process keeps what it frees from then on.
 
@@ -130,13 +157,7 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
     """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    # Both libraries draw bars and give advice that a user of this program can do nothing with, some of it on import.
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity(logging.ERROR)
-        library.disable_progress_bar()
+    _quieten()
     from diffusers import StableDiffusionPipeline
 
     if device.type == "cpu":

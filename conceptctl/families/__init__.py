@@ -1,7 +1,7 @@
 """Model families: all that knows how a kind of model is laid out, one file each.
 
 A family's file has its facts (`FAMILY`), for which no torch is needed, `check(folder)`, `picture_side(configs)`, and
-`load(folder, device)`, which gives a `learning.backbone.Backbone`.
+`load(folder, device)`, which gives a `learning.backbone.Backbone`; `load_text_side` loads of it what prompts need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from conceptctl.errors import ImportRefused, StoreTooNew
 if TYPE_CHECKING:
     import torch
 
-    from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.store.manifest import Base, Family
 
 FAMILIES = ("sd",)
@@ -46,6 +46,13 @@ class FamilyModule(Protocol):
 
     def load(self, folder: Path, device: torch.device, *, in_full: bool = False, family: Family = ...) -> Backbone:
         """Load a base: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those that its store recorded.
+
+        Raises:
+            NotFound: It is another kind of model.
+        """
+
+    def load_text_side(self, folder: Path, device: torch.device) -> TextSide:
+        """Load what turns prompts into hidden states, and nothing else of a base; fp32.
 
         Raises:
             NotFound: It is another kind of model.

@@ -32,6 +32,8 @@ FAMILY = Family(
     token_tables={"text_encoder": "text_encoder/*embeddings.token_embedding.weight"},
 )
 _TABLE = "text_encoder"
+REFERENCE_PROMPTS = 256
+"""Prompts of random words that stand for whatever may be asked for."""
 _CHANNELS = 4
 """Of the latents of every Stable Diffusion 1.x and 2.x model that draws from text alone."""
 _HINT = "a base is a Stable Diffusion 1.x or 2.x model that draws from text alone"
@@ -85,13 +87,94 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     return SdBackbone(load_pipeline(folder, device, in_full=in_full), family)
 
 
-class SdBackbone:
+def load_text_side(folder: Path, device: torch.device) -> SdText:
+    """Load the tokenizer and the text encoder of a diffusers folder alone, in fp32.
+
+    Raises:
+        NotFound: They are not there.
+    """
+    from conceptctl.diffusion.models import load_text_encoder
+
+    return SdText(*load_text_encoder(folder, device))
+
+
+class SdText:
+    """A tokenizer and its text encoder; see `learning.backbone.TextSide`."""
+
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        """Take a `CLIPTokenizer` and a `CLIPTextModel`."""
+        self._tokenizer, self._encoder = tokenizer, encoder
+        self.device: torch.device = encoder.device
+
+    def token_tables(self) -> dict[str, nn.Embedding]:
+        """The text encoder's token table."""
+        return {_TABLE: self._encoder.get_input_embeddings()}
+
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._tokenizer
+
+    def add_token(self, name: str, rows: TokenRows) -> int:
+        """Give the model one concept's token: a word in its tokenizer, a row in its token table.
+
+        Raises:
+            AlreadyExists: The tokenizer has this token already.
+        """
+        from conceptctl.diffusion.prompts import add_token
+
+        token_id = add_token(self._tokenizer, name)
+        if token_id >= self._encoder.get_input_embeddings().num_embeddings:
+            self._encoder.resize_token_embeddings(token_id + 1, mean_resizing=False)
+        self.set_token(token_id, rows)
+        return token_id
+
+    def set_token(self, token_id: int, rows: TokenRows) -> None:
+        """Replace one row of the token table."""
+        import torch
+
+        with torch.no_grad():
+            self.token_tables()[_TABLE].weight[token_id].copy_(rows[_TABLE][0])
+
+    def token_start(self, class_word: str) -> TokenRows:
+        """Where a token begins, (1, D)."""
+        from conceptctl.diffusion.conditioning import token_start
+
+        return {_TABLE: token_start(self._tokenizer, self._encoder, class_word)}
+
+    def hidden_states(self, texts: Sequence[str], token_ids: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """The hidden states of prompts (N, T, D), and which of them are at a token or behind it (N, T)."""
+        from conceptctl.diffusion.conditioning import hidden_states
+
+        return hidden_states(self._tokenizer, self._encoder, texts, token_ids)
+
+    def reference_moment(
+        self, texts: Sequence[str], *, without: Sequence[int] = (), count: int = REFERENCE_PROMPTS
+    ) -> Tensor:
+        """The second moment (D, D) of whatever may be asked for."""
+        from conceptctl.diffusion.conditioning import reference_moment
+
+        return reference_moment(self._tokenizer, self._encoder, texts, without=without, count=count)
+
+    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
+        """The second-moment factor (D, k) of whatever may be asked for."""
+        from conceptctl.diffusion.conditioning import reference_factor
+
+        return reference_factor(self._tokenizer, self._encoder, texts, without=without)
+
+    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Add the states of prompts that are to stay as they are."""
+        from conceptctl.diffusion.conditioning import with_prompts
+
+        return with_prompts(self._tokenizer, self._encoder, factor, groups)
+
+
+class SdBackbone(SdText):
     """A loaded pipeline, as the loop and the methods see it; see `learning.backbone.Backbone`."""
 
     def __init__(self, pipeline: Any, family: Family = FAMILY) -> None:
         """Take a `diffusers.StableDiffusionPipeline`, and which of its weights are targets."""
+        super().__init__(pipeline.tokenizer, pipeline.text_encoder)
         self.pipeline, self.family = pipeline, family
-        self.device: torch.device = pipeline.device
 
     def targets(self) -> dict[str, nn.Linear]:
         """Keys and values of the U-Net's cross-attention, by parameter path."""
@@ -100,14 +183,6 @@ class SdBackbone:
         named = {f"unet/{name}.weight": module for name, module in self.pipeline.unet.named_modules()}
         linear = {path: module for path, module in named.items() if isinstance(module, nn.Linear)}
         return {path: module for path, module in linear.items() if self.family.is_target(path)}
-
-    def token_tables(self) -> dict[str, nn.Embedding]:
-        """The text encoder's token table."""
-        return {_TABLE: self.pipeline.text_encoder.get_input_embeddings()}
-
-    def tokenizer(self) -> Any:
-        """The tokenizer."""
-        return self.pipeline.tokenizer
 
     def scheduler_name(self) -> str:
         """What the sampler is called, as A1111 shortens diffusers' names."""
@@ -155,28 +230,6 @@ class SdBackbone:
             autocast=autocast,
         )
 
-    def add_token(self, name: str, rows: TokenRows) -> int:
-        """Give the model one concept's token: a word in its tokenizer, a row in its token table.
-
-        Raises:
-            AlreadyExists: The tokenizer has this token already.
-        """
-        from conceptctl.diffusion.prompts import add_token
-
-        token_id = add_token(self.pipeline.tokenizer, name)
-        encoder = self.pipeline.text_encoder
-        if token_id >= encoder.get_input_embeddings().num_embeddings:
-            encoder.resize_token_embeddings(token_id + 1, mean_resizing=False)
-        self.set_token(token_id, rows)
-        return token_id
-
-    def set_token(self, token_id: int, rows: TokenRows) -> None:
-        """Replace one row of the token table."""
-        import torch
-
-        with torch.no_grad():
-            self.token_tables()[_TABLE].weight[token_id].copy_(rows[_TABLE][0])
-
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace weights, by parameter path."""
         import torch
@@ -185,24 +238,6 @@ class SdBackbone:
             for path, weight in weights.items():
                 component, _, name = path.partition("/")
                 getattr(self.pipeline, component).get_parameter(name).copy_(weight)
-
-    def token_start(self, class_word: str) -> TokenRows:
-        """Where a token begins, (1, D)."""
-        from conceptctl.diffusion.conditioning import token_start
-
-        return {_TABLE: token_start(self.pipeline.tokenizer, self.pipeline.text_encoder, class_word)}
-
-    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
-        """The second-moment factor (D, k) of whatever may be asked for."""
-        from conceptctl.diffusion.conditioning import reference_factor
-
-        return reference_factor(self.pipeline.tokenizer, self.pipeline.text_encoder, texts, without=without)
-
-    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
-        """Add the states of prompts that are to stay as they are."""
-        from conceptctl.diffusion.conditioning import with_prompts
-
-        return with_prompts(self.pipeline.tokenizer, self.pipeline.text_encoder, factor, groups)
 
     def sampler(self, prompt: Any, *, steps: int, guidance: float, negative: str = "") -> Sampler:
         """Prepare to draw pictures of a prompt."""

@@ -16,7 +16,7 @@ from conceptctl import families
 from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
 from conceptctl.formats import model_card
 from conceptctl.presets import preset_of
-from conceptctl.store import base, blobs, durable, tensorfile, weights
+from conceptctl.store import base, blobs, durable, folded, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
@@ -55,8 +55,9 @@ def export_diffusers(
     store: Store,
     names: tuple[str, ...],
     target: Path,
+    generation: Generation,
     *,
-    at: int | None = None,
+    sums: Mapping[str, weights.Array] | None = None,
     progress: Progress = lambda written, total: None,
 ) -> Checkpoint:
     """Write a checkpoint with concepts folded in: all of a generation's, folded in the store or not, or only some.
@@ -65,33 +66,33 @@ def export_diffusers(
     everywhere else. The folder appears when everything in it is on the disk.
 
     Args:
-        store: The store; it is only read.
+        store: The store; it is only read, and the caller holds its blobs in place.
         names: Which concepts; none means all.
         target: A folder that is not there, or is empty.
-        at: The generation; the newest by default.
+        generation: Whose concepts.
+        sums: The weights with the concepts that are named, by parameter path; by default all of the generation's, or
+            the sum of the deltas of those that are named as they were learned.
         progress: Called while files are written.
 
     Raises:
-        NotFound: There is no such concept or generation, or no folder to put the new one in.
-        UsageError: A concept is chosen without those that it goes on from.
+        NotFound: There is no such concept, or no folder to put the new one in.
+        UsageError: Deltas as they were learned mean nothing without those that are not chosen, or are not kept.
         AlreadyExists: Something is there already; nothing is overwritten.
         NoSpace: It does not fit.
         StoreDamaged: The base or a concept is not as it was committed.
     """
     target = target.absolute()
-    with store.reading() as head:
-        generation = head if at is None else store.generation(at)
-        concepts = _chosen(generation, names)
-        _check_vacant(target)
-        folder = _Plan(store.layout, generation, concepts)
-        durable.ensure_space(target.parent, folder.size)
-        scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
-        try:
-            size = _write(scratch, folder, progress)
-            _put_in_place(scratch, target)
-        finally:
-            if scratch.exists():
-                durable.remove_tree(scratch)
+    concepts = _chosen(generation, names)
+    check_vacant(target)
+    folder = _Plan(store.layout, generation, concepts, sums)
+    durable.ensure_space(target.parent, folder.size)
+    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+    try:
+        size = _write(scratch, folder, progress)
+        _put_in_place(scratch, target)
+    finally:
+        if scratch.exists():
+            durable.remove_tree(scratch)
     return Checkpoint(target, generation.seq, tuple(each.name for each in concepts), size)
 
 
@@ -102,19 +103,30 @@ def _chosen(generation: Generation, names: tuple[str, ...]) -> tuple[Concept, ..
     return tuple(each for each in generation.concepts if not names or each.name in names)
 
 
-def _check_whole(records: Sequence[Record]) -> None:
-    """Refuse concepts without those that they go on from in one adapter: they would be something else."""
+def _check_raw(concepts: Sequence[Concept], records: Sequence[Record]) -> None:
+    """Refuse to add up deltas that are not kept, or that are something else without those that they go on from."""
+    if mixed := [each.name for each in concepts if each.consolidated]:
+        raise UsageError(
+            f"{mixed[0]!r}: a forget or a compaction put one increment in the place of its own delta and others'",
+            hint="without --raw",
+        )
     there = {record.uid for record in records}
     for record in records:
         if not there.issuperset(record.contains):
             raise UsageError(
                 f"{record.name!r} goes on from earlier concepts in one adapter ({record.method}), and means nothing "
                 "without them",
-                hint="export all concepts: leave the names out",
+                hint="without --raw, or all concepts: leave the names out",
             )
 
 
-def _check_vacant(target: Path) -> None:
+def check_vacant(target: Path) -> None:
+    """Make sure that a folder can be written.
+
+    Raises:
+        AlreadyExists: Something is there.
+        NotFound: There is no folder to put it in.
+    """
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise AlreadyExists(f"{target} is there already", hint="--output takes a new folder")
     if not target.parent.is_dir():
@@ -160,18 +172,30 @@ def _write(scratch: Path, folder: _Plan, progress: Progress) -> int:
 class _Plan:
     """What will be in the folder: everything is found, folded and checked before the first byte is written."""
 
-    def __init__(self, layout: Layout, generation: Generation, concepts: tuple[Concept, ...]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        generation: Generation,
+        concepts: tuple[Concept, ...],
+        sums: Mapping[str, weights.Array] | None,
+    ) -> None:
         self.layout = layout
         self.generation = generation
         files = [(each.uid, blobs.checked(layout, each.blob, f"concept {each.name}", read=True)) for each in concepts]
         self._records = [read_record(path) for _, path in files]
-        _check_whole(self._records)
         for place, ref in generation.base.files.items():
             # What is copied as it is, is checked while it is copied.
             if place.startswith(("unet/", "text_encoder/")):
                 blobs.checked(layout, ref, f"base {generation.base.name}: {place}", read=True)
         found = base.tensors(layout, generation.base)
-        self._changed, tokens = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
+        tokens = {uid: weights.read_floats(path, "token") for uid, path in files}
+        if sums is not None:
+            self._changed = dict(sums)
+        elif len(concepts) == len(generation.concepts):
+            self._changed, _ = folded.read(layout, generation)
+        else:
+            _check_raw(concepts, self._records)
+            self._changed, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
         self._texts = _texts(layout, generation)
         numbers = _add_tokens(self._texts, [each.name for each in concepts])
         if concepts:
@@ -181,8 +205,12 @@ class _Plan:
             self._changed[table] = _grown(weights.read_floats(path, name), rows)
             _describe_text_encoder(self._texts, len(self._changed[table]))
         _leave_out_missing(self._texts, generation.base.files)
-        everything, sampling = len(concepts) == len(generation.concepts), preset_of(generation.base).sampling
-        text = model_card.card(generation, self._records, everything=everything, sampling=sampling)
+        which = "all concepts"
+        if len(concepts) < len(generation.concepts):
+            which = "some of the concepts, " + (
+                "made to draw what they draw with the others," if sums else "which were learned on top of the others,"
+            )
+        text = model_card.card(generation, self._records, which=which, sampling=preset_of(generation.base).sampling)
         self._texts["README.md"] = text.encode()
         self.size = SLACK + sum(
             (

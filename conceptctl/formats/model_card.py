@@ -14,18 +14,17 @@ ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
 """Modelspec's names, by the width of the text encoder; other widths have none."""
 
 
-def card(generation: Generation, records: Sequence[Record], *, everything: bool, sampling: Sampling) -> str:
+def card(generation: Generation, records: Sequence[Record], *, which: str, sampling: Sampling) -> str:
     """Return the README of a checkpoint folder.
 
     Args:
         generation: What it was made from.
         records: Where its concepts came from.
-        everything: Whether these are all the concepts that the generation knows.
+        which: Which of the generation's concepts these are, in words.
         sampling: What pictures are drawn with by default.
     """
     tokens = [f"V*{record.name}" for record in records]
     prompt = f"a photo of {tokens[0]}" if tokens else "a photo of a cat"
-    which = "all concepts" if everything else "some of the concepts, which were learned on top of the others,"
     lines = [
         "---", "library_name: diffusers", "pipeline_tag: text-to-image", "---", "",
         f"# {generation.base.name} with {', '.join(tokens) or 'no concepts'}", "",

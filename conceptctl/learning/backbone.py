@@ -85,19 +85,64 @@ class Conditions(Protocol):
         """One prompt for so many samples."""
 
 
-class Backbone(Protocol):
-    """A model of some family, on a device, with everything that was learned before in it."""
+class TextSide(Protocol):
+    """What turns prompts into the hidden states that targets see: a part of a `Backbone` that can be loaded alone."""
 
     device: torch.device
-
-    def targets(self) -> Mapping[str, nn.Linear]:
-        """The projections that deltas go on, by parameter path."""
 
     def token_tables(self) -> Mapping[str, nn.Embedding]:
         """The token table of each text encoder, by name; one token has the same number in all."""
 
     def tokenizer(self) -> Any:
         """The tokenizer that prompts are counted and cut off by."""
+
+    def add_token(self, name: str, rows: TokenRows) -> int:
+        """Give the model one concept's token; returns its number.
+
+        Raises:
+            AlreadyExists: The tokenizer has this token already.
+        """
+
+    def set_token(self, token_id: int, rows: TokenRows) -> None:
+        """Replace the rows, (1, D) by table, of one token."""
+
+    def token_start(self, class_word: str) -> TokenRows:
+        """Where a token begins: at its class's word, or at the mean of all words; (1, D) by table, fp32."""
+
+    def hidden_states(self, texts: Sequence[str], token_ids: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """What the targets see of prompts.
+
+        Returns:
+            The states (N, T, D), fp32; and which of them (N, T), bool, are at one of the tokens or behind it: those
+            before do not depend on it, for a text encoder looks back only.
+        """
+
+    def reference_moment(self, texts: Sequence[str], *, without: Sequence[int] = (), count: int = ...) -> Tensor:
+        """The second moment (D, D) of the hidden states of whatever may be asked for, in float64.
+
+        Args:
+            texts: Prompts that matter more than others.
+            without: Tokens that are not drawn.
+            count: How many prompts of random words stand for all.
+        """
+
+    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
+        """R of shape (D, k), with R R^T the second moment of the hidden states of whatever may be asked for.
+
+        Args:
+            texts: Prompts that matter more than others.
+            without: Tokens that are not drawn: those that are being learned.
+        """
+
+    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Add the hidden states of prompts that are to stay as they are to R, each group counting as much."""
+
+
+class Backbone(TextSide, Protocol):
+    """A model of some family, on a device, with everything that was learned before in it."""
+
+    def targets(self) -> Mapping[str, nn.Linear]:
+        """The projections that deltas go on, by parameter path."""
 
     def scheduler_name(self) -> str:
         """What the sampler is called that pictures are drawn with."""
@@ -122,32 +167,8 @@ class Backbone(Protocol):
     ) -> Objective:
         """The training objective; what `autocast` gives is entered around the network alone."""
 
-    def add_token(self, name: str, rows: TokenRows) -> int:
-        """Give the model one concept's token; returns its number.
-
-        Raises:
-            AlreadyExists: The tokenizer has this token already.
-        """
-
-    def set_token(self, token_id: int, rows: TokenRows) -> None:
-        """Replace the rows, (1, D) by table, of one token."""
-
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace weights, by parameter path."""
-
-    def token_start(self, class_word: str) -> TokenRows:
-        """Where a token begins: at its class's word, or at the mean of all words; (1, D) by table, fp32."""
-
-    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
-        """R of shape (D, k), with R R^T the second moment of the hidden states of whatever may be asked for.
-
-        Args:
-            texts: Prompts that matter more than others.
-            without: Tokens that are not drawn: those that are being learned.
-        """
-
-    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
-        """Add the hidden states of prompts that are to stay as they are to R, each group counting as much."""
 
     def sampler(self, prompt: Any, *, steps: int, guidance: float, negative: str = "") -> Sampler:
         """Prepare to draw pictures of a prompt.

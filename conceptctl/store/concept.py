@@ -1,6 +1,6 @@
 """One concept as one file: its delta, its token rows, and where it came from.
 
-The same file is the blob in the store and the file that `export --to concept` gives, byte for byte.
+It is a blob in the store, and what `export --to concept` gives: whole on the base, or, raw, as it is in the store.
 
 Tensors:
     delta/PLACE/mask    bits of the weights that change, packed eight to a byte, first bit highest
@@ -49,6 +49,11 @@ class Record:
         consent: Who agreed to what, in the user's words.
         contains: The uids of earlier concepts that its delta goes on from: without one of them it is another delta.
             Written only where there are any.
+        stands_on: In an exported file, the uids of the concepts that the delta is added on top of, in order; none for a
+            concept that was made whole on the base. None where the file does not say: in a store it follows from
+            history, and earlier versions did not write it.
+        start: In an exported file whose delta is as it was learned, the digest of the weights that it was learned on
+            (`Generation.start`); empty elsewhere.
     """
 
     uid: str
@@ -67,16 +72,23 @@ class Record:
     license: str = ""
     consent: str = ""
     contains: tuple[str, ...] = ()
+    stands_on: tuple[str, ...] | None = None
+    start: str = ""
 
     def metadata(self) -> dict[str, str]:
         """Return the record as a file's metadata."""
         entry = dataclasses.asdict(self)
         if not self.contains:
             del entry["contains"]
+        if self.stands_on is None:
+            del entry["stands_on"]
+        if not self.start:
+            del entry["start"]
         return {METADATA_KEY: canonical({"concept": entry}).decode()}
 
 
 UID = re.compile(r"[0-9a-f]{16}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 TYPES: dict[str, type | tuple[type, ...]] = {
     "uid": str, "name": str, "class_word": str, "method": str, "learned": str, "program": str, "base": str,
     "after": int, "seed": int, "steps": int, "photos": int, "settings": dict, "loss_curve": list,
@@ -114,14 +126,22 @@ def read_record(path: Path) -> Record:
         entry = json.loads(header.metadata[METADATA_KEY])["concept"]
     except (KeyError, ValueError, TypeError, RecursionError):
         raise ImportRefused(f"{path.name}: not a concept file: it has no record") from None
-    if not isinstance(entry, dict) or set(entry) - {"contains"} != set(TYPES):
+    if not isinstance(entry, dict) or set(entry) - {"contains", "stands_on", "start"} != set(TYPES):
         raise ImportRefused(f"{path.name}: the record's fields are not those of a concept file")
     for field, kind in TYPES.items():
         if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
             raise ImportRefused(f"{path.name}: the record's {field} cannot be {str(entry[field])[:40]!r}")
     if not all(isinstance(value, int | float) for value in entry["loss_curve"]):
         raise ImportRefused(f"{path.name}: the record's loss_curve is not a row of numbers")
-    contains = entry.get("contains", [])
-    if not isinstance(contains, list) or not all(isinstance(uid, str) and UID.fullmatch(uid) for uid in contains):
-        raise ImportRefused(f"{path.name}: the record's contains is not a row of uids")
-    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"]), "contains": tuple(contains)})
+    if not isinstance(entry.get("start", ""), str) or not DIGEST.fullmatch(entry.get("start", "0" * 64)):
+        raise ImportRefused(f"{path.name}: the record's start is no digest")
+    uids = {field: _uids(path, entry, field) for field in ("contains", "stands_on") if field in entry}
+    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"]), **uids})
+
+
+def _uids(path: Path, entry: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    found = entry[field]
+    plain = isinstance(found, list) and all(isinstance(uid, str) and UID.fullmatch(uid) for uid in found)
+    if not plain or len(set(found)) < len(found) or entry["uid"] in found:
+        raise ImportRefused(f"{path.name}: the record's {field} is not a row of uids")
+    return tuple(found)

@@ -1,17 +1,20 @@
 """The stored weights: made from the base and the deltas, always in the order of learning.
 
-Nothing is ever subtracted. Weights without a concept, or of an earlier generation, are made again from the base
-and the deltas that remain, and come out with the digest they had.
+Nothing is ever subtracted. Weights of an earlier generation are made again from the base and the deltas, and come out
+with the digest they had. Where a generation has consolidated weights, these stand in the place of the base and of the
+deltas of the concepts that they hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import StoreDamaged
 from conceptctl.store import base, blobs, tensorfile
+from conceptctl.store.concept import METADATA_KEY
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation
 
@@ -21,15 +24,16 @@ if TYPE_CHECKING:
 
 def build(layout: Layout, generation: Generation) -> BlobRef | None:
     """Write the weights of a generation's folded concepts, and return the blob; None when none is folded."""
-    concepts = [concept for concept in generation.concepts if concept.folded]
+    concepts = [concept for concept in generation.concepts if concept.folded and not concept.consolidated]
+    start = _consolidated(layout, generation)
     if not concepts:
-        return None
+        return generation.consolidated
     from conceptctl.store import weights
 
     deltas = [(concept.uid, _delta(layout, concept)) for concept in concepts]
     changed = {place.partition("/")[0] for _, path in deltas for place in weights.places(tensorfile.read_header(path))}
     found = base.tensors(layout, generation.base, read=changed)
-    sums, tokens = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, deltas)
+    sums, tokens = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, deltas, start)
     return blobs.add_tensors(layout, weights.folded_tensors(sums, tokens), {})
 
 
@@ -65,9 +69,10 @@ def read(layout: Layout, generation: Generation, spare: Spare = refuse) -> tuple
     if stored and blobs.problem(layout, stored, read=True):
         stored = None
     found = base.tensors(layout, generation.base)
+    start = layout.blob(stored.sha256) if stored else _consolidated(layout, generation)
     deltas = []
     for concept in generation.concepts:
-        if stored and concept.folded:
+        if concept.folded if stored else concept.consolidated:
             continue
         try:
             deltas.append((concept.uid, _delta(layout, concept)))
@@ -76,8 +81,44 @@ def read(layout: Layout, generation: Generation, spare: Spare = refuse) -> tuple
     return weights.fold(
         {place: (path, name) for place, (path, name, _) in found.items()},
         deltas,
-        layout.blob(stored.sha256) if stored else None,
+        start,
     )
+
+
+def _consolidated(layout: Layout, generation: Generation) -> Path | None:
+    """Where a generation's deltas start instead of at the base; None at the base."""
+    ref = generation.consolidated
+    if ref is None:
+        return None
+    try:
+        return blobs.checked(layout, ref, "the consolidated weights", read=True)
+    except StoreDamaged as error:
+        # They cannot be made again; what was before the forget that left them can.
+        hint = "conceptctl undo --to a generation before the forget that left them (conceptctl log); else a backup"
+        raise StoreDamaged(str(error), hint=hint) from None
+
+
+def consolidate(
+    layout: Layout, generation: Generation, sums: Mapping[str, Array], tokens: Mapping[str, Array]
+) -> Generation:
+    """Put weights in the place of all deltas of a generation, folded.
+
+    Args:
+        layout: The store.
+        generation: With the concepts that are in the weights; nothing of it is committed here.
+        sums: The weights of its targets, fp32, by place.
+        tokens: Token rows by uid, of the concepts that are in the weights; those that are not there stay as they are.
+    """
+    from conceptctl.store import weights
+
+    own = {each.uid: tokens[each.uid] for each in generation.concepts if each.uid in tokens}
+    # They are never the bytes of folded weights, which are removed when others take their place.
+    ref = blobs.add_tensors(layout, weights.folded_tensors(sums, own), {METADATA_KEY: '{"consolidated":true}'})
+    concepts = tuple(
+        dataclasses.replace(each, folded=True, consolidated=True) if each.uid in own else each
+        for each in generation.concepts
+    )
+    return dataclasses.replace(generation, concepts=concepts, consolidated=ref, folded=ref)
 
 
 def _delta(layout: Layout, concept: Concept) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl.errors import StoreDamaged
-from conceptctl.store import blobs, durable, locks, purge
+from conceptctl.store import blobs, durable, locks, manifest, purge
 from conceptctl.store.layout import Layout
 
 
@@ -39,7 +39,7 @@ def plan(layout: Layout) -> GarbagePlan:
             then, and a listing that failed must not look like an empty one.
     """
     generations = purge.history(layout)
-    needed = {ref: what for past in generations for ref, what in past.blobs().items()}
+    needed = {ref: what for past in manifest.kept(generations) for ref, what in past.blobs().items()}
     for ref, what in needed.items():
         if found := blobs.problem(layout, ref):
             raise StoreDamaged(f"{what}: blob {ref.sha256[:12]}: {found}; nothing was taken out")

@@ -1,16 +1,17 @@
 """Where everything in a store lives, and what makes a folder a store."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
 
-FORMAT_NUMBER = 2
+FORMAT_NUMBER = 3
 """The format of stores that this program makes."""
-READABLE = (1, FORMAT_NUMBER)
-"""Formats that it works on. In 1 a manifest does not say what family its base is of."""
+READABLE = (1, 2, FORMAT_NUMBER)
+"""Formats that it works on. In 1 a manifest does not say what family its base is of; in 2 nothing is consolidated."""
 
 PRIVATE = 0o700
 """What a store knows about people's pictures is nobody else's business."""
@@ -93,6 +94,12 @@ class Layout:
     def manifest(self, seq: int, identity: str) -> Path:
         """Return where the manifest of a generation lives."""
         return self.generations / f"{seq:06d}-{identity}.json"
+
+    def format_number(self) -> int:
+        """Return the format that the store says it has; 0 where that is unreadable."""
+        with suppress(OSError, ValueError):
+            return int(self.format.read_bytes())
+        return 0
 
     def check_format(self) -> None:
         """Make sure that this is a store, and one that this program can read.

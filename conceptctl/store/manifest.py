@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -84,6 +84,7 @@ class Concept:
     Attributes:
         uid: What history and other blobs call it, so that its name stands in few places.
         folded: Whether the stored weights hold it already.
+        consolidated: Whether the generation's consolidated weights hold it, so that its own delta is not added.
     """
 
     uid: str
@@ -93,6 +94,7 @@ class Concept:
     learned: str
     folded: bool
     blob: BlobRef
+    consolidated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,10 @@ class Generation:
         folded: The weights with every folded concept in them; None while nothing is folded. Kept for the
             head only: those of older generations are rebuilt, and have the same digest.
         attachments: What else is kept.
+        consolidated: Weights and token rows in the place of the deltas of some concepts, which do not add up to them:
+            what a forget, or a compaction, left. The deltas of the others are added to these. Unlike `folded` they
+            cannot be made again.
+        floor: The earliest generation whose blobs are kept; a compaction gives up what was before it.
     """
 
     seq: int
@@ -151,20 +157,39 @@ class Generation:
     concepts: tuple[Concept, ...] = ()
     folded: BlobRef | None = None
     attachments: tuple[Attachment, ...] = ()
+    consolidated: BlobRef | None = None
+    floor: int = 0
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether programs that know formats before the third would misread it."""
+        return self.consolidated is not None or self.floor > 0
 
     @cached_property
     def encoded(self) -> bytes:
         """The manifest's bytes."""
         value = dataclasses.asdict(self)
+        # As it was written when there were no such fields: its digest is the generation's name.
         if self.base.family is None:
-            # As it was written when there was no such field: its digest is the generation's name.
             del value["base"]["family"]
+        for name in ("consolidated", "floor"):
+            if not value[name]:
+                del value[name]
+        for entry in value["concepts"]:
+            if not entry["consolidated"]:
+                del entry["consolidated"]
         return canonical(value)
 
     @cached_property
     def identity(self) -> str:
         """The sha256 of the manifest's bytes."""
         return hashlib.sha256(self.encoded).hexdigest()
+
+    def start(self, concepts: Sequence[Concept]) -> str:
+        """The digest of all that the weights are made of with these of its concepts, the first ones."""
+        mixed = self.consolidated.sha256 if self.consolidated else ""
+        made_of = canonical([self.base.sha256, mixed, [each.blob.sha256 for each in concepts]])
+        return hashlib.sha256(made_of).hexdigest()
 
     def after(self, action: Action, **changes: Any) -> "Generation":
         """Return the generation that follows this one."""
@@ -190,7 +215,20 @@ class Generation:
         refs = {ref: f"base {self.base.name}: {path}" for path, ref in self.base.files.items()}
         refs[self.base.texts] = f"base {self.base.name}: configurations"
         refs |= {attachment.blob: attachment.kind for attachment in self.attachments}
+        if self.consolidated:
+            refs[self.consolidated] = "consolidated weights"
         return refs | {concept.blob: f"concept {concept.name}" for concept in self.concepts}
+
+
+def kept(history: Sequence[Generation], floor: int | None = None) -> Sequence[Generation]:
+    """Return those of a history, oldest first, whose blobs are kept: all since the last compaction.
+
+    Args:
+        history: What is readable of it.
+        floor: The head's, where the head is not the last of them.
+    """
+    least = history[-1].floor if floor is None else floor
+    return [past for past in history if past.seq >= least]
 
 
 def decode(data: bytes, identity: str) -> Generation:
@@ -221,6 +259,7 @@ def parse(data: bytes) -> Generation:
             ),
             "concepts": tuple(Concept(**{**entry, "blob": BlobRef(**entry["blob"])}) for entry in value["concepts"]),
             "folded": BlobRef(**value["folded"]) if value["folded"] else None,
+            "consolidated": BlobRef(**value["consolidated"]) if value.get("consolidated") else None,
             "attachments": tuple(
                 Attachment(entry["kind"], entry["concept"], BlobRef(**entry["blob"])) for entry in value["attachments"]
             ),

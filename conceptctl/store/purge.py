@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 
 from conceptctl.errors import StoreDamaged
-from conceptctl.store import durable, index, locks
+from conceptctl.store import durable, index, locks, manifest
 from conceptctl.store.index import LOST, row_of
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Action, Concept, Generation, decode
@@ -37,13 +37,17 @@ def ever_called(generations: Iterable[Generation], name: str) -> dict[str, Conce
 def without(generations: list[Generation], name: str, uids: frozenset[str]) -> list[Generation]:
     """Return history without a concept, as a chain of its own.
 
-    Where the name stood, a number stands. Weights that had the concept folded in are forgotten too; undoing to
-    before a purge is refused, so nobody asks for them.
+    Where the name stood, a number stands. Weights that had the concept folded in or consolidated are forgotten too;
+    undoing to before a purge is refused, so nobody asks for them.
     """
     tombstone = f"purged-{generations[-1].purges + 1}"
     chain: list[Generation] = []
     for past in generations:
         tainted = any(concept.uid in uids and concept.folded for concept in past.concepts)
+        mixed = any(concept.uid in uids and concept.consolidated for concept in past.concepts)
+        left = [each for each in past.concepts if each.uid not in uids]
+        if mixed:
+            left = [dataclasses.replace(each, consolidated=False) for each in left]
         names = tuple(tombstone if each == name else each for each in past.action.names)
         chain.append(
             dataclasses.replace(
@@ -51,8 +55,9 @@ def without(generations: list[Generation], name: str, uids: frozenset[str]) -> l
                 parent=chain[-1].identity if chain else "",
                 purges=past.purges + 1,
                 action=Action(past.action.verb, names),
-                concepts=tuple(concept for concept in past.concepts if concept.uid not in uids),
+                concepts=tuple(left),
                 folded=None if tainted else past.folded,
+                consolidated=None if mixed else past.consolidated,
                 attachments=tuple(each for each in past.attachments if each.concept not in uids),
             )
         )
@@ -85,7 +90,7 @@ def finish(layout: Layout) -> None:
 
 def _remove_unnamed(layout: Layout) -> None:
     generations = history(layout)
-    kept = {ref.sha256 for past in generations for ref in past.blobs()}
+    kept = {ref.sha256 for past in manifest.kept(generations) for ref in past.blobs()}
     head = generations[-1]
     if head.folded:
         kept.add(head.folded.sha256)

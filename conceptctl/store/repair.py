@@ -32,6 +32,8 @@ def repair(layout: Layout, *, dry_run: bool = False) -> list[str]:
 
         _repair_format(layout, step)
         chain = _repair_manifests(layout, step)
+        if any(isinstance(each, Generation) and each.is_newer for each in chain):
+            _say_format(layout, step)
         _repair_index(layout, chain, step)
         _repair_blobs(layout, [each for each in chain if isinstance(each, Generation)], step)
         return done
@@ -50,6 +52,13 @@ def _repair_format(layout: Layout, step: Step) -> None:
             raise
         text = b"%d\n" % FORMAT_NUMBER
         step("write FORMAT again", lambda: durable.replace_file(layout.format, text, layout.tmp))
+
+
+def _say_format(layout: Layout, step: Step) -> None:
+    """Let the number be that of stores with such generations, where a flip has made an earlier one of it."""
+    if 0 < layout.format_number() < FORMAT_NUMBER:
+        text = b"%d\n" % FORMAT_NUMBER
+        step("write FORMAT again: generations need it", lambda: durable.replace_file(layout.format, text, layout.tmp))
 
 
 def _quarantine(layout: Layout, path: Path) -> None:
@@ -164,7 +173,13 @@ def _repair_blobs(layout: Layout, generations: list[Generation], step: Step) -> 
         if path.exists() and blobs.problem(layout, ref, read=True):
             step(f"move {what}, blob {ref.sha256[:12]}, to damaged/", partial(_quarantine, layout, path))
     head = generations[-1]
-    if head.folded and blobs.problem(layout, head.folded, read=True):
+    if head.folded and head.folded == head.consolidated and blobs.problem(layout, head.folded, read=True):
+        step(
+            "the consolidated weights cannot be made again: conceptctl undo --to a generation before the forget that "
+            "left them, or a backup",
+            lambda: None,
+        )
+    elif head.folded and blobs.problem(layout, head.folded, read=True):
         try:
             step("make the folded weights again", lambda: folded.ensure(layout, head))
         except StoreDamaged as error:

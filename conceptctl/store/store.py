@@ -93,6 +93,24 @@ class Store:
             raise NotFound(f"no generation {seq}", hint=f"conceptctl log: 0 to {len(history) - 1}")
         return self._manifest(seq, history[seq].id)
 
+    def drawable(self, seq: int) -> Generation:
+        """Return a generation whose weights can still be made.
+
+        Raises:
+            NotFound: History does not go there, or a compaction or a purge has taken away what it needs.
+            StoreDamaged: Its manifest is not as it was committed.
+        """
+        found = self.generation(seq)
+        floor = self.head().floor
+        purged = max((row.seq for row in self.log() if row.verb == "purge"), default=0)
+        if seq < max(floor, purged):
+            what = "purge" if purged >= floor else "compaction"
+            raise NotFound(
+                f"generation {max(floor, purged)} is a {what}, and what was before it is gone for good",
+                hint="conceptctl log",
+            )
+        return found
+
     def _manifest(self, seq: int, identity: str) -> Generation:
         try:
             return decode(self.layout.manifest(seq, identity).read_bytes(), identity)
@@ -159,10 +177,15 @@ class Writer:
         """Copy a safetensors file in as a blob that a later commit may name."""
         return blobs.add_file(self.layout, path)
 
-    def raise_format(self) -> None:
-        """Say that the store holds what programs of an earlier format do not know."""
-        if self.layout.format.read_bytes() != b"%d\n" % FORMAT_NUMBER:
-            durable.replace_file(self.layout.format, b"%d\n" % FORMAT_NUMBER, self.layout.tmp)
+    def say_format(self, generation: Generation) -> None:
+        """Make sure that programs of an earlier format leave a generation alone that they would misread."""
+        if generation.is_newer:
+            self.raise_format(FORMAT_NUMBER)
+
+    def raise_format(self, least: int) -> None:
+        """Say that the store holds what programs of formats before this one do not know."""
+        if self.layout.format_number() < least:
+            durable.replace_file(self.layout.format, b"%d\n" % least, self.layout.tmp)
 
     def commit(self, generation: Generation) -> Generation:
         """Make a generation the head. When this returns, it is on the disk.
@@ -175,13 +198,14 @@ class Writer:
         for ref, what in generation.blobs().items():
             if ref not in attached:
                 blobs.checked(self.layout, ref, what)
+        self.say_format(generation)
         folded.ensure(self.layout, generation)
         _write_manifest(self.layout, generation)
         index.append(self.layout.index, generation)
         index.seal(self.layout)
-        superseded = self.head.folded
+        superseded, history_needs = self.head.folded, self.head.consolidated
         self.head = generation
-        if superseded and superseded != generation.folded:
+        if superseded and superseded not in (generation.folded, history_needs):
             # It can be made again; if somebody is reading it now, `gc` takes it later.
             with contextlib.suppress(Busy), locks.blobs_may_go(self.layout, patience=0):
                 durable.remove_file(self.layout.blob(superseded.sha256))

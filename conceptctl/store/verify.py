@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from conceptctl.errors import ConceptctlError, ImportRefused, StoreDamaged, StoreTooNew
 from conceptctl.store import blobs, index, tensorfile
 from conceptctl.store.index import LOST, LogRow
-from conceptctl.store.layout import Layout
-from conceptctl.store.manifest import BlobRef, Generation, decode
+from conceptctl.store.layout import FORMAT_NUMBER, Layout
+from conceptctl.store.manifest import BlobRef, Generation, decode, kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,11 @@ def verify(layout: Layout, *, read_data: bool = False) -> Report:
             problems.append(found)
         elif found is not None:
             generations.append(found)
+    if any(each.is_newer for each in generations) and layout.format_number() < FORMAT_NUMBER:
+        problems.append(Problem("FORMAT", "it names an earlier format than the generations need"))
     if rows:
         problems += _check_anchor(layout, rows)
-    refs = wanted(generations)
+    refs = wanted(generations, _floor(layout))
     problems += _check_blobs(layout, refs, read_data)
     return Report(
         tuple(problems),
@@ -84,11 +86,20 @@ def verify(layout: Layout, *, read_data: bool = False) -> Report:
     )
 
 
-def wanted(generations: list[Generation]) -> dict[BlobRef, str]:
+def _floor(layout: Layout) -> int | None:
+    """The earliest generation whose blobs are kept, as the index has it; None where that is unreadable."""
+    try:
+        anchor = index.anchor(layout.index)
+        return decode(anchor.manifest, anchor.head).floor
+    except ConceptctlError:
+        return None
+
+
+def wanted(generations: list[Generation], floor: int | None = None) -> dict[BlobRef, str]:
     """Return every blob that must be there, and what it is."""
-    refs = {ref: what for past in generations for ref, what in past.blobs().items()}
+    refs = {ref: what for past in kept(generations, floor) for ref, what in past.blobs().items()} if generations else {}
     if generations and (weights := generations[-1].folded):
-        refs[weights] = "folded weights"
+        refs.setdefault(weights, "folded weights")
     return refs
 
 

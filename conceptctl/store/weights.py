@@ -68,6 +68,12 @@ def concept_tensors(
     tensors |= {f"state/{name}": array_tensor(array) for name, array in (state or {}).items()}
     if features is not None:
         tensors["features"] = array_tensor(features)
+    return tensors | delta_tensors(deltas)
+
+
+def delta_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+    """Return the tensors of deltas, by the place of the weight in the base."""
+    tensors = {}
     for place, delta in deltas.items():
         bits = np.packbits(delta.mask.reshape(-1))
         tensors[f"delta/{place}/mask"] = Tensor("U8", bits.shape, bits.tobytes())

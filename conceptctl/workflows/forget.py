@@ -1,13 +1,21 @@
 """`forget`: the store without a concept, either undoable, or purged for good."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from conceptctl.errors import Busy, ImportRefused, NotFound, StoreDamaged, UsageError
-from conceptctl.store import folded, jobs, purge
+from conceptctl.store import blobs, folded, jobs, purge
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Action, Concept, Generation
-from conceptctl.store.store import Store, unknown_concept
+from conceptctl.store.store import Store, Writer, unknown_concept
+from conceptctl.workflows.progress import Progress, ignore
+
+if TYPE_CHECKING:
+    from conceptctl.workflows.consolidation import Solved
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,14 @@ class ForgetPlan:
         head: The generation it was planned on.
         concepts: What goes: the concept of that name; for a purge, all that ever had it, and what only history has
             and was learned by going on from one of them.
-        rebuild: Whether the stored weights are made again from the base and the other deltas.
+        rebuild: Whether the stored weights become others.
         rewritten: How many generations of history are written anew; 0 unless it is a purge.
         removed_bytes: Bytes of the concept that are removed for good; 0 unless it is a purge.
         interrupted: How many of its trainings were interrupted and wait to go on; for a purge, also those of other
             concepts that were learning on top of it. A purge removes them. Where they are all there is, nothing was
             ever committed, and no history is rewritten.
+        solved: The weights that the others go on with, and what becomes of each; None where the weights need no
+            change, since nothing goes that the others were learned on top of.
     """
 
     head: Generation
@@ -35,14 +45,31 @@ class ForgetPlan:
     interrupted: int
     is_purge: bool
     """Whether it can not be undone."""
+    solved: Solved | None = None
+    damaged: tuple[str, ...] = ()
+    """Concepts whose files are damaged: an undo would need them."""
 
 
-def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPlan:
-    """Find out what goes.
+def hold_others(store: Store, head: Generation, uids: Collection[str], progress: Progress) -> Solved:
+    """Find weights without some concepts, with which the others draw what they drew."""
+    from conceptctl.workflows.consolidation import Consolidation
+
+    return Consolidation(store, head, progress=progress).without(uids)
+
+
+def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Progress = ignore) -> ForgetPlan:
+    """Find out what goes, and what becomes of the others.
+
+    Args:
+        store: The store.
+        name: A concept.
+        purge_it: For good.
+        progress: Told how many of the concepts' prompts are encoded.
 
     Raises:
         NotFound: There is no concept of that name; for a purge, there never was, nor is one half learned.
         UsageError: Other concepts go on from it, and mean nothing without it.
+        StoreDamaged: What the others' weights are found from is damaged.
     """
     head = store.head()
     current = head.concept(name)
@@ -70,7 +97,34 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False) -> ForgetPla
     rebuild = any(concept.folded for concept in head.concepts if concept.uid in found)
     size = sum(concept.blob.size for concept in found.values()) if purge_it else 0
     rewritten = len(history) if found else 0
-    return ForgetPlan(head, name, tuple(found.values()), rebuild, rewritten, size, waiting, purge_it)
+    solved = None
+    if _changes_weights(store, head, found) and any(each.uid not in found for each in head.concepts):
+        with store.reading():
+            solved = hold_others(store, head, frozenset(found), progress)
+    return ForgetPlan(
+        head, name, tuple(found.values()), rebuild, rewritten, size, waiting, purge_it, solved, _damaged(store, head)
+    )
+
+
+def _damaged(store: Store, head: Generation) -> tuple[str, ...]:
+    """The concepts of a generation whose files are not what was committed."""
+    return tuple(each.name for each in head.concepts if blobs.problem(store.layout, each.blob, read=True))
+
+
+def _changes_weights(store: Store, head: Generation, uids: Collection[str]) -> bool:
+    """Whether a generation's weights become others without some concepts: a token alone is in none.
+
+    Nor are they held to anything where the delta is damaged and not folded: nothing draws with it any more.
+    """
+    from conceptctl.store import tensorfile, weights
+
+    def has_delta(concept: Concept) -> bool:
+        try:
+            return bool(weights.places(tensorfile.read_header(store.blob(concept, read=True))))
+        except (StoreDamaged, ImportRefused):
+            return concept.folded
+
+    return any(each.consolidated or has_delta(each) for each in head.concepts if each.uid in uids)
 
 
 def _ever(history: Iterable[Generation]) -> list[Concept]:
@@ -96,31 +150,51 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
 
     Raises:
         Busy: Somebody else changes the store, or has since the plan was made, or reads blobs that a purge removes.
-        StoreDamaged: What the weights are rebuilt from is damaged.
+        StoreDamaged: What the weights are made from is damaged.
     """
     uids = frozenset(concept.uid for concept in plan.concepts)
     with store.writing("purge" if plan.is_purge else "forget", wait=wait) as writer:
         if writer.head.identity != plan.head.identity:
-            raise Busy("the store has changed since the plan was made")
+            raise Busy("the store has changed since the plan was made", hint="run the same command again")
         if plan.is_purge and not plan.concepts:
             # A kill between the concept's file and its commit left a file, and perhaps a manifest, with all of it.
             purge.finish(store.layout)
             jobs.remove_for(store.layout, plan.name)
             return writer.head
-        left = {
-            "concepts": tuple(concept for concept in writer.head.concepts if concept.uid not in uids),
-            "attachments": tuple(each for each in writer.head.attachments if each.concept not in uids),
-        }
         if not plan.is_purge:
-            without = writer.head.after(Action("forget", (plan.name,)), **left)
-            weights = folded.build(store.layout, without) if plan.rebuild else writer.head.folded
-            return writer.commit(writer.head.after(Action("forget", (plan.name,)), **left, folded=weights))
+            return writer.commit(_without(writer, writer.head, Action("forget", (plan.name,)), plan, uids))
         chain = purge.without(purge.history(store.layout), plan.name, uids)
-        tombstone = Action("purge", (f"purged-{chain[-1].purges}",))
-        last = chain[-1].after(tombstone, **left)
-        weights = folded.build(store.layout, last) if plan.rebuild else writer.head.folded
-        last = chain[-1].after(tombstone, **left, folded=weights)
+        last = _without(writer, chain[-1], Action("purge", (f"purged-{chain[-1].purges}",)), plan, uids)
+        writer.say_format(last)
         jobs.remove_for(store.layout, plan.name, uids)
         purge.replace_history(store.layout, [*chain, last])
         purge.finish(store.layout)
         return last
+
+
+def _without(writer: Writer, before: Generation, action: Action, plan: ForgetPlan, uids: Collection[str]) -> Generation:
+    """The generation after a forget, with its weights in the store.
+
+    Args:
+        writer: The right to change the store.
+        before: What it follows: the head, or what a purge makes of it.
+        action: What makes it.
+        plan: With the weights.
+        uids: What goes.
+    """
+    left = dataclasses.replace(
+        before,
+        concepts=tuple(concept for concept in writer.head.concepts if concept.uid not in uids),
+        attachments=tuple(each for each in writer.head.attachments if each.concept not in uids),
+        consolidated=writer.head.consolidated,
+        folded=writer.head.folded,
+    )
+    if plan.solved is not None:
+        left = folded.consolidate(writer.layout, left, plan.solved.weights, plan.solved.tokens)
+    elif not left.concepts:
+        left = dataclasses.replace(left, consolidated=None, folded=None)
+    elif plan.rebuild:
+        # Only its token goes, which stands in the stored weights as well.
+        left = dataclasses.replace(left, folded=folded.build(writer.layout, left))
+    parts = ("concepts", "attachments", "consolidated", "folded")
+    return before.after(action, **{part: getattr(left, part) for part in parts})

@@ -12,7 +12,7 @@ from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 
 if TYPE_CHECKING:
-    from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.learning.weights import TokenRows
     from conceptctl.store.weights import Array
 
@@ -85,9 +85,9 @@ def apply_concepts(
     return {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
 
 
-def token_rows(backbone: Backbone, row: Array) -> TokenRows:
+def token_rows(text: TextSide, row: Array) -> TokenRows:
     """The stored row of a token, by the table that it belongs to."""
     import torch
 
-    (table,) = backbone.token_tables()
+    (table,) = text.token_tables()
     return {table: torch.from_numpy(row)}

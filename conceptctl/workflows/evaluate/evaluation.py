@@ -63,8 +63,8 @@ class Parameters:
     """In the U-Net, which is what the papers' tables count."""
     trained_in_all: float | None
     """With what made the token."""
-    stored: float
-    """Weights of the U-Net that are kept changed."""
+    stored: float | None
+    """Weights of the U-Net that are kept changed; None for a concept that was consolidated with others."""
 
 
 @dataclass(frozen=True)

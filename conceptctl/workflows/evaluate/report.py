@@ -12,9 +12,11 @@ from conceptctl.metrics.continual import averaged
 from conceptctl.metrics.mmd import SCALE
 from conceptctl.report.content import Chart, Line, Report, Sheet, Subject, Table
 from conceptctl.report.page import page
+from conceptctl.store.index import LogRow
 from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
 from conceptctl.workflows.evaluate import history
+from conceptctl.workflows.evaluate.events import Event, events, is_kept
 from conceptctl.workflows.evaluate.figures import CROSS_CHECK
 from conceptctl.workflows.evaluate.history import Kept
 
@@ -52,7 +54,7 @@ def write_report(
         AlreadyExists: There is such a file; nothing is overwritten.
     """
     kept = history.read_all(store.layout, store.head(), warn=warn)
-    text = page(make_report(found, comparable(found, kept)))
+    text = page(make_report(found, comparable(found, kept), store.log()))
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -76,19 +78,21 @@ def comparable(found: Evaluation, kept: Iterable[tuple[str, Kept]]) -> dict[int,
     return dict(sorted(runs.items()))
 
 
-def make_report(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]]) -> Report:
+def make_report(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]], log: Sequence[LogRow] = ()) -> Report:
     """Turn what was found into what is shown.
 
     Args:
         found: This run.
         runs: Every comparable run, by generation and the concept's uid.
+        log: The store's history.
     """
+    happened = events(log, runs, {each.uid: each.name for each in found.head.concepts})
     count = len(found.measured)
     return Report(
         title=f"How {count} {'concept fares' if count == 1 else 'concepts fare'}",
         text=f"Measured with generation {found.head.seq} of the store, {now()}.",
         facts=_facts(found),
-        tables=(_averages(found), _concepts(found)),
+        tables=(_averages(found), _concepts(found), *([_events(happened)] if happened else [])),
         charts=_charts(found, runs),
         subjects=tuple(map(_subject, found.measured)),
     )
@@ -147,13 +151,14 @@ def _averages(found: Evaluation) -> Table:
 
 def _concepts(found: Evaluation) -> Table:
     names = tuple(found.averages)
-    first = {step.uid: step.drift.first_time for step in found.steps}
+    first = {step.uid: step.drift.first_time if step.drift else None for step in found.steps}
     rows = tuple(
         (
             each.name,
             each.class_word or "–",
             f"{each.kept.drawn} / {each.kept.heldout}",
             *(number(each.kept.figures[name]) for name in names),
+            {True: "yes", False: "no", None: "–"}[is_kept(each.kept)],
             _percent(each.parameters.trained),
             _percent(each.parameters.stored),
             _percent(None if (share := first[each.uid]) is None else 100 * share),
@@ -162,7 +167,31 @@ def _concepts(found: Evaluation) -> Table:
     )
     columns = ("concept", "class", "drawn / held-out", *(TITLES.get(name, name) for name in names))
     return Table(
-        "Each concept, in the order of learning", (*columns, "N_param trained", "N_param stored", "changed first"), rows
+        "Each concept, in the order of learning",
+        (*columns, "kept", "N_param trained", "N_param stored", "changed first"),
+        rows,
+    )
+
+
+def _events(happened: Sequence[Event]) -> Table:
+    rows = tuple(
+        (
+            str(each.generation),
+            each.what,
+            "not measured" if each.measured is None else f"generation {each.measured}",
+            *(", ".join(names) or "–" for names in (each.kept, each.changed, each.unknown)),
+        )
+        for each in happened
+    )
+    return Table(
+        "What forget, import and compact left",
+        ("generation", "what", "measured with", "kept", "not kept", "not known"),
+        rows,
+        (
+            "Kept is what looks as it did just after learning: its F_mmd is no larger than its noise floor. A change "
+            "is measured by the first eval before anything else changes the model.",
+        ),
+        explained=True,
     )
 
 
@@ -171,7 +200,8 @@ def _percent(value: float | None) -> str:
 
 
 def _charts(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]]) -> tuple[Chart, ...]:
-    introduced = [(found.introduced_in.get(step.uid), step) for step in found.steps]
+    drifts = [(found.introduced_in.get(step.uid), step.drift) for step in found.steps]
+    introduced = [(seq, drift) for seq, drift in drifts if seq is not None and drift is not None]
     over = "generation drawn with"
     learned = "generation that learned the concept"
     plasticity = [
@@ -179,12 +209,8 @@ def _charts(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]]) -> tuple[
         for each in found.measured
         if each.uid in found.introduced_in
     ]
-    distances = [(seq, step.drift.distance) for seq, step in introduced if seq is not None]
-    firsts = [
-        (seq, None if step.drift.first_time is None else 100 * step.drift.first_time)
-        for seq, step in introduced
-        if seq is not None
-    ]
+    distances = [(seq, drift.distance) for seq, drift in introduced]
+    firsts = [(seq, None if drift.first_time is None else 100 * drift.first_time) for seq, drift in introduced]
     return (
         Chart("Quality", "A_mmd: distance from the held-out pictures.", over, "A_mmd", _lines(found, runs, "A_mmd")),
         Chart(

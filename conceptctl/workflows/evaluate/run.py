@@ -158,7 +158,7 @@ class _Run:
             parameters=Parameters(
                 mean(self._share(record, "trained_in_unet") for record in records),
                 mean(self._share(record, "trained_parameters") for record in records),
-                100 * sum(step.drift.changed for step in self.steps) / self.parameters,
+                100 * sum(step.drift.changed for step in self.steps if step.drift) / self.parameters,
             ),
             rbf=averaged([each.kept.rbf for each in measured], last),
             steps=self.steps,
@@ -181,7 +181,8 @@ class _Run:
         # The biased MMD depends on the number of pictures, so both sides have equally many.
         after = kept[:count] if kept is not None and len(kept) >= count else None
         again = count if after is None else (min(SHOWN, count) if self.request.report else 0)
-        if concept.uid not in self.introduced_in:
+        if self.introduced_in.get(concept.uid, -1) < self.head.floor:
+            # It is not known, or what drew it then is not kept any more.
             again = 0
         return _Plan(concept, record, recipe, count, after, again)
 
@@ -245,7 +246,7 @@ class _Run:
         return Parameters(
             self._share(plan.record, "trained_in_unet"),
             self._share(plan.record, "trained_parameters"),
-            100 * step.drift.changed / self.parameters,
+            100 * step.drift.changed / self.parameters if step.drift else None,
         )
 
     def _share(self, record: Record, name: str) -> float | None:

@@ -162,7 +162,7 @@ def _prepare(store: Store, request: Request, device: str, warn: Callable[[str], 
     from conceptctl.diffusion.prompts import cut_off, names_in
 
     with store.reading() as head:
-        generation = head if request.at is None else store.generation(request.at)
+        generation = head if request.at is None else store.drawable(request.at)
         known = [concept.name for concept in generation.concepts]
         named = names_in(request.prompt, known)
         needed = {*named, *names_in(request.negative, known)}

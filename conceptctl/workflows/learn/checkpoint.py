@@ -86,6 +86,7 @@ def settings_of(request: Request, method: Method, plan: Plan, head: Generation, 
         "program": conceptctl.__version__,
         "state_format": STATE_FORMAT,
         "after": [each.uid for each in head.concepts],
+        **({"consolidated": head.consolidated.sha256} if head.consolidated else {}),
     }
     return {**settings, "described_by": describer} if describer else settings
 

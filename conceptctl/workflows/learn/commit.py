@@ -11,7 +11,7 @@ from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, Generation, now
 from conceptctl.store.store import Writer
-from conceptctl.workflows.concept_files import add_concept
+from conceptctl.workflows.adding import add_concept
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Learned, Method

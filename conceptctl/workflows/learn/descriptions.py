@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from conceptctl.workflows.usual_prompts import AROUND, known_phrases
+
 if TYPE_CHECKING:
     from PIL import Image
 
     from conceptctl.metrics.features import FeatureExtractor
 
-AROUND = (
-    ("on a beach", "in a forest", "in a city", "in the snow", "in a room", "on the grass", "on a table"),
-    ("at sunset", "at night"),
-)
-"""Of each group one phrase is said of a picture, or none."""
 LIKELIER = 3.5
 """By how much CLIP must find a picture more likely with a phrase than without, in nats: 33 times. On the bundled base's
 world 84 to 90 % of 240 pictures each of people, waterfalls, cats and mugs are then described right."""
@@ -45,15 +42,6 @@ def surroundings(extractor: FeatureExtractor, tokenizer: Any, pictures: Sequence
     return [" ".join(said[index]) for index in likely.argmax(dim=1).tolist()]
 
 
-def known_phrases(tokenizer: Any, phrases: Sequence[str]) -> list[str]:
-    """Those of some phrases whose words are one token each."""
-    return [
-        phrase
-        for phrase in phrases
-        if len(tokenizer(phrase, add_special_tokens=False).input_ids) == len(phrase.split())
-    ]
-
-
 def described(plain: str, around: str) -> list[str]:
     """The prompts that a picture is learned under: alone, and with what is around the concept.
 
@@ -70,10 +58,3 @@ def summary(around: Sequence[str]) -> str:
     """Say what was said of how many pictures."""
     counted = Counter(around).most_common()
     return "described by what is around: " + ", ".join(f"{count} {phrase or 'as it is'}" for phrase, count in counted)
-
-
-def usual(tokenizer: Any, name: str) -> list[str]:
-    """Prompts that an earlier concept may be asked for in: half of them plain, half with something around it."""
-    plain = f"a photo of a V*{name}"
-    around = [f"{plain} {phrase}" for group in AROUND for phrase in known_phrases(tokenizer, group)]
-    return [*around, *[plain] * max(1, len(around))]

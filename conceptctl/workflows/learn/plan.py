@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
-from conceptctl.workflows.concept_files import check_name_free
+from conceptctl.workflows.adding import check_name_free
 from conceptctl.workflows.learn.images import check_pictures
 from conceptctl.workflows.learn.request import (
     Request,

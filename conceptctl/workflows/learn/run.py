@@ -18,7 +18,7 @@ from conceptctl.presets import preset_of
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows.concept_files import check_free
+from conceptctl.workflows.adding import check_free
 from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.commit import commit, draft, record_of

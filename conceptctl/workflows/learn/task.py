@@ -14,8 +14,8 @@ from conceptctl.learning.method import Earlier, Task
 from conceptctl.learning.weights import Deltas, output_energy, shapes_of
 from conceptctl.store import base, folded, weights
 from conceptctl.store.concept import read_record
-from conceptctl.workflows.learn import descriptions
 from conceptctl.workflows.reference_samples import recipe_of
+from conceptctl.workflows.usual_prompts import usual
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def make_task(
         factor = backbone.reference_factor([prior_prompt], without=token_ids)
         # What the targets make of the usual prompts is the measure, or it would grow with what is kept.
         energy = output_energy(targets, factor)
-        factor = backbone.with_prompts(factor, [descriptions.usual(backbone.tokenizer(), name) for name in names])
+        factor = backbone.with_prompts(factor, [usual(backbone.tokenizer(), name) for name in names])
     shapes = shapes_of(targets)
     return Task(
         shapes,

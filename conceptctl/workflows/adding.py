@@ -1,0 +1,72 @@
+"""What every way of adding a concept to a store shares."""
+
+from collections.abc import Sequence
+
+from conceptctl.errors import AlreadyExists
+from conceptctl.store import base, concept, purge
+from conceptctl.store.concept import Record
+from conceptctl.store.layout import Layout
+from conceptctl.store.manifest import Action, Attachment, BlobRef, Concept, Generation
+from conceptctl.store.store import Store, Writer
+
+
+def add_concept(
+    writer: Writer, verb: str, record: Record, ref: BlobRef, *, attachments: tuple[Attachment, ...] | None = None
+) -> Generation:
+    """Commit a concept whose file is in the store, as one generation, not folded.
+
+    Args:
+        writer: The right to change the store.
+        verb: What made it.
+        record: Where it comes from.
+        ref: Its file.
+        attachments: What the generation keeps besides; by default what the head keeps.
+
+    Raises:
+        AlreadyExists: Its name, its token or itself is there already.
+        UsageError: Its name cannot be one.
+    """
+    check_free(writer, record)
+    if record.contains:
+        # A program that knows no such record would undo what it guards.
+        writer.raise_format(2)
+    added = Concept(record.uid, record.name, record.class_word, record.method, record.learned, False, ref)
+    kept = writer.head.attachments if attachments is None else attachments
+    following = writer.head.after(
+        Action(verb, (record.name,)), concepts=(*writer.head.concepts, added), attachments=kept
+    )
+    return writer.commit(following)
+
+
+def check_free(writer: Writer, record: Record) -> None:
+    """Make sure that a concept can be added.
+
+    Raises:
+        AlreadyExists: Its name, its token or itself is there already.
+        UsageError: Its name cannot be one.
+    """
+    check_name_free(record.name, writer.head, writer.layout)
+    if twin := next((each for each in writer.head.concepts if each.uid == record.uid), None):
+        raise AlreadyExists(f"this concept is in the store already, as {twin.name!r}")
+
+
+def check_name_free(name: str, head: Generation, layout: Layout) -> None:
+    """Make sure that a concept can have a name.
+
+    Raises:
+        AlreadyExists: A concept has it, or the base has its token.
+        UsageError: It cannot be a name.
+    """
+    concept.check_name(name)
+    if head.concept(name):
+        raise AlreadyExists(f"a concept {name!r} is there already", hint=f"another name, or: conceptctl forget {name}")
+    if f"v*{name}" in base.token_words(layout, head.base):
+        raise AlreadyExists(f"V*{name} is a token of the base already", hint="take another name")
+
+
+def names_of(store: Store, uids: Sequence[str]) -> tuple[str, ...]:
+    """The names that history knows concepts by; else their uids."""
+    if not uids:
+        return ()
+    names = {each.uid: each.name for past in purge.history(store.layout) for each in past.concepts}
+    return tuple(names.get(uid, uid) for uid in uids)

@@ -1,0 +1,186 @@
+"""`import`: one concept from a file of another store on the same base, without harm to those that are there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl import families
+from conceptctl.errors import ImportRefused
+from conceptctl.store import base, gate, tensorfile, weights
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Generation
+from conceptctl.store.store import Store, Writer
+from conceptctl.workflows.adding import add_concept, check_free, names_of
+from conceptctl.workflows.progress import Progress, ignore
+from conceptctl.workflows.reference_samples import recipe_of, word_of
+
+if TYPE_CHECKING:
+    from conceptctl.workflows.consolidation import Held
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A concept that was added.
+
+    Attributes:
+        generation: The one that has it.
+        stands_on: What its delta stands on, by name where history knows one, else by uid; None where the file does not
+            say, as those of earlier versions.
+        missing: What of that is not here.
+        bare: Whether its delta was learned on weights that are not those here: what it draws is not sure.
+        kept: What became of those that were here; empty where its delta was added as it was.
+        lacking: How far its prompts' keys and values are from what they were where it comes from, |difference| /
+            |there|; None where its delta was added as it was.
+        damaged: The names of those that were here and are damaged: nothing was done about them.
+    """
+
+    generation: Generation
+    stands_on: tuple[str, ...] | None
+    missing: tuple[str, ...]
+    bare: bool
+    kept: tuple[Held, ...]
+    lacking: float | None
+    damaged: tuple[str, ...]
+
+
+def import_concept(
+    store: Store,
+    path: Path,
+    rename: str | None = None,
+    *,
+    raw: bool = False,
+    wait: bool = False,
+    progress: Progress = ignore,
+) -> Imported:
+    """Add a concept from a file, as one generation, not folded.
+
+    Those that are there keep what they draw, as they do when one is learned. The delta in the file is added as it is
+    where nothing is there, or the weights are those that it was learned on.
+
+    Args:
+        store: The store.
+        path: The file.
+        rename: Another name for the concept.
+        raw: Whether the delta is added as it is in any case, whatever that does to those that are there.
+        wait: Wait while somebody else changes the store.
+        progress: Told how many concepts' prompts are encoded.
+
+    Raises:
+        ImportRefused: The file breaks a rule of the gate, is for another base, or goes on from concepts that are not
+            there.
+        AlreadyExists: A concept or a token has that name, or the concept is in the store under another.
+        UsageError: The new name cannot be one.
+        StoreDamaged: The base or the stored weights are damaged.
+    """
+    checked = _gate(store)
+    offered = checked(path)
+    # What a file stands on is said when it leaves a store; inside, history says it.
+    record = dataclasses.replace(offered, name=rename or offered.name, stands_on=None, start="")
+    stands_on = _stands_on(offered)
+    with store.writing("import", wait=wait) as writer:
+        check_free(writer, record)
+        _check_complete(writer, record)
+        tensors, _ = tensorfile.read_tensors(path)
+        there = tuple(each.uid for each in writer.head.concepts)
+        missing = tuple(uid for uid in stands_on or () if uid not in there)
+        same = offered.start == writer.head.start(writer.head.concepts)
+        solved = None
+        if not (raw or same or not there):
+            # What it was learned on top of is here, though perhaps not alone: the base is further from what it was.
+            with_others = not set(there).isdisjoint(stands_on or ())
+            solved = join_others(store, writer.head, record, path, with_others, progress)
+            # Nothing can go on from what was solved for, as from what is exported whole.
+            tensors = {name: each for name, each in tensors.items() if name in ("token", "features")}
+            tensors |= weights.delta_tensors(solved.deltas)
+            record = dataclasses.replace(record, contains=())
+        ref = writer.add_tensors(tensors, record.metadata())
+        # The file may have been replaced since it was looked at: what counts is what is in the store now.
+        if checked(store.layout.blob(ref.sha256)) != record:
+            raise ImportRefused(f"{path.name}: it changed while it was read")
+        made = add_concept(writer, "import", record, ref)
+    kept, lacking, damaged = (solved.kept, solved.lacking, solved.damaged) if solved else ((), None, ())
+    names = None if stands_on is None else names_of(store, stands_on)
+    bare = not same and (stands_on is None or bool(missing) or bool(stands_on and offered.start))
+    return Imported(made, names, names_of(store, missing), bare, kept, lacking, damaged)
+
+
+def _gate(store: Store) -> Callable[[Path], Record]:
+    """What looks at a concept file for a store's base, and returns its record."""
+    head = store.head()
+    found = base.tensors(store.layout, head.base)
+    shapes = {place: info for place, (_, _, info) in found.items()}
+    family = families.facts_of(head.base)
+    width = base.token_width(found, family)
+    return lambda path: gate.check_concept_file(path, head.base.sha256, shapes, family, width)
+
+
+def _stands_on(record: Record) -> tuple[str, ...] | None:
+    """The uids of what a delta was learned on top of; None where nothing says it."""
+    if record.stands_on is None and record.after == 0:
+        # Learned when nothing had been.
+        return ()
+    return record.stands_on
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A delta on the head's weights, and what became of the others and of the new one."""
+
+    deltas: Mapping[str, weights.Delta]
+    kept: tuple[Held, ...]
+    lacking: float
+    damaged: tuple[str, ...]
+
+
+def join_others(
+    store: Store, head: Generation, record: Record, path: Path, with_others: bool, progress: Progress
+) -> Joined:
+    """Find the delta with which a concept draws what it drew, and those that are there what they draw.
+
+    Args:
+        store: The store.
+        head: Its head.
+        record: The new one's, by the name that it will have.
+        path: Its file.
+        with_others: Whether its delta is one on top of what is there; else it is one on the base.
+        progress: Told how many concepts' prompts are encoded.
+    """
+    import torch
+
+    from conceptctl.workflows.consolidation import Consolidation
+
+    solver = Consolidation(store, head, progress=progress)
+    start = solver.current_weight if with_others else solver.base_weight
+    shapes = {place: weight.shape for place, weight in solver.current.items()}
+    given = dict(weights.read_deltas(path, shapes))
+
+    def wanted(place: str) -> torch.Tensor:
+        weight = start(place).numpy().copy()
+        if place in given:
+            given[place].add_to(weight)
+        return torch.from_numpy(weight)
+
+    prompt = recipe_of(record, head.base).prompt_for(record.name)
+    row = weights.read_floats(path, "token")
+    solved = solver.joined_by(record.name, prompt, row, word_of(record), wanted)
+    deltas = {place: weights.Delta.of(weight - solver.current[place]) for place, weight in solved.weights.items()}
+    return Joined(deltas, solved.kept, solved.left or 0.0, solved.damaged)
+
+
+def _check_complete(writer: Writer, record: Record) -> None:
+    """Make sure that a concept has what it goes on from.
+
+    Raises:
+        ImportRefused: It has not.
+    """
+    there = {each.uid for each in writer.head.concepts}
+    if missing := [uid for uid in record.contains if uid not in there]:
+        raise ImportRefused(
+            f"{record.name!r} goes on from others in one adapter ({record.method}), and means nothing without them; "
+            f"not in this store: {', '.join(missing)}",
+            hint="export it without --raw, or import those first, in the order in which they were learned",
+        )

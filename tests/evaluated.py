@@ -8,7 +8,7 @@ from PIL import Image
 
 from conceptctl.store import weights
 from conceptctl.store.store import Store
-from conceptctl.workflows.concept_files import add_concept
+from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.drawing import draw_set
 from conceptctl.workflows.model import load
 from tests import synthetic

@@ -1,18 +1,20 @@
 """Bases and concepts made of random numbers, in the shapes of real ones and without torch."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 import conceptctl
 from conceptctl.families.sd import FAMILY
-from conceptctl.store import base, tensorfile, weights
+from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows.concept_files import add_concept
+from conceptctl.workflows.adding import add_concept
 
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 TINY = {"mid_block.attn2.to_k.weight": (24, 6), "mid_block.attn2.to_v.weight": (20, 6)}
@@ -92,6 +94,25 @@ def record(store: Store, name: str, seed: int = 0, **changes) -> Record:
         "loss_curve": (0.5, 0.25, 0.125),
     }
     return Record(**{**facts, **changes})
+
+
+def hold_others(store: Store, head: Generation, uids, progress=None):
+    """In the place of `forget.hold_others`, on a base without a text encoder: the others' deltas, added up."""
+    left = tuple(each for each in head.concepts if each.uid not in uids)
+    sums, tokens = folded.read(store.layout, dataclasses.replace(head, concepts=left, folded=None))
+    return SimpleNamespace(weights=sums, tokens=tokens, kept=(), left=0.0, elsewhere=0.0, damaged=())
+
+
+def join_others(store: Store, head: Generation, record: Record, path: Path, with_others, progress):
+    """In the place of `import_concept.join_others`: the delta as it is in the file."""
+    shapes = {place: info.shape for place, (_, _, info) in base.tensors(store.layout, head.base).items()}
+    return SimpleNamespace(deltas=dict(weights.read_deltas(path, shapes)), kept=(), lacking=0.0, damaged=())
+
+
+def without_prompts(monkeypatch) -> None:
+    """Let `forget` and `import` go on without the hidden states that a base of random numbers cannot give."""
+    monkeypatch.setattr("conceptctl.workflows.forget.hold_others", hold_others)
+    monkeypatch.setattr("conceptctl.workflows.import_concept.join_others", join_others)
 
 
 def concept_bytes(

@@ -9,6 +9,14 @@ from conceptctl.store import jobs
 from conceptctl.store.store import Store
 from tests import synthetic
 
+NAMES = ("alice", "bob")
+
+
+@pytest.fixture(autouse=True)
+def _without_prompts(monkeypatch):
+    # These bases have no text encoder.
+    synthetic.without_prompts(monkeypatch)
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -17,7 +25,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("CONCEPTCTL_STORE", str(path))
     assert run(["init", "--base", str(base), "--quiet"]) == 0
     store = Store(path)
-    for seed, name in enumerate(("alice", "bob")):
+    for seed, name in enumerate(NAMES):
         (tmp_path / f"{name}.safetensors").write_bytes(
             synthetic.concept_bytes(store, name, seed, license="CC-BY", consent="alice agreed on 2026-11-01")
         )
@@ -26,7 +34,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def two(root, tmp_path, capsys):
-    for name in ("alice", "bob"):
+    for name in NAMES:
         assert run(["import", str(tmp_path / f"{name}.safetensors")]) == 0
     capsys.readouterr()
     return root
@@ -49,7 +57,10 @@ def test_init_says_where_and_on_what(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["log"], ["info"], ["show", "x"], ["undo", "--yes"], ["fold"], ["gc"], ["verify"], ["repair"]],
+    [
+        *(["list"], ["log"], ["info"], ["show", "x"], ["undo", "--yes"], ["fold"], ["gc"], ["compact"]),
+        *(["verify"], ["repair"]),
+    ],
 )
 def test_without_a_store_the_command_to_run_is_named(arguments, tmp_path, capsys):
     problem = answer(capsys, *arguments, "--store", str(tmp_path / "none"), code=5)["error"]
@@ -175,7 +186,7 @@ def test_show_tells_where_a_concept_came_from(two, capsys):
 
 
 def test_the_note_goes_with_an_export(two, tmp_path, capsys):
-    answer(capsys, "export", "alice", "-o", str(tmp_path / "out.safetensors"))
+    answer(capsys, "export", "alice", "--raw", "-o", str(tmp_path / "out.safetensors"))
     answer(capsys, "forget", "alice", "--purge", "--yes")
     answer(capsys, "import", str(tmp_path / "out.safetensors"))
     assert answer(capsys, "show", "alice")["consent"] == "alice agreed on 2026-11-01"
@@ -183,19 +194,51 @@ def test_the_note_goes_with_an_export(two, tmp_path, capsys):
 
 def test_export(two, tmp_path, capsys):
     folder = tmp_path / "all"
-    files = answer(capsys, "export", "--output", str(folder))["files"]
-    assert {each["name"] for each in files} == {"alice", "bob"}
+    files = answer(capsys, "export", "--raw", "--output", str(folder))["files"]
+    assert [(each["name"], each["whole"], each["stands_on"], each["changed"]) for each in files] == [
+        ("alice", True, [], None),
+        ("bob", False, ["alice"], None),
+    ]
     assert sorted(path.name for path in folder.iterdir()) == ["alice.safetensors", "bob.safetensors"]
+    assert [each["bytes"] for each in files] == [(folder / f"{name}.safetensors").stat().st_size for name in NAMES]
     assert answer(capsys, "export", "alice", "-o", str(folder), code=5)["error"]["kind"] == "AlreadyExists"
     assert answer(capsys, "export", "none", "-o", str(tmp_path / "x"), code=5)
     assert answer(capsys, "export", "alice", "--to", "jpeg", code=2)
     assert answer(capsys, "export", "alice", "-o", str(tmp_path / "no/where"), code=5)
+    # To make one whole takes what the text encoder makes of its prompts.
+    problem = answer(capsys, "export", "alice", "-o", str(tmp_path / "x"), code=5)["error"]
+    assert "no CLIP text encoder" in problem["message"]
     store = Store(two)
     path = store.blob(store.concept("alice"))
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert answer(capsys, "export", "alice", "-o", str(tmp_path / "x"), code=4)
+    assert answer(capsys, "export", "alice", "--raw", "-o", str(tmp_path / "x"), code=4)
     assert list(tmp_path.glob("*x*")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--with", "bob"], "conceptctl export NAME --with bob"),
+        (["alice", "--raw", "--with", "bob"], "--raw, or --with"),
+        (["alice", "--at", "1"], "leave out --at"),
+        (["alice", "--with", "alice"], "--with names other concepts"),
+    ],
+)
+def test_what_cannot_be_asked_of_an_export_together(options, word, two, tmp_path, capsys):
+    problem = answer(capsys, "export", *options, "-o", str(tmp_path / "x"), code=2)["error"]
+    assert word in problem["hint"]
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_stands_on_others_is_said(two, tmp_path, capsys):
+    assert run(["export", "bob", "--raw", "-o", str(tmp_path / "bob2.safetensors")]) == 0
+    assert "bob: as it was learned, on top of alice, and other without them" in capsys.readouterr().err
+    assert answer(capsys, "forget", "alice", "--yes")["kept"] == {}
+    assert answer(capsys, "forget", "bob", "--yes")["left"] is None
+    assert run(["import", str(tmp_path / "bob2.safetensors")]) == 0
+    assert "bob was learned on top of alice, not here" in capsys.readouterr().err
 
 
 def test_log_and_info(two, capsys):
@@ -220,7 +263,7 @@ def test_interrupted_lessons_are_shown_and_can_be_purged(two, capsys):
     assert answer(capsys, "info")["interrupted"] == []
 
 
-DESTRUCTIVE = [["undo"], ["forget", "alice"], ["forget", "alice", "--purge"], ["gc"], ["repair"]]
+DESTRUCTIVE = [["undo"], ["forget", "alice"], ["forget", "alice", "--purge"], ["gc"], ["repair"], ["compact"]]
 
 
 def something_to_do(root):

@@ -11,6 +11,12 @@ from tests.faults.drills import DRILLS, Field
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def _without_prompts(monkeypatch):
+    # These bases have no text encoder. What is forked has this too; what is run in a new process is told by `tracing`.
+    synthetic.without_prompts(monkeypatch)
+
+
 @pytest.fixture
 def tmp_path():
     """A folder in memory where there is one: these tests sync thousands of times."""

@@ -100,6 +100,7 @@ DRILLS = (
     Drill("forget-folded", _with_folded, ("forget", SECRET, "--yes")),
     Drill("purge", _with_folded, ("forget", SECRET, "--purge", "--yes")),
     Drill("gc", _with_loose_blob, ("gc", "--yes")),
+    Drill("compact", _with_folded, ("compact", "--yes")),
     Drill("repair", _with_damage, ("repair", "--yes")),
 )
 
@@ -163,8 +164,9 @@ def fingerprint(root: Path, *, numbers_only: bool = False) -> str:
 
     return json.dumps(
         {
-            "concepts": [(each.name, *identity(each), each.folded) for each in head.concepts],
+            "concepts": [(each.name, *identity(each), each.folded, each.consolidated) for each in head.concepts],
             "folded": head.folded and head.folded.sha256,
+            "consolidated": head.consolidated and head.consolidated.sha256,
             "history": [(row.seq, row.verb, row.subject, row.concepts) for row in store.log()],
         }
     )

@@ -96,12 +96,19 @@ def check_serial(store, acknowledged):
             assert then == [*names, *after.action.names]
         elif after.action.verb == "forget":
             assert then == [name for name in names if name not in after.action.names]
+            assert all(concept.folded and concept.consolidated for concept in after.concepts)
+            assert after.folded == after.consolidated
         elif after.action.verb == "fold":
             assert then == names
             assert all(concept.folded for concept in after.concepts)
+            assert after.consolidated == before.consolidated
         else:
             goal = history[after.restores]
-            assert (after.concepts, after.folded) == (goal.concepts, goal.folded)
+            assert (after.concepts, after.folded, after.consolidated) == (
+                goal.concepts,
+                goal.folded,
+                goal.consolidated,
+            )
     assert verify(store.layout, read_data=True).problems == ()
 
 

@@ -48,12 +48,21 @@ class Call:
 
 def command(arguments: list[str], before: str = "") -> list[str]:
     """Return how to run a command line in a process of its own, after running `before` in it."""
-    code = f"import sys\n{before}\nfrom conceptctl.cli.app import run\nsys.exit(run(sys.argv[1:]))"
+    code = f"import sys\n{WITHOUT_PROMPTS}\n{before}\nfrom conceptctl.cli.app import run\nsys.exit(run(sys.argv[1:]))"
     return [sys.executable, "-c", code, *arguments, "--json"]
+
+
+WITHOUT_PROMPTS = """
+from conceptctl.workflows import forget, import_concept
+from tests import synthetic
+forget.hold_others, import_concept.join_others = synthetic.hold_others, synthetic.join_others
+"""
+"""The bases that others than `learn` run on have no text encoder."""
 
 
 ENVIRONMENT = {
     **os.environ,
+    "PYTHONPATH": str(Path(__file__).parents[2]),
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
     "OPENBLAS_NUM_THREADS": "1",

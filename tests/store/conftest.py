@@ -3,6 +3,12 @@ import pytest
 from tests import synthetic
 
 
+@pytest.fixture(autouse=True)
+def _without_prompts(monkeypatch):
+    # These bases have no text encoder.
+    synthetic.without_prompts(monkeypatch)
+
+
 @pytest.fixture
 def base_folder(tmp_path):
     return synthetic.write_base(tmp_path / "base")

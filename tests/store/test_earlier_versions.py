@@ -14,9 +14,9 @@ from conceptctl.store.manifest import canonical, decode, parse
 from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
 from conceptctl.store.verify import verify
-from conceptctl.workflows.concept_files import import_concept
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
+from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.undo import plan_undo, undo
 from tests import synthetic
 
@@ -44,9 +44,12 @@ def test_what_an_earlier_version_wrote_keeps_its_name():
     assert found.base.family is None
     assert found.encoded == WRITTEN.encode()
     assert found.identity == IDENTITY
+    assert (found.consolidated, found.floor) == (None, 0)
+    assert not any(concept.consolidated for concept in found.concepts)
     following = found.after(found.action)
     assert following.parent == IDENTITY
-    assert b"family" not in following.encoded
+    for name in (b"family", b"consolidated", b"floor"):
+        assert name not in following.encoded
     assert decode(following.encoded, following.identity) == following
     assert families.facts_of(found.base) == families.family_of(found.base).FAMILY == FAMILY
 
@@ -62,6 +65,23 @@ def test_a_family_is_read_back_as_it_was_written(store):
     assert changed != head.encoded
     with pytest.raises(StoreDamaged):
         decode(changed, head.identity)
+
+
+def test_what_is_consolidated_is_read_back_as_it_was_written(store):
+    for seed, name in enumerate(("alice", "bob")):
+        synthetic.learn(store, name, seed)
+    forget(store, plan_forget(store, "alice"))
+    head = dataclasses.replace(store.head(), floor=2)
+    assert head.consolidated is not None
+    assert [concept.consolidated for concept in head.concepts] == [True]
+    assert parse(head.encoded) == head
+    # It is part of what the digest is of.
+    others = (
+        dataclasses.replace(head, floor=0),
+        dataclasses.replace(head, consolidated=None),
+        dataclasses.replace(head, concepts=(dataclasses.replace(head.concepts[0], consolidated=False),)),
+    )
+    assert len({head.identity, *(each.identity for each in others)}) == 4
 
 
 @pytest.fixture
@@ -87,6 +107,8 @@ def test_its_manifests_are_those_of_that_version(earlier):
         data = earlier.layout.manifest(row.seq, row.id).read_bytes()
         entry = dataclasses.asdict(earlier.generation(row.seq))
         assert entry["base"].pop("family") is None
+        assert (entry.pop("consolidated"), entry.pop("floor")) == (None, 0)
+        assert [each.pop("consolidated") for each in entry["concepts"]] == [False] * len(entry["concepts"])
         assert set(entry["base"]) == {"name", "sha256", "files", "texts"}
         assert data == canonical(entry)
 

@@ -1,5 +1,7 @@
 """The import gate: every rule with a file that breaks it, and nothing but the project's errors for any bytes at all."""
 
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -16,7 +18,9 @@ from conceptctl.store import tensorfile, weights
 from conceptctl.store.concept import METADATA_KEY, read_record
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.verify import verify
-from conceptctl.workflows.concept_files import export_concepts, import_concept
+from conceptctl.workflows.export import export_concepts
+from conceptctl.workflows.forget import forget, plan_forget
+from conceptctl.workflows.import_concept import import_concept
 from tests import synthetic
 
 PLACE = "delta/unet/mid_block.attn2.to_k.weight"
@@ -53,15 +57,29 @@ def refused(store, path, rule):
     assert list(store.layout.tmp.iterdir()) == []
 
 
+def goes_out_the_same(store, file, folder):
+    """The same tensors, bit for bit, and the record with what it stands on; in another store it is the file again."""
+    start = store.head().start(())
+    for raw in (False, True):
+        out = folder / f"out-{raw}.safetensors"
+        export_concepts(store, ("alice",), out, raw=raw)
+        assert tensorfile.read_tensors(out)[0] == tensorfile.read_tensors(file)[0]
+        assert read_record(out) == dataclasses.replace(read_record(file), stands_on=(), start=start)
+        other = synthetic.make_store(folder / f"other-{raw}", folder / "base")
+        found = import_concept(other, out)
+        assert (found.stands_on, found.missing, found.bare, found.kept, found.lacking) == ((), (), False, (), None)
+        assert other.blob(other.concept("alice")).read_bytes() == file.read_bytes()
+
+
 def test_a_good_file_comes_in_and_goes_out_the_same(store, good, tmp_path):
-    head = import_concept(store, good)
+    head = import_concept(store, good).generation
     assert [concept.name for concept in head.concepts] == ["alice"]
-    export_concepts(store, ("alice",), tmp_path / "out.safetensors")
-    assert (tmp_path / "out.safetensors").read_bytes() == good.read_bytes()
+    assert store.blob(head.concepts[0]).read_bytes() == good.read_bytes()
+    goes_out_the_same(store, good, tmp_path)
 
 
 def test_another_name_is_written_into_the_file(store, good):
-    head = import_concept(store, good, "alice2")
+    head = import_concept(store, good, "alice2").generation
     assert read_record(store.blob(head.concepts[0])).name == "alice2"
     assert b'"alice"' not in store.blob(head.concepts[0]).read_bytes()
 
@@ -277,14 +295,13 @@ def test_a_sound_state_comes_in_and_is_read_as_it_was(store, tmp_path):
     assert len({name.partition("/")[0] for name in kept}) == 16
     path = tmp_path / "alice.safetensors"
     path.write_bytes(synthetic.concept_bytes(store, "alice", state=kept))
-    head = import_concept(store, path)
+    head = import_concept(store, path).generation
     found = weights.read_state(store.blob(head.concepts[0]))
     assert {name: array.tolist() for name, array in found.items()} == {
         name: array.tolist() for name, array in kept.items()
     }
     assert verify(store.layout, read_data=True).problems == ()
-    export_concepts(store, ("alice",), tmp_path / "out.safetensors")
-    assert (tmp_path / "out.safetensors").read_bytes() == path.read_bytes()
+    goes_out_the_same(store, path, tmp_path)
 
 
 def test_bits_beyond_the_end_of_a_mask(tmp_path):
@@ -318,40 +335,126 @@ def test_records_that_break_a_rule(store, good, record):
 UID = "0123456789abcdef"
 
 
-def with_contains(store, path, contains):
+def with_field(path, field, value):
     """Give a concept file's record a field that is anything at all."""
     tensors, metadata = tensorfile.read_tensors(path)
     entry = json.loads(metadata[METADATA_KEY])
-    entry["concept"]["contains"] = contains
+    entry["concept"][field] = value
     path.write_bytes(b"".join(tensorfile.encode(tensors, {METADATA_KEY: json.dumps(entry)})))
     return path
 
 
+@pytest.mark.parametrize("field", ["contains", "stands_on"])
 @pytest.mark.parametrize(
-    "contains", [UID, None, 1, True, {UID: UID}, [1], [None], [[UID]], [UID[1:]], [UID + "0"], [UID.upper()], ["../x"],
-                 [UID + "\n"], [UID, ""]]
+    "uids", [UID, None, 1, True, {UID: UID}, [1], [None], [[UID]], [UID[1:]], [UID + "0"], [UID.upper()], ["../x"],
+             [UID + "\n"], [UID, ""]]
 )  # fmt: skip
-def test_what_a_concept_contains_is_a_row_of_uids(store, good, contains):
-    refused(store, with_contains(store, good, contains), "contains is not a row of uids")
+def test_what_a_concept_contains_and_stands_on_are_rows_of_uids(store, good, field, uids):
+    refused(store, with_field(good, field, uids), f"{field} is not a row of uids")
     assert run(["import", str(good), "--store", str(store.layout.root)]) == 8
 
 
 def test_a_concept_comes_in_after_those_that_it_contains(store, good):
     assert read_record(good).contains == ()
     before = synthetic.learn(store, "bob", 5).concepts[0].uid
-    with_contains(store, good, [before, UID])
+    with_field(good, "contains", [before, UID])
     with pytest.raises(ImportRefused, match=f"not in this store: {UID}$") as caught:
         import_concept(store, good)
     assert "import those first" in caught.value.hint
-    with_contains(store, good, [before])
-    head = import_concept(store, good, "robert")
+    with_field(good, "contains", [before])
+    head = import_concept(store, good, "robert", raw=True).generation
     assert read_record(store.blob(head.concept("robert"))).contains == (before,)
+
+
+def test_nothing_goes_on_from_a_delta_that_was_solved_for(store, good):
+    before = synthetic.learn(store, "bob", 5).concepts[0].uid
+    with_field(good, "contains", [before])
+    head = import_concept(store, good, "robert").generation
+    path = store.blob(head.concept("robert"))
+    assert read_record(path).contains == () and weights.state_kinds(path) == frozenset()
 
 
 def test_a_record_says_what_it_contains_only_where_there_is_something(store):
     """Files of earlier versions have no such field, and the same concept gives the same file as ever."""
-    assert "contains" not in synthetic.record(store, "alice").metadata()[METADATA_KEY]
-    assert f'"contains":["{UID}"]' in synthetic.record(store, "alice", contains=(UID,)).metadata()[METADATA_KEY]
+    for field in ("contains", "stands_on", "start"):
+        assert field not in synthetic.record(store, "alice").metadata()[METADATA_KEY]
+    for field in ("contains", "stands_on"):
+        said = synthetic.record(store, "alice", **{field: (UID,)}).metadata()[METADATA_KEY]
+        assert f'"{field}":["{UID}"]' in said
+    assert f'"start":"{UID}"' in synthetic.record(store, "alice", start=UID).metadata()[METADATA_KEY]
+    assert '"stands_on":[]' in synthetic.record(store, "alice", stands_on=()).metadata()[METADATA_KEY]
+
+
+def test_a_store_does_not_keep_what_a_file_says_that_it_stands_on(store, good, tmp_path):
+    """There it follows from history, and the same concept is the same blob whatever it came through."""
+    plain = good.read_bytes()
+    with_field(good, "stands_on", [])
+    with_field(good, "start", store.head().start(()))
+    assert good.read_bytes() != plain
+    import_concept(store, good)
+    assert store.blob(store.concept("alice")).read_bytes() == plain
+
+
+@pytest.mark.parametrize("start", [1, None, ["a"], True])
+def test_where_a_delta_starts_is_a_digest(store, good, start):
+    refused(store, with_field(good, "start", start), "start is no digest")
+
+
+HERE, ELSEWHERE = "here", "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("stands_on", "start", "solved", "bare"),
+    [
+        # As it was learned, on the very weights that are here.
+        (["bob", "carol"], HERE, False, False),
+        # As it was learned, on others: what was here then is gone, or is not as it was.
+        (["bob", "carol"], ELSEWHERE, True, True),
+        (["carol", "bob"], ELSEWHERE, True, True),
+        (["bob"], ELSEWHERE, True, True),
+        (["bob", UID], ELSEWHERE, True, True),
+        # Made whole, on the base alone or beside those that are named.
+        ([], None, True, False),
+        (["bob"], None, True, False),
+        # Of an earlier version.
+        (None, None, True, True),
+    ],
+)
+def test_a_delta_is_added_as_it_is_only_to_the_weights_that_it_was_learned_on(
+    store, good, stands_on, start, solved, bare
+):
+    for seed, name in enumerate(("bob", "carol")):
+        synthetic.learn(store, name, seed + 5)
+    head = store.head()
+    uids = {each.name: each.uid for each in head.concepts}
+    with_field(good, "after", 2)
+    if stands_on is not None:
+        with_field(good, "stands_on", [uids.get(name, name) for name in stands_on])
+    if start is not None:
+        with_field(good, "start", head.start(head.concepts) if start == HERE else start)
+    found = import_concept(store, good)
+    assert (found.stands_on, found.bare) == (None if stands_on is None else tuple(stands_on), bare)
+    assert found.missing == tuple(name for name in stands_on or () if name == UID)
+    assert found.lacking == (0.0 if solved else None)
+
+
+def test_a_start_is_of_all_that_weights_are_made_of(store):
+    """Of the base, what was consolidated, and the deltas, in their order."""
+    for seed, name in enumerate(("alice", "bob")):
+        head = synthetic.learn(store, name, seed)
+    alice, bob = head.concepts
+    made_of = f'["{head.base.sha256}","",["{alice.blob.sha256}"]]'
+    assert head.start((alice,)) == hashlib.sha256(made_of.encode()).hexdigest()
+    forgotten = forget(store, plan_forget(store, "alice"))
+    assert len({head.start(()), head.start((alice,)), head.start((alice, bob)), forgotten.start((bob,))}) == 4
+    assert head.start((alice, bob)) != head.start((bob, alice))
+
+
+def test_a_file_that_says_nothing_and_was_learned_first_stands_on_nothing(store, good):
+    assert read_record(good).after == 0
+    assert read_record(good).stands_on is None
+    found = import_concept(store, good)
+    assert (found.stands_on, found.missing, found.bare, found.lacking) == ((), (), False, None)
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))

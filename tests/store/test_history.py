@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from conceptctl.errors import Busy, NotFound, StoreDamaged
-from conceptctl.store import base, jobs, tensorfile, weights
+from conceptctl.store import base, folded, jobs, purge, tensorfile, weights
+from conceptctl.store.concept import read_record
+from conceptctl.store.layout import FORMAT_NUMBER
+from conceptctl.store.repair import repair
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.verify import verify
 from conceptctl.workflows.fold import fold
@@ -80,25 +83,88 @@ def test_undo_brings_weights_back_to_the_bit(store):
     learn_all(store, "alice", "bob")
     fold(store)
     both = folded_bytes(store)
-    forget(store, plan_forget(store, "alice"))
+    forgotten = forget(store, plan_forget(store, "alice"))
     one = folded_bytes(store)
     assert one != both
     undo(store, plan_undo(store))
     assert folded_bytes(store) == both
+    assert store.head().consolidated is None
     undo(store, plan_undo(store, to=4))
     assert folded_bytes(store) == one
+    assert store.head().consolidated == forgotten.consolidated
     assert verify(store.layout, read_data=True).problems == ()
 
 
-def test_forgetting_leaves_what_a_store_without_it_has(store, tmp_path):
+def stored(store):
+    """The numbers of the head's stored weights, by name."""
+    tensors, _ = tensorfile.read_tensors(store.layout.blob(store.head().folded.sha256))
+    return {name: bytes(tensor.data) for name, tensor in tensors.items()}
+
+
+def as_stored(sums, *blobs):
+    """What stored weights hold: weights, and the token rows of concepts' files."""
+    rows = {f"tokens/{read_record(path).uid}": weights.read_floats(path, "token").tobytes() for path in blobs}
+    return {f"weights/{place}": weight.tobytes() for place, weight in sums.items()} | rows
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_forgetting_puts_weights_in_the_place_of_the_others_deltas(folded, store):
     learn_all(store, "alice", "bob", "carol")
+    if folded:
+        fold(store)
+    before = store.head()
+    plan = plan_forget(store, "bob")
+    head = forget(store, plan)
+    assert [(each.name, each.folded, each.consolidated) for each in head.concepts] == [
+        ("alice", True, True),
+        ("carol", True, True),
+    ]
+    # Their files stay what they are: a forget can be undone, and what they were learned as can be exported.
+    assert [each.blob for each in head.concepts] == [before.concepts[0].blob, before.concepts[2].blob]
+    assert head.folded == head.consolidated
+    assert stored(store) == as_stored(plan.solved.weights, *map(store.blob, head.concepts))
+    assert fold(store).names == ()
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_what_is_learned_after_a_forget_is_added_to_what_it_left(store):
+    learn_all(store, "alice", "bob", "carol")
+    plan = plan_forget(store, "bob")
+    left = forget(store, plan)
+    synthetic.learn(store, "dora", 7)
+    head = fold(store).head
+    assert head.consolidated == left.consolidated != head.folded
+    assert [each.consolidated for each in head.concepts] == [True, True, False]
+    expected = {place: weight.copy() for place, weight in plan.solved.weights.items()}
+    for place, delta in synthetic.deltas(synthetic.TINY, 7, 0.3).items():
+        expected[place][delta.mask] += delta.values
+    assert stored(store) == as_stored(expected, *map(store.blob, head.concepts))
+    assert store.layout.blob(left.consolidated.sha256).exists()
+    store.layout.blob(head.folded.sha256).unlink()
+    folded.ensure(store.layout, head)
+    assert stored(store) == as_stored(expected, *map(store.blob, head.concepts))
+
+
+def test_forgetting_a_token_alone_changes_no_weights(store):
+    learn_all(store, "alice")
+    synthetic.learn(store, "bob", 1, shapes={})
     fold(store)
-    forget(store, plan_forget(store, "bob"))
-    other = synthetic.make_store(tmp_path / "other", tmp_path / "base")
-    synthetic.learn(other, "alice", 0)
-    synthetic.learn(other, "carol", 2)
-    assert folded_bytes(other) is None
-    assert fold(other).head.folded == store.head().folded
+    both = store.head().concepts
+    before = stored(store)
+    plan = plan_forget(store, "bob")
+    assert plan.solved is None
+    head = forget(store, plan)
+    assert head.concepts == both[:1]
+    assert head.consolidated is None
+    assert stored(store) == {name: data for name, data in before.items() if name != f"tokens/{both[1].uid}"}
+
+
+def test_forgetting_the_last_one_leaves_the_base(store):
+    learn_all(store, "alice", "bob")
+    for name in ("alice", "bob"):
+        head = forget(store, plan_forget(store, name))
+    assert (head.concepts, head.folded, head.consolidated) == ((), None, None)
+    assert verify(store.layout, read_data=True).problems == ()
 
 
 def test_undo_counts_what_was_done_and_not_undos(store):
@@ -148,6 +214,12 @@ def traces(store, *patterns):
     }
 
 
+def numbers(store, ref):
+    """What stands in a blob, without its metadata."""
+    tensors, _ = tensorfile.read_tensors(store.layout.blob(ref.sha256))
+    return {name: (each.dtype, each.shape, bytes(each.data)) for name, each in tensors.items()}
+
+
 def test_a_purge_leaves_nothing(store, tmp_path):
     learn_all(store, "alice", "zyxsecret", "carol")
     fold(store)
@@ -183,7 +255,11 @@ def test_a_purge_leaves_nothing(store, tmp_path):
     fresh = synthetic.make_store(tmp_path / "other", tmp_path / "base")
     synthetic.learn(fresh, "alice", 0)
     synthetic.learn(fresh, "carol", 2)
-    assert fold(fresh).head.folded == store.head().folded
+    # The others' deltas added up are what stands for the solution here, so nothing else may be in it.
+    head = store.head()
+    assert head.folded == head.consolidated
+    assert numbers(store, head.folded) == numbers(fresh, fold(fresh).head.folded)
+    assert [past.consolidated for past in purge.history(store.layout)[:-1]] == [None] * 5
 
 
 def test_what_was_forgotten_can_still_be_purged(store):
@@ -253,10 +329,81 @@ def test_a_damaged_concept_is_named_and_the_others_work(store):
     learn_all(store, "alice", "bob")
     path = store.blob(store.concept("alice"))
     path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(StoreDamaged, match="alice"):
         fold(store)
     store.blob(store.concept("bob"), read=True)
     synthetic.learn(store, "carol", 5)
-    forget(store, plan_forget(store, "alice"))
+    plan = plan_forget(store, "alice")
+    # Nothing draws with it any more, so nothing is held to what it did.
+    assert plan.solved is None
+    forget(store, plan)
     assert fold(store).names == ("bob", "carol")
+
+
+def test_a_damaged_concept_that_is_folded_is_forgotten_like_any_other(store):
+    learn_all(store, "alice", "bob")
+    fold(store)
+    path = store.blob(store.concept("alice"))
+    path.chmod(0o600)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    plan = plan_forget(store, "alice")
+    head = forget(store, plan)
+    assert [(each.name, each.consolidated) for each in head.concepts] == [("bob", True)]
+    assert stored(store) == as_stored(plan.solved.weights, store.blob(head.concepts[0]))
+
+
+def test_an_earlier_format_than_the_generations_need_is_found_and_mended(store):
+    learn_all(store, "alice", "bob")
+    forget(store, plan_forget(store, "alice"))
+    store.layout.format.write_bytes(b"2\n")
+    (problem,) = verify(store.layout).problems
+    assert problem.where == "FORMAT"
+    assert repair(store.layout) == ["write FORMAT again: generations need it"]
+    assert store.layout.format.read_bytes() == b"%d\n" % FORMAT_NUMBER
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_weights_that_history_needs_are_not_removed_with_folded_ones(store):
+    """The same numbers, once consolidated and once folded, are two blobs."""
+    learn_all(store, "alice", "bob")
+    forget(store, plan_forget(store, "bob"))
+    undo(store, plan_undo(store, to=1))
+    fold(store)
+    learn_all(store, "carol")
+    fold(store)
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_what_was_before_a_purge_is_not_drawn_any_more(store):
+    learn_all(store, "alice", "bob", "carol")
+    forget(store, plan_forget(store, "alice", purge_it=True))
+    with pytest.raises(NotFound, match="generation 4 is a purge"):
+        store.drawable(3)
+    assert store.drawable(4) == store.head()
+
+
+def test_consolidated_weights_that_are_damaged_are_not_said_to_be_mended(store):
+    learn_all(store, "alice", "bob")
+    forget(store, plan_forget(store, "alice"))
+    path = store.layout.blob(store.head().consolidated.sha256)
+    path.chmod(0o600)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (problem,) = verify(store.layout, read_data=True).problems
+    assert problem.what.startswith("consolidated weights: ")
+    done = repair(store.layout)
+    assert len(done) == 2 and "cannot be made again: conceptctl undo --to" in done[1]
+    undo(store, plan_undo(store, to=2))
+    assert sorted(concept.name for concept in store.head().concepts) == ["alice", "bob"]
+
+
+def test_a_plan_names_the_files_that_an_undo_would_miss(store):
+    learn_all(store, "alice", "bob")
+    path = store.blob(store.concept("bob"))
+    path.chmod(0o600)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert plan_forget(store, "bob").damaged == ("bob",)

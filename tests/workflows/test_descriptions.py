@@ -15,6 +15,7 @@ from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import scene_of
 from conceptctl.store import base
 from conceptctl.store.store import Store
+from conceptctl.workflows import usual_prompts
 from conceptctl.workflows.extractor import open_extractor
 from conceptctl.workflows.learn import descriptions
 
@@ -50,7 +51,7 @@ def test_places_and_lights_are_seen(extractor, tokenizer, kind):
 
 
 def test_only_words_that_the_base_knows_are_said(tokenizer):
-    assert descriptions.known_phrases(tokenizer, ["on a beach", "on a zeppelin"]) == ["on a beach"]
+    assert usual_prompts.known_phrases(tokenizer, ["on a beach", "on a zeppelin"]) == ["on a beach"]
 
 
 def test_a_described_picture_is_learned_alone_and_with_what_is_around_it():
@@ -61,6 +62,6 @@ def test_a_described_picture_is_learned_alone_and_with_what_is_around_it():
 
 
 def test_half_of_what_earlier_concepts_are_kept_under_is_plain(tokenizer):
-    usual = descriptions.usual(tokenizer, "alice")
-    assert 2 * usual.count("a photo of a V*alice") == len(usual)
-    assert "a photo of a V*alice on a beach" in usual
+    found = usual_prompts.usual(tokenizer, "alice")
+    assert 2 * found.count("a photo of a V*alice") == len(found)
+    assert "a photo of a V*alice on a beach" in found

@@ -13,10 +13,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, NoSpace, NotFound, StoreDamaged, UsageError
-from conceptctl.formats.diffusers_folder import export_diffusers
 from conceptctl.store import tensorfile
 from conceptctl.store.store import Store
+from conceptctl.workflows.export import export_folder
 from conceptctl.workflows.fold import fold
+from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.generate.run import Request, generate
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
@@ -64,7 +65,7 @@ def theirs(folder, prompt=PROMPT):
 def test_diffusers_draws_the_same_pixels(folded, store, tmp_path):
     if folded:
         fold(store)
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
     alone = "a photo of V*alice"
     assert np.array_equal(theirs(tmp_path / "model", alone), ours(store, tmp_path / "out", alone, prompt_only=False))
@@ -74,7 +75,7 @@ def test_a_base_in_half_precision_is_rounded_nowhere(base_folder, tmp_path):
     half = tmp_path / "half"
     StableDiffusionPipeline.from_pretrained(base_folder).to(torch.float16).save_pretrained(half)
     store = make_store(tmp_path / "store", half)
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
     header = tensorfile.read_header(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")
     learned = key_value_shapes(base_folder)
@@ -91,7 +92,7 @@ def test_a_vocabulary_without_a_tokenizer_file_gets_the_tokens_too(base_folder, 
     for name in ("vocab.json", "merges.txt"):
         (plain / "tokenizer" / name).write_bytes((base_folder / "tokenizer" / name).read_bytes())
     store = make_store(tmp_path / "store", plain)
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "model/tokenizer")
     assert tokenizer.tokenize("V*alice and v*FALLS") == ["v*alice", "and</w>", "v*falls"]
     assert tokenizer.convert_tokens_to_ids(["v*alice", "v*falls"]) == [len(vocabulary), len(vocabulary) + 1]
@@ -99,7 +100,7 @@ def test_a_vocabulary_without_a_tokenizer_file_gets_the_tokens_too(base_folder, 
 
 
 def test_all_else_is_the_base_bit_for_bit(store, base_folder, tmp_path):
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     for part, kind in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
         before = kind.from_pretrained(base_folder / part).state_dict()
         after = kind.from_pretrained(tmp_path / "model" / part).state_dict()
@@ -115,40 +116,88 @@ def test_all_else_is_the_base_bit_for_bit(store, base_folder, tmp_path):
         assert (tmp_path / "model/vae" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_some_concepts_only(store, tmp_path):
-    made = export_diffusers(store, ("alice",), tmp_path / "model")
-    assert made.concepts == ("alice",)
+@pytest.mark.parametrize("raw", [False, True])
+def test_some_concepts_only(raw, store, tmp_path):
+    made = export_folder(store, ("alice",), tmp_path / "model", raw=raw)
+    assert made.checkpoint.concepts == ("alice",)
     alone = synthetic.make_store(tmp_path / "alone", tmp_path / "model")
     assert "v*alice" in CLIPTokenizer.from_pretrained(tmp_path / "model/tokenizer").get_vocab()
     assert "v*falls" not in CLIPTokenizer.from_pretrained(tmp_path / "model/tokenizer").get_vocab()
-    # Only alice has been learned at generation 1.
-    assert np.array_equal(theirs(tmp_path / "model", "V*alice"), ours(store, tmp_path / "out", "V*alice", at=1))
     assert alone.head().base.sha256 != store.head().base.sha256
     with pytest.raises(NotFound, match="alise"):
-        export_diffusers(store, ("alise",), tmp_path / "other")
+        export_folder(store, ("alise",), tmp_path / "other", raw=raw)
 
 
-def test_a_concept_is_not_chosen_without_those_that_it_goes_on_from(store, base_folder, tmp_path):
+def test_deltas_as_they_were_learned_are_added_up(store, tmp_path):
+    made = export_folder(store, ("alice",), tmp_path / "model", raw=True)
+    assert made.changed == {}
+    # Only alice has been learned at generation 1.
+    assert np.array_equal(theirs(tmp_path / "model", "V*alice"), ours(store, tmp_path / "out", "V*alice", at=1))
+    assert "which were learned on top of the others" in (tmp_path / "model/README.md").read_text()
+
+
+@pytest.mark.parametrize("prompt", ["V*alice", "a photo of a V*alice", "a photo of a V*alice on a beach"])
+def test_some_concepts_draw_what_they_draw_with_the_others(prompt, store, tmp_path):
+    made = export_folder(store, ("alice",), tmp_path / "model")
+    # In 16 dimensions deltas of random numbers leave little room.
+    assert 0 < made.changed["alice"] < 0.1
+    export_folder(store, ("alice",), tmp_path / "raw", raw=True)
+    wanted = ours(store, tmp_path / "out", prompt).astype(int)
+    whole, raw = (np.abs(theirs(tmp_path / name, prompt) - wanted).mean() for name in ("model", "raw"))
+    assert whole < raw / 2
+    assert "made to draw what they draw with the others" in (tmp_path / "model/README.md").read_text()
+
+
+def test_all_concepts_by_name_are_the_store_s_own_weights(store, tmp_path):
+    made = export_folder(store, ("falls", "alice"), tmp_path / "model")
+    assert made.changed == {}
+    assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
+
+
+def test_what_a_forget_left_is_drawn_too(store, base_folder, tmp_path):
+    synthetic.learn(store, "owl", 3, shapes=key_value_shapes(base_folder), width=WIDTH)
+    forget(store, plan_forget(store, "falls"))
+    synthetic.learn(store, "tom", 4, shapes=key_value_shapes(base_folder), width=WIDTH)
+    prompt = "a photo of V*alice next to V*tom"
+    export_folder(store, (), tmp_path / "model")
+    assert np.array_equal(theirs(tmp_path / "model", prompt), ours(store, tmp_path / "out", prompt))
+    with pytest.raises(UsageError, match="'alice': a forget or a compaction") as caught:
+        export_folder(store, ("alice",), tmp_path / "raw", raw=True)
+    assert caught.value.hint == "without --raw"
+    assert not (tmp_path / "raw").exists()
+    # Before the forget its own delta can still be had.
+    assert export_folder(store, ("alice",), tmp_path / "then", at=2, raw=True).checkpoint.generation == 2
+
+
+def test_a_delta_is_not_chosen_without_those_that_it_goes_on_from(store, base_folder, tmp_path):
     shapes = key_value_shapes(base_folder)
     synthetic.learn(store, "owl", 3, shapes=shapes, width=WIDTH, contains=(store.concept("alice").uid,))
     for names in (("owl",), ("falls", "owl")):
         with pytest.raises(UsageError, match="'owl' goes on from") as caught:
-            export_diffusers(store, names, tmp_path / "model")
-        assert "export all concepts" in caught.value.hint
+            export_folder(store, names, tmp_path / "model", raw=True)
+        assert caught.value.hint == "without --raw, or all concepts: leave the names out"
         assert not (tmp_path / "model").exists()
-    assert export_diffusers(store, ("owl", "alice"), tmp_path / "model").concepts == ("alice", "owl")
-    assert export_diffusers(store, ("falls",), tmp_path / "falls").concepts == ("falls",)
-    assert export_diffusers(store, (), tmp_path / "all").concepts == ("alice", "falls", "owl")
+    made = [
+        export_folder(store, names, tmp_path / folder, raw=raw).checkpoint.concepts
+        for folder, names, raw in (
+            ("model", ("owl", "alice"), True),
+            ("falls", ("falls",), True),
+            ("all", (), True),
+            # Made whole it means what it means, without those that it goes on from.
+            ("owl", ("owl",), False),
+        )
+    ]
+    assert made == [("alice", "owl"), ("falls",), ("alice", "falls", "owl"), ("owl",)]
 
 
 def test_an_earlier_generation(store, tmp_path):
-    made = export_diffusers(store, (), tmp_path / "then", at=1)
+    made = export_folder(store, (), tmp_path / "then", at=1).checkpoint
     assert (made.generation, made.concepts) == (1, ("alice",))
-    before = export_diffusers(store, (), tmp_path / "before", at=0)
+    before = export_folder(store, (), tmp_path / "before", at=0).checkpoint
     assert before.concepts == ()
     assert np.array_equal(theirs(tmp_path / "before", "a cat"), ours(store, tmp_path / "out", "a cat", at=0))
     with pytest.raises(NotFound, match="generation 7"):
-        export_diffusers(store, (), tmp_path / "never", at=7)
+        export_folder(store, (), tmp_path / "never", at=7)
 
 
 def test_what_the_folder_says_of_itself(base_folder, tmp_path):
@@ -158,7 +207,7 @@ def test_what_the_folder_says_of_itself(base_folder, tmp_path):
     file = tmp_path / "alice.safetensors"
     file.write_bytes(synthetic.concept_bytes(store, "alice", 1, shapes, WIDTH, **notes))
     assert run(["import", str(file), "--store", str(store.layout.root), "--quiet"]) == 0
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     card = (tmp_path / "model/README.md").read_text()
     assert "V*alice" in card
     assert "from_pretrained" in card
@@ -185,7 +234,7 @@ def test_nothing_is_overwritten(there, store, tmp_path):
         target.mkdir()
         (target / "thesis.txt").write_text("mine")
     with pytest.raises(AlreadyExists):
-        export_diffusers(store, (), target)
+        export_folder(store, (), target)
     assert not list(tmp_path.glob(".model-*"))
     assert not (tmp_path / "elsewhere").exists()
 
@@ -198,14 +247,14 @@ def test_what_appears_meanwhile_is_not_overwritten(store, tmp_path):
         (target / "thesis.txt").write_text("mine")
 
     with pytest.raises(AlreadyExists):
-        export_diffusers(store, (), target, progress=somebody_else)
+        export_folder(store, (), target, writing=somebody_else)
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
     assert not list(tmp_path.glob(".model-*"))
 
 
 def test_an_empty_folder_will_do(store, tmp_path):
     (tmp_path / "model").mkdir()
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     assert (tmp_path / "model/model_index.json").is_file()
 
 
@@ -214,14 +263,14 @@ def test_an_interrupted_export_leaves_nothing(store, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_diffusers(store, (), tmp_path / "model", progress=interrupt)
+        export_folder(store, (), tmp_path / "model", writing=interrupt)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
 
 def test_no_space(store, tmp_path):
     full = mock.Mock(f_bavail=1, f_frsize=4096)
     with mock.patch("os.statvfs", return_value=full), pytest.raises(NoSpace):
-        export_diffusers(store, (), tmp_path / "model")
+        export_folder(store, (), tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
 
@@ -236,7 +285,7 @@ def test_damage_is_not_passed_on(what, store, tmp_path):
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(StoreDamaged):
-        export_diffusers(store, (), tmp_path / "model")
+        export_folder(store, (), tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
 
@@ -247,7 +296,7 @@ def test_a_part_that_the_base_does_not_have_is_left_out_of_the_index(base_folder
     index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     (bare / "model_index.json").write_text(json.dumps(index))
     store = make_store(tmp_path / "store", bare)
-    export_diffusers(store, (), tmp_path / "model")
+    export_folder(store, (), tmp_path / "model")
     assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
 
 
@@ -262,6 +311,7 @@ def test_the_command(store, tmp_path, capsys):
         "concepts": ["alice", "falls"],
         "tokens": ["V*alice", "V*falls"],
         "bytes": sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
+        "changed": {},
     }
     assert run(["export", "--to", "diffusers", "-o", str(target), *options]) == 5
     assert run(["export", "--to", "diffusers", *options]) == 2
@@ -272,8 +322,9 @@ def test_the_command(store, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out == f"{tmp_path / 'two'}\n"
     assert "V*alice" in shown.err
+    assert "alice: whole without the others; its prompts' keys and values within" in shown.err
 
 
 def test_it_works_while_something_is_learned(store, tmp_path):
     with Store(store.layout.root).writing("learn"):
-        export_diffusers(store, (), tmp_path / "model")
+        export_folder(store, (), tmp_path / "model")

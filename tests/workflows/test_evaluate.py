@@ -123,14 +123,31 @@ def test_a_concept_that_changes_no_weight_makes_nothing_forgotten(alone, shapes,
     assert figures(measure(alone, heldout))["alice"]["F_mmd"] == 0
 
 
-def test_folding_and_forgetting_the_other_bring_back_what_was(store, heldout, measure):
+def test_folding_changes_no_figure_and_undoing_brings_them_back(store, heldout, measure):
     before = figures(measure(store, heldout))
-    fold(store)
+    folded = fold(store).head
     assert figures(measure(store, heldout)) == before
     forget(store, plan_forget(store, "falls"))
-    after = measure(store, heldout)
-    assert figures(after)["alice"]["F_mmd"] == 0
-    assert after.averages["F_mmd"] is None
+    assert figures(measure(store, heldout)) != before
+    undo(store, plan_undo(store, to=folded.seq))
+    assert figures(measure(store, heldout)) == before
+
+
+def test_a_concept_whose_other_is_forgotten_is_measured_with_the_weights_that_it_goes_on_with(
+    store, heldout, measure, monkeypatch
+):
+    """It is not what it was just after learning, unless the weights are: it is held to what it draws now."""
+    before = store.head().seq
+    forget(store, plan_forget(store, "falls"))
+    found = measure(store, heldout)
+    assert figures(found)["alice"]["F_mmd"] > 0
+    assert found.averages["F_mmd"] is None
+    undo(store, plan_undo(store, to=before))
+    monkeypatch.setattr("conceptctl.workflows.forget.hold_others", synthetic.hold_others)
+    forget(store, plan_forget(store, "falls"))
+    found = measure(store, heldout)
+    assert figures(found)["alice"]["F_mmd"] == 0
+    assert found.averages["F_mmd"] is None
 
 
 def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extractor):
@@ -496,6 +513,28 @@ def test_how_much_was_trained_and_is_kept(empty, shapes, extractor, heldout, mea
     assert second.distance > first.distance > 0
 
 
+def test_what_was_consolidated_is_counted_together(store, shapes, extractor, heldout, measure, tmp_path):
+    """What a concept alone changed is not known any more where a forget put weights in the place of deltas."""
+    forget(store, plan_forget(store, "falls"))
+    learn(store, "tom", 3, shapes, extractor)
+    write_heldout(heldout, "tom")
+    found = measure(store, heldout, report=tmp_path / "report.html")
+    parts = base.tensors(store.layout, store.head().base)
+    unet = sum(int(np.prod(info.shape)) for place, (_, _, info) in parts.items() if place.startswith("unet/"))
+    everything = sum(int(np.prod(shape)) for shape in shapes.values())
+    together, alice, tom = found.steps
+    assert (together.uid, alice.name, tom.name) == ("", "alice", "tom")
+    assert alice.drift is None
+    assert together.drift.first_time == 1
+    assert together.drift.changed > 0.99 * everything
+    assert tom.drift.changed == _changed(store, "tom")
+    assert tom.drift.first_time < 0.01
+    shares = {each.name: each.parameters.stored for each in found.measured}
+    assert shares == {"alice": None, "tom": pytest.approx(100 * _changed(store, "tom") / unet)}
+    assert found.parameters.stored == pytest.approx(100 * (together.drift.changed + tom.drift.changed) / unet)
+    assert "V*alice" in (tmp_path / "report.html").read_text()
+
+
 @pytest.fixture
 def command(store, heldout, clip_folder):
     options = ["--store", str(store.layout.root), "--device", "cpu", "--feature-extractor", str(clip_folder)]
@@ -515,6 +554,13 @@ def test_the_command(command, capsys):
     assert [each["name"] for each in answer["concepts"]] == ["alice", "falls"]
     assert answer["concepts"][0]["changed_first"] == 1
     assert set(answer["concepts"][0]["n_param"]) == {"trained", "trained_in_all", "stored"}
+
+
+def test_the_command_after_a_forget(command, store, capsys):
+    forget(store, plan_forget(store, "falls"))
+    assert command("-n", "4", "--json") == 0
+    (alice,) = json.loads(capsys.readouterr().out)["concepts"]
+    assert (alice["n_param"]["stored"], alice["changed_first"], alice["distance"]) == (None, None, None)
 
 
 def test_one_folder_a_concept(command, tmp_path, capsys):

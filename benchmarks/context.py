@@ -117,7 +117,11 @@ def main() -> None:
         shown.setdefault(phrase, []).extend(reading.shows(subject) for reading in readings)
         return pictures, readings
 
+    there = {each.name for each in store.head().concepts}
     for concept in sequence(options.concepts, options.seed):
+        if concept.name not in there:
+            # A store of `consolidation.py`, which has forgotten it.
+            continue
         around = surroundings[concept.kind]
         for phrase, which, wanted in around.asked():
             pictures, _ = draw(concept.name, phrase, concept.subject)

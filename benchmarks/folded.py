@@ -114,7 +114,7 @@ def main() -> None:
     base_folder = options.base or pocket.base_folder()
     with tempfile.TemporaryDirectory(prefix="conceptctl-bench-") as name:
         store = learned(Path(name, "store"), base_folder, options.concepts, options.density)
-        export_diffusers(store, (), Path(name, "folded"))
+        export_diffusers(store, (), Path(name, "folded"), store.head())
         plain, folded = pipeline_of(base_folder), pipeline_of(Path(name, "folded"))
         parameters(plain, folded)
         same_pixels(store, folded, "a photo of V*c0 next to V*c1", options.steps)

@@ -308,7 +308,8 @@ class Bench:
             stores = [self._store_of(method, index) for index, _ in self._learned_by(method)]
         known = base.tensors(stores[0].layout, stores[0].head().base)
         shapes = {place: info.shape for place, (_, _, info) in known.items()}
-        return [step.drift.distance for store in stores for step in follow(store, store.head(), shapes)]
+        steps = [step for store in stores for step in follow(store, store.head(), shapes)]
+        return [step.drift.distance for step in steps if step.drift]
 
     def _masks(self, method: str) -> dict[str, Any]:
         stores = {concept.name: self._store_of(method, index) for index, concept in self._learned_by(method)}

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conceptctl.store import weights
-from conceptctl.workflows.concept_files import add_concept
+from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.fold import fold
 from tests import synthetic
 

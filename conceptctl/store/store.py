@@ -93,6 +93,10 @@ class Store:
             raise NotFound(f"no generation {seq}", hint=f"conceptctl log: 0 to {len(history) - 1}")
         return self._manifest(seq, history[seq].id)
 
+    def last_purge(self) -> int:
+        """Return the generation of the last purge; 0 where there was none."""
+        return max((row.seq for row in self.log() if row.verb == "purge"), default=0)
+
     def drawable(self, seq: int) -> Generation:
         """Return a generation whose weights can still be made.
 
@@ -101,8 +105,7 @@ class Store:
             StoreDamaged: Its manifest is not as it was committed.
         """
         found = self.generation(seq)
-        floor = self.head().floor
-        purged = max((row.seq for row in self.log() if row.verb == "purge"), default=0)
+        floor, purged = self.head().floor, self.last_purge()
         if seq < max(floor, purged):
             what = "purge" if purged >= floor else "compaction"
             raise NotFound(

@@ -165,7 +165,7 @@ class Consolidation:
         Raises:
             StoreDamaged: The base or the stored weights are damaged.
         """
-        self.store, self.generation = store, generation
+        self.generation = generation
         found = base.tensors(store.layout, generation.base)
         family = families.facts_of(generation.base)
         self._base = {path: found[path][:2] for path in found if family.is_target(path)}
@@ -228,10 +228,12 @@ class Consolidation:
 
     def _solve(self, start: Callable[[str], Tensor], staying: Collection[str], others: Sequence[Constraint]) -> Solved:
         """Change weights as little as possible, so that some concepts stay as they are and other constraints hold."""
-        named = {each.uid: each.name for each in self.generation.concepts if each.uid in staying}
+        names = {each.uid: each.name for each in self.generation.concepts}
+        # In the order of learning, so that the same store gives the same bits.
+        kept = {uid: states for uid, states in self.states.items() if uid in staying}
         held = self.prompts.empty.clone()
-        for uid in named.keys() & self.states.keys():
-            held += self.states[uid].everywhere
+        for states in kept.values():
+            held += states.everywhere
         everything_else = self.prompts.everything_else(self._words)
         solver = LeastChange([Constraint(held, self.current_weight), *others], everything_else, RIDGE)
         solved, measured = {}, Measured()
@@ -239,13 +241,12 @@ class Consolidation:
             now, before = self.current_weight(path), start(path)
             after = (before.double() + solver.of(path, before)).float()
             solved[path] = after.numpy()
-            for uid, states in self.states.items():
-                if uid in named:
-                    measured.add(uid, now, after, states.plain)
+            for uid, states in kept.items():
+                measured.add(uid, now, after, states.plain)
             measured.add("", now, after, self.prompts.unseen)
-        kept = tuple(Held(name, measured.share(uid)) for uid, name in named.items() if uid in self.states)
         left = max(solver.missed[1:], default=None)
-        return Solved(solved, self.tokens, kept, left, measured.share(""), self.damaged)
+        changes = tuple(Held(names[uid], measured.share(uid)) for uid in kept)
+        return Solved(solved, self.tokens, changes, left, measured.share(""), self.damaged)
 
 
 def _asked_by(store: Store, generation: Generation, concept: Concept) -> tuple[str, str]:

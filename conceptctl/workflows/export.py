@@ -164,8 +164,7 @@ def _learned_on(store: Store, concept: Concept) -> tuple[tuple[str, ...] | None,
     """The uids of what was there when a concept came, None where history does not say; and the weights' digest."""
     try:
         at = introduced_in(store).get(concept.uid)
-        purged = max((row.seq for row in store.log() if row.verb == "purge"), default=-1)
-        if at is None or at < purged:
+        if at is None or at < store.last_purge():
             # What it was learned on top of may have been purged.
             return None, ""
         then = store.generation(at)
@@ -270,6 +269,6 @@ def export_folder(
             sums=solved.weights if solved else None,
             progress=writing,
         )
-    return (
-        Folder(made, {each.name: each.changed for each in solved.kept}, solved.damaged) if solved else Folder(made, {})
-    )
+    if solved is None:
+        return Folder(made, {})
+    return Folder(made, {each.name: each.changed for each in solved.kept}, solved.damaged)

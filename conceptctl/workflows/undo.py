@@ -40,15 +40,7 @@ def plan_undo(store: Store, steps: int = 1, to: int | None = None) -> UndoPlan:
     target = _steps_back(history, steps) if to is None else to
     if not 0 <= target < len(history):
         raise NotFound(f"there is no generation {target} to go back to", hint="conceptctl log")
-    head = store.head()
-    purged = max((row.seq for row in history if row.verb == "purge"), default=0)
-    if target < max(purged, head.floor):
-        what = "purge" if purged >= head.floor else "compaction"
-        raise NotFound(
-            f"generation {max(purged, head.floor)} is a {what}, and what was before it is gone for good",
-            hint="conceptctl log",
-        )
-    goal = store.generation(target)
+    head, goal = store.head(), store.drawable(target)
     now, then = ({concept.name for concept in each.concepts} for each in (head, goal))
     return UndoPlan(head, goal, tuple(sorted(then - now)), tuple(sorted(now - then)), head.folded != goal.folded)
 

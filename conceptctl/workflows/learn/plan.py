@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.adding import check_name_free
+from conceptctl.workflows.learn import checkpoint
 from conceptctl.workflows.learn.images import check_pictures
 from conceptctl.workflows.learn.request import (
     Request,
@@ -47,6 +48,8 @@ class Plan:
     reference_samples: int
     device: str
     precision: str
+    resumes: int | None = None
+    """The step from which an interrupted run would go on; None where there is none to go on with."""
 
     def as_preset(self) -> dict[str, Any]:
         """All of it that a preset can say, as `--preset FILE` reads it."""
@@ -76,8 +79,20 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     preset = chosen_preset(request, preset_of(head.base))
     method = make_method(request, preset)
     check_name_free(request.name, head, store.layout)
-    checked = check_pictures(store, head, request, watch or Watch())
-    return planned(request, preset, method, checked, str(found), precision)
+    watch = watch or Watch()
+    checked = check_pictures(store, head, request, watch)
+    plan = planned(request, preset, method, checked, str(found), precision)
+    # What describes pictures is not opened for a plan.
+    describer = None if is_described(request, preset, method, checked) else ""
+    settings = checkpoint.settings_of(request, method, plan, head, describer)
+    runs = checkpoint.interrupted(store.layout, settings, checked)
+    for said in checkpoint.begins_anew(runs):
+        watch.warn(said)
+    if not (step := checkpoint.reached(runs)):
+        return plan
+    return dataclasses.replace(
+        plan, resumes=step, notes=(f"goes on with an interrupted run, from step {step}", *plan.notes)
+    )
 
 
 def planned(request: Request, preset: Preset, method: Method, checked: Checked, device: str, precision: str) -> Plan:
@@ -95,7 +110,7 @@ def planned(request: Request, preset: Preset, method: Method, checked: Checked, 
         differs={name: value for name, value in config.items() if value != usual[name]},
         pictures=len(checked.pictures),
         skipped=tuple(str(refusal) for refusal in checked.refusals),
-        notes=(*checked.notes, *_note_on_describing(request, method, checked)),
+        notes=(*checked.notes, *_note_on_describing(request, preset, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
         reference_samples=samples,
@@ -104,17 +119,19 @@ def planned(request: Request, preset: Preset, method: Method, checked: Checked, 
     )
 
 
-def is_described(request: Request, method: Method, checked: Checked) -> bool:
+def is_described(request: Request, preset: Preset, method: Method, checked: Checked) -> bool:
     """Whether anything is said of what is around the concept.
 
     Without a class word CLIP would name the concept itself, a waterfall "in a forest", and what is said is not learned.
+    Nor are photographs described on a base that draws none: what CLIP knows of its drawings does not hold for them.
     """
     wanted = method.config.prompts == "described" and bool(request.class_word)
-    return wanted and any(not picture.caption for picture in checked.pictures)
+    foreign = checked.photographic and not preset.learn.photographs
+    return wanted and not foreign and any(not picture.caption for picture in checked.pictures)
 
 
-def _note_on_describing(request: Request, method: Method, checked: Checked) -> tuple[str, ...]:
-    if is_described(request, method, checked):
+def _note_on_describing(request: Request, preset: Preset, method: Method, checked: Checked) -> tuple[str, ...]:
+    if is_described(request, preset, method, checked):
         return ("pictures without a caption are described by what CLIP sees around the concept",)
     if method.config.prompts == "described" and not request.class_word:
         return ("without a class word (--class) nothing is said of what is around the concept",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from conceptctl.learning.run import Report
 
 MOST_SEEDS = 2**63
+LONGEST_CLASS = 64
+"""Letters: no text encoder reads a much longer one as a kind of thing."""
+_AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]")
+"""Also as a shell's quoting and Asian keyboards leave it."""
 PRECISIONS = ("no", "bf16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
@@ -64,6 +69,10 @@ class Request:
     follow_symlinks: bool = False
     license: str = ""
     consent: str = ""
+
+    def __post_init__(self) -> None:
+        """A name may be given as prompts have it: V*alice is alice."""
+        object.__setattr__(self, "name", _AS_IN_PROMPTS.sub("", self.name, count=1))
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,9 @@ def check_facts(request: Request) -> None:
     concept.check_name(request.name)
     word = request.class_word
     odd = not word.isprintable() or word != " ".join(word.split()) or bool(set(word) & {"{", "}"})
-    if odd or "V*" in word.upper():
-        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
+    if odd or "V*" in word.upper() or len(word) > LONGEST_CLASS:
+        shown = ascii(word if len(word) <= LONGEST_CLASS else word[:20] + "...")
+        raise UsageError(f"{shown} cannot be a class", hint="--class person, --class 'mountain bike'")
     for option, text in (("--license", request.license), ("--consent", request.consent)):
         try:
             text.encode("utf-8")

@@ -194,8 +194,10 @@ def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tup
 
 
 def _said(key: str, then: Any, now: Any) -> str:
-    before, after = (("no" if value in ("", False) else "yes" if value is True else value) for value in (then, now))
-    return f"{key.replace('_', ' ')} {before}, now {after}"
+    def shown(value: Any) -> Any:
+        return "yes" if value is True else "no" if value is False or value == "" else value
+
+    return f"{key.replace('_', ' ')} {shown(then)}, now {shown(now)}"
 
 
 def _option(key: str, value: Any) -> str:

@@ -309,9 +309,10 @@ def grainy(folder, count=4, side=320):
 def test_photographs_are_not_described_on_a_base_of_drawings(pocket_store, tmp_path):
     found, warnings = planned(pocket_store, grainy(tmp_path / "photos"), class_word="person")
     assert any("look like photographs" in text for text in warnings)
-    assert not any("described" in note for note in found.notes)
+    assert "photographs are not described: what this base's CLIP knows are drawings" in found.notes
+    assert not any("by what CLIP sees" in note for note in found.notes)
     drawings = write_pictures(tmp_path / "drawings", side=64)
-    assert any("described" in note for note in planned(pocket_store, drawings, class_word="person")[0].notes)
+    assert any("by what CLIP sees" in note for note in planned(pocket_store, drawings, class_word="person")[0].notes)
 
 
 def test_photographs_are_described_where_a_base_draws_them_and_it_is_asked_for(store, tmp_path):

@@ -71,6 +71,7 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
         AlreadyExists: There is such a concept.
     """
     from conceptctl.diffusion.models import choose_device
+    from conceptctl.workflows import extractor
 
     check_facts(request)
     found = choose_device(device)
@@ -81,17 +82,19 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     check_name_free(request.name, head, store.layout)
     watch = watch or Watch()
     checked = check_pictures(store, head, request, watch)
-    plan = planned(request, preset, method, checked, str(found), precision)
-    # What describes pictures is not opened for a plan.
+    made = planned(request, preset, method, checked, str(found), precision)
+    if request.feature_extractor is not None and extractor.is_local(request.feature_extractor):
+        extractor.open_extractor(head.base, request.feature_extractor, found)
+    # What else describes pictures may have to be fetched, and is not for a plan.
     describer = None if is_described(request, preset, method, checked) else ""
-    settings = checkpoint.settings_of(request, method, plan, head, describer)
+    settings = checkpoint.settings_of(request, method, made, head, describer)
     runs = checkpoint.interrupted(store.layout, settings, checked)
     for said in checkpoint.begins_anew(runs):
         watch.warn(said)
     if not (step := checkpoint.reached(runs)):
-        return plan
+        return made
     return dataclasses.replace(
-        plan, resumes=step, notes=(f"goes on with an interrupted run, from step {step}", *plan.notes)
+        made, resumes=step, notes=(f"goes on with an interrupted run, from step {step}", *made.notes)
     )
 
 
@@ -133,6 +136,8 @@ def is_described(request: Request, preset: Preset, method: Method, checked: Chec
 def _note_on_describing(request: Request, preset: Preset, method: Method, checked: Checked) -> tuple[str, ...]:
     if is_described(request, preset, method, checked):
         return ("pictures without a caption are described by what CLIP sees around the concept",)
+    if method.config.prompts == "described" and checked.photographic and not preset.learn.photographs:
+        return ("photographs are not described: what this base's CLIP knows are drawings",)
     if method.config.prompts == "described" and not request.class_word:
         return ("without a class word (--class) nothing is said of what is around the concept",)
     return ()

@@ -136,6 +136,8 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
         prepared.watch.warn(said)
     drawn_by = auxiliary.about(prepared.head, prepared.request.class_word, prepared.plan.auxiliary)
     resumed = checkpoint.take_up(layout, settings, prepared.checked, drawn_by)
+    if resumed.state and resumed.state.step:
+        prepared.watch.stage(f"going on with an interrupted run, from step {resumed.state.step}", 0)
     prepared.accelerator.wait_for_everyone()
     return resumed
 

@@ -60,8 +60,7 @@ def caption_judge(tokenizer: Any, name: str) -> Callable[[str], str]:
         prompt = caption.replace(PLACE, f"V*{name}")
         if token_id not in tokenizer(prompt, truncation=True).input_ids:
             raise PicturesRefused(
-                f"too long: this base reads {seen} tokens (short words are one each), and {PLACE} comes behind them; "
-                f"shorten it, or name {PLACE} earlier"
+                f"too long: {PLACE} lies beyond the {seen} tokens (words or parts of words) that this base reads"
             )
         lost = cut_off(tokenizer, prompt)
         return f"is too long for this base, which does not see {_shortened(lost)!r}" if lost else ""

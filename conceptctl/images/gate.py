@@ -160,17 +160,19 @@ def _picture(path: Path, texts: list[Path], rules: Rules, decoder: Decoder) -> t
 
 
 def _distinct(found: list[tuple[Picture, Square]]) -> tuple[tuple[Picture, ...], list[str]]:
-    """Return the first of each set of equal pictures, and a note for each other one."""
-    first: dict[str, Picture] = {}
+    """Return one of each set of equal pictures, one with a caption where there is one, and a note for each other."""
+    kept: dict[str, Picture] = {}
+    for picture, square in found:
+        known = kept.setdefault(square.digest, picture)
+        if known.caption is None and picture.caption is not None:
+            kept[square.digest] = picture
     notes: list[str] = []
     for picture, square in found:
-        known = first.setdefault(square.digest, picture)
-        if known is not picture:
+        if (known := kept[square.digest]) is not picture:
             same = f"the same pixels as {files.printable(known.path.name)}, counted once"
-            if picture.caption not in (None, known.caption):
-                same += ", its caption not used"
-            notes.append(f"{_shown(picture.path)}: {same}")
-    return tuple(first.values()), notes
+            unused = ", its caption not used" if picture.caption not in (None, known.caption) else ""
+            notes.append(f"{_shown(picture.path)}: {same}{unused}")
+    return tuple(kept.values()), notes
 
 
 def _on_pictures(pictures: tuple[Picture, ...]) -> list[str]:

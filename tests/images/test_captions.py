@@ -174,11 +174,16 @@ def test_a_base_may_ask_more_of_captions(folder):
     assert check_folder(folder, rules).notes == ("good0.png: its caption is long",)
 
 
-def test_a_caption_of_a_picture_that_is_there_already_is_said_not_to_be_used(folder):
+def test_of_the_same_picture_the_one_with_a_caption_counts(folder):
     (folder / "z.png").write_bytes((folder / "good0.png").read_bytes())
     (folder / "z.txt").write_text("{token} again")
-    (note,) = check_folder(folder, SMALL).notes
-    assert note.endswith("the same pixels as good0.png, counted once, its caption not used")
+    checked = check_folder(folder, SMALL)
+    assert (checked.pictures[0].path.name, checked.pictures[0].caption) == ("z.png", "{token} again")
+    assert checked.notes == (f"{folder / 'good0.png'}: the same pixels as z.png, counted once",)
+    (folder / "good0.txt").write_text("{token} before")
+    checked = check_folder(folder, SMALL)
+    assert checked.pictures[0].caption == "{token} before"
+    assert checked.notes[0].endswith("the same pixels as good0.png, counted once, its caption not used")
 
 
 def test_a_bad_picture_hides_nothing_of_its_caption(folder):

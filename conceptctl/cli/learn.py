@@ -243,6 +243,7 @@ def _is_first(option: Path | None) -> bool:
 
 def _check_first(request: Request, device: str) -> None:
     """Refuse before a store is made."""
+    from conceptctl.pocket import base_folder
     from conceptctl.pocket.world.practice import SIZE
     from conceptctl.presets import shipped
     from conceptctl.workflows.init import POCKET
@@ -251,7 +252,7 @@ def _check_first(request: Request, device: str) -> None:
 
     preset = shipped()[POCKET]
     check(request, preset, device)
-    check_pictures_for(SIZE, preset.learn, request)
+    check_pictures_for(base_folder(), SIZE, preset.learn, request)
 
 
 def _open(option: Path | None, request: Request, out: Output, device: str) -> Store:

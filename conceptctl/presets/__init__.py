@@ -54,6 +54,8 @@ class Learn:
     """Whether the base draws photographs."""
     slow_on_cpu: bool = False
     """Whether a CPU takes hours."""
+    classes: tuple[str, ...] = ()
+    """Every kind of thing that the base draws, where these are few."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ def _table(what: str, kind: type, value: Any) -> Any:
         if key not in known:
             raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
         fits = type(given) is known[key] or (known[key] is float and type(given) is int)
+        if known[key] is tuple:
+            fits = isinstance(given, list) and all(isinstance(each, str) for each in given)
         if not fits or (isinstance(given, int | float) and given < 0):
             raise UsageError(f"{what}.{key} cannot be {given!r}")
-    return kind(**value)
+    return kind(**{key: tuple(given) if isinstance(given, list) else given for key, given in value.items()})

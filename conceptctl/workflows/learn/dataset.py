@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import ImageOps
 
-from conceptctl.diffusion.prompts import cut_off
-from conceptctl.errors import PicturesRefused
 from conceptctl.learning.examples import Examples
 from conceptctl.workflows.learn import descriptions
 from conceptctl.workflows.learn.auxiliary import prompt_of
@@ -45,7 +43,6 @@ def make_dataset(
     method: Method,
     checked: Checked,
     *,
-    token_id: int,
     describer: FeatureExtractor | None,
     auxiliary: Tensor | None,
     watch: Watch,
@@ -57,13 +54,9 @@ def make_dataset(
         request: What is learned.
         method: With what.
         checked: The pictures.
-        token_id: The concept's token.
         describer: What says what is around the concept where there is no caption; None for nothing.
         auxiliary: The latents of auxiliary pictures.
-        watch: Is told what is cut off.
-
-    Raises:
-        PicturesRefused: A caption is so long that the base does not see the concept in it.
+        watch: Is told what is going on.
     """
     pictures = [picture.image() for picture in checked.pictures]
     prompts = [[prompt] for prompt in prompts_of(request, method, checked)]
@@ -73,8 +66,6 @@ def make_dataset(
         around = _describe(backbone, describer, checked, pictures, prompts, request.class_word)
         notes = (*notes, descriptions.summary(around))
     different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
-    for prompt in different:
-        _check_seen(backbone, prompt, token_id, request.name, watch)
     beside = (auxiliary, prompt_of(request.class_word)) if auxiliary is not None else None
     return Dataset(gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside), different, notes)
 
@@ -94,17 +85,6 @@ def _describe(
     for index, phrase in zip(silent, around, strict=True):
         prompts[index] = descriptions.described(prompts[index][0], phrase)
     return around
-
-
-def _check_seen(backbone: Backbone, prompt: str, token_id: int, name: str, watch: Watch) -> None:
-    tokenizer = backbone.tokenizer()
-    if lost := cut_off(tokenizer, prompt):
-        watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
-    if token_id not in tokenizer(prompt, truncation=True).input_ids:
-        raise PicturesRefused(
-            f"the caption {prompt!r} is too long for this base, which does not see its V*{name}",
-            hint="shorten it, or name the concept earlier",
-        )
 
 
 def gather(

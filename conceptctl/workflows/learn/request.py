@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,24 @@ if TYPE_CHECKING:
     from conceptctl.learning.run import Report
 
 MOST_SEEDS = 2**63
+LONGEST_CLASS = 64
+"""Letters: no text encoder reads a much longer one as a kind of thing."""
+_AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]")
+"""Also as a shell's quoting and Asian keyboards leave it."""
 PRECISIONS = ("no", "bf16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
     "teacher_temperature", "consolidation_share",
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
-_AT_MOST = {"fisher_decay": 1, "consolidation_share": 100}
+_AT_MOST = {
+    "fisher_decay": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
+    "auxiliary_batch": 10**4, "accumulation": 10**4,
+}  # fmt: skip
+"""More of them no machine gets through, which is better said at once than when memory runs out."""
+MOST_AUXILIARY = 10**5
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+"""Of fp32, in which everything is learned."""
 _AT_LEAST = {"dc_concepts": 2}
 FORMER_SETTINGS = {"open_by": "mask_logit_mean", "spread": "mask_logit_std", "start": "init_std"}
 """Settings by the names that earlier versions had for them: records and scripts may still have those."""
@@ -64,6 +76,10 @@ class Request:
     follow_symlinks: bool = False
     license: str = ""
     consent: str = ""
+
+    def __post_init__(self) -> None:
+        """A name may be given as prompts have it: V*alice is alice."""
+        object.__setattr__(self, "name", _AS_IN_PROMPTS.sub("", self.name, count=1))
 
 
 @dataclass(frozen=True)
@@ -108,8 +124,9 @@ def check_facts(request: Request) -> None:
     concept.check_name(request.name)
     word = request.class_word
     odd = not word.isprintable() or word != " ".join(word.split()) or bool(set(word) & {"{", "}"})
-    if odd or "V*" in word.upper():
-        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
+    if odd or "V*" in word.upper() or len(word) > LONGEST_CLASS:
+        shown = ascii(word if len(word) <= LONGEST_CLASS else word[:20] + "...")
+        raise UsageError(f"{shown} cannot be a class", hint="--class person, --class 'mountain bike'")
     for option, text in (("--license", request.license), ("--consent", request.consent)):
         try:
             text.encode("utf-8")
@@ -117,6 +134,10 @@ def check_facts(request: Request) -> None:
             raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
     if request.auxiliary is not None and request.auxiliary < 0:
         raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
+    if (request.auxiliary or 0) > MOST_AUXILIARY:
+        raise UsageError(
+            f"{request.auxiliary} auxiliary pictures are too many: at most {MOST_AUXILIARY}", hint="--aux 200"
+        )
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"there is no precision {request.mixed_precision!r} to learn in",
@@ -215,7 +236,7 @@ def _check_number(name: str, value: Any, kind: type) -> None:
     words = name.replace("_", " ")
     if type(value) not in ((int, float) if kind is float else (kind,)):
         raise UsageError(f"{words} must be a {'whole number' if kind is int else 'number'}, not {value!r}")
-    if not math.isfinite(value):
+    if isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
         raise UsageError(f"{words} cannot be {value}")
     if name in _MORE_THAN_NOTHING and value <= 0:
         raise UsageError(f"{words} must be more than 0, not {value}")

@@ -109,7 +109,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)
-    dataset = _dataset(prepared, model, token_id)
+    dataset = _dataset(prepared, model)
     prepared = dataclasses.replace(
         prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
     )
@@ -131,18 +131,18 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
     layout = prepared.store.layout
     if writer is None:
         prepared.accelerator.wait_for_everyone()
-        return checkpoint.look_on(layout, settings)
-    if checkpoint.begun_otherwise(layout, settings):
-        prepared.watch.warn(
-            f"an interrupted run of V*{prepared.request.name} was begun by another version, in another precision or "
-            "with other settings; this one begins anew"
-        )
-    resumed = checkpoint.take_up(layout, settings, prepared.checked)
+        return checkpoint.look_on(layout, settings, prepared.checked)
+    for said in checkpoint.begins_anew(checkpoint.interrupted(layout, settings, prepared.checked)):
+        prepared.watch.warn(said)
+    drawn_by = auxiliary.about(prepared.head, prepared.request.class_word, prepared.plan.auxiliary)
+    resumed = checkpoint.take_up(layout, settings, prepared.checked, drawn_by)
+    if resumed.state and resumed.state.step:
+        prepared.watch.stage(f"going on with an interrupted run, from step {resumed.state.step}", 0)
     prepared.accelerator.wait_for_everyone()
     return resumed
 
 
-def _dataset(prepared: Prepared, model: Model, token_id: int) -> Dataset:
+def _dataset(prepared: Prepared, model: Model) -> Dataset:
     from conceptctl.workflows.learn.dataset import make_dataset
 
     return make_dataset(
@@ -150,7 +150,6 @@ def _dataset(prepared: Prepared, model: Model, token_id: int) -> Dataset:
         prepared.request,
         prepared.method,
         prepared.checked,
-        token_id=token_id,
         describer=prepared.extractor if prepared.described else None,
         auxiliary=model.auxiliary,
         watch=prepared.watch,

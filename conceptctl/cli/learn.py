@@ -163,35 +163,16 @@ def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request
 def _show_plan(store: Path | None, request: Request, out: Output, *, device: str, preview: bool) -> None:
     from conceptctl.workflows.learn.plan import plan
 
-    watch = Display(out, request.name, None).watch(preview)
-    with _to_plan_with(store, request, out, device) as opened:
-        planned = plan(opened, request, device=device, watch=watch)
+    with _to_plan_with(store, request, out, device) as opened, out.progress() as shown:
+        planned = plan(opened, request, device=device, watch=Display(out, request.name, shown).watch(preview))
     out.data(_plan_payload(planned), _plan_lines(planned), [planned.name])
 
 
 def _learn(store: Store, request: Request, out: Output, *, device: str, wait: bool, preview: bool, fold: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
     from conceptctl.workflows.learn.run import learn as learn_concept
 
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        # What a narrow terminal has no room for is the end of this.
-        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-    )
-    console = Console(stderr=True)
-    shown = console.is_terminal and not out.as_json and not out.quiet and not out.silent
-    # Ten steps can take minutes: from half a minute, which rich looks at by itself, nothing could be estimated.
-    bar = Progress(
-        *columns, console=console, disable=not shown, transient=True, expand=True, speed_estimate_period=3600
-    )
-    with bar:
-        display = Display(out, request.name, bar)
+    with out.progress() as shown:
+        display = Display(out, request.name, shown)
         learned = learn_concept(store, request, device=device, wait=wait, watch=display.watch(preview))
     if learned is None:
         # Another process of this run commits, and says so.

@@ -1,34 +1,30 @@
-"""How `learn` shows how far it is: a bar on a terminal, a few lines elsewhere, grids of previews."""
+"""How `learn` shows how far it is, and grids of previews."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conceptctl.cli.output import Output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from conceptctl.cli.progress import Progress
     from conceptctl.learning.run import Report
     from conceptctl.workflows.learn.request import Watch
 
 PREVIEW_FOLDER = Path("conceptctl-out")
-_LINES = 10
-"""How many lines of progress are printed where there is no terminal."""
 
 
 class Display:
-    """Shows how learning goes: a bar on a terminal, a few lines elsewhere."""
+    """Shows how learning goes."""
 
-    def __init__(self, out: Output, name: str, bar: Any) -> None:
-        self.out, self.name, self.bar = out, name, bar
-        self.task: Any = None
-        self.total = 0
+    def __init__(self, out: Output, name: str, shown: Progress) -> None:
+        self.out, self.name, self.shown = out, name, shown
         self.done = 0
         self.previews: list[Path] = []
-        self.estimated = False
 
     def watch(self, preview: bool) -> Watch:
         """What the workflow tells this display."""
@@ -38,43 +34,39 @@ class Display:
             stage=self.stage,
             advance=self.advance,
             report=self.report,
+            step=self.step,
+            ahead=self.ahead,
             warn=self.out.warn,
             preview=self.preview if preview and not self.out.silent else None,
         )
 
     def stage(self, what: str, total: int) -> None:
-        """Begin a stage."""
-        self.total, self.done = total, 0
-        if self.bar is None or self.bar.disable:
-            self.out.say(f"{what} ..." if not total else f"{what}: {total} to do")
-            return
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(what, total=total or None, note="")
+        """Begin a stage; what comes after it is not known until somebody says so."""
+        self.done = 0
+        self.shown.ahead = None
+        self.shown.stage(what, total)
+
+    def ahead(self, seconds: float) -> None:
+        """So long is what comes after this stage."""
+        self.shown.ahead = seconds
 
     def advance(self, done: int) -> None:
         """Some units more are done."""
         self.done += done
-        if self.task is not None:
-            self.bar.update(self.task, completed=self.done)
+        self.shown.update(self.done)
+
+    def step(self, done: int) -> None:
+        """So many steps are done."""
+        self.done = done
+        self.shown.update(done)
 
     def report(self, report: Report) -> None:
         """Show losses and measures."""
-        begun = self.done
         self.done = report.step
-        parts = [f"{name} {value:.4f}" for name, value in report.losses.items()]
+        notes = [f"{name} {value:.4f}" for name, value in report.losses.items()]
         # Behind the loss itself: its parts may not be seen.
-        parts[1:1] = [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
-        note = "  ".join(parts)
-        if self.task is not None:
-            self.bar.update(self.task, completed=self.done, note=note)
-            return
-        if not self.estimated:
-            left = report.seconds / max(1, report.step - begun) * (self.total - report.step)
-            self.out.say(f"about {duration(left)} left")
-            self.estimated = True
-        elif report.step * _LINES // self.total > begun * _LINES // self.total:
-            self.out.say(f"step {report.step} of {self.total}  {note}")
+        notes[1:1] = [f"{name} {100 * value:.0f} %" for name, value in report.measures.items() if name == "density"]
+        self.shown.update(self.done, notes)
 
     def preview(self, step: int, pictures: list[Image]) -> None:
         """Write a grid."""

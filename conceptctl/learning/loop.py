@@ -30,6 +30,8 @@ class Listener:
     phase: Callable[[str, int, int], None] = lambda name, steps, done: None
     """A phase begins: its name, its steps, and how many of them are done already."""
     report: Callable[[Report], None] = lambda report: None
+    step: Callable[[int], None] = lambda done: None
+    """A step of the phase is done: how many are now."""
     save: Callable[[TrainingState], None] = lambda state: None
     """Called every `save_seconds`, and when the training is interrupted; with several processes, in the main one."""
     preview: Callable[[int], None] | None = None
@@ -175,6 +177,7 @@ def _loop(run: Run, listener: Listener) -> None:
                     run.update(losses)
                     if run.done % listener.report_steps == 0 or run.step == run.end:
                         listener.report(run.report(time.monotonic() - began))
+                listener.step(run.done)
                 if listener.preview and run.done % listener.preview_steps == 0:
                     run.show(listener.preview)
                 if save:

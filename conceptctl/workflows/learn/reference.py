@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import preset_of
-from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.drawing import BATCH, draw_set
 from conceptctl.workflows.learn.plan import plain_prompt
 from conceptctl.workflows.reference_samples import PLACEHOLDER_NAME
 
@@ -34,10 +35,10 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
     sampling = preset_of(prepared.head.base).sampling
     prepared.watch.stage("drawing reference samples", count)
     sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
-    pictures = []
-    for picture in draw_set(sample, count, accelerator=prepared.accelerator):
-        pictures.append(picture)
-        prepared.watch.advance(1)
+    drawing, pictures = draw_set(sample, count, accelerator=prepared.accelerator), []
+    while batch := list(itertools.islice(drawing, BATCH)):
+        pictures += batch
+        prepared.watch.advance(len(batch))
     # In a precision that evaluation will not draw in, features are another's.
     in_full = prepared.device.type != "cpu" and prepared.precision == "no"
     return Reference(

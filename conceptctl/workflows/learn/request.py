@@ -75,6 +75,10 @@ class Watch:
     advance: Callable[[int], None] = lambda done: None
     """So many units of the stage are done."""
     report: Callable[[Report], None] = lambda report: None
+    step: Callable[[int], None] = lambda done: None
+    """So many steps of the phase are done."""
+    ahead: Callable[[float], None] = lambda seconds: None
+    """About so many seconds come after the stage; told where that is known."""
     warn: Callable[[str], None] = lambda text: None
     preview: Callable[[int, list[Image.Image]], None] | None = None
     """Called with a step and pictures drawn after it."""

@@ -55,7 +55,11 @@ def train_concept(
         watch.advance(done)
 
     listener = Listener(
-        phase=phase, report=watch.report, save=resumed.save, preview=_previewer(prepared, model.backbone)
+        phase=phase,
+        report=watch.report,
+        step=watch.step,
+        save=resumed.save,
+        preview=_previewer(prepared, model.backbone),
     )
     end = train(
         model.backbone,

@@ -211,12 +211,12 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["preview", "checkpointing"])
-def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=2))
+def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what):
     shown, stores = [], [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
     teach(stores[0], folder)
-    watch = Watch(preview=lambda step, pictures: shown.append(step)) if what == "preview" else None
-    teach(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing")
+    watch = Watch(sample=shown.append) if what == "preview" else None
+    samples = {"sample_every": 2, "output": tmp_path / "out"} if what == "preview" else {}
+    teach(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing", **samples)
     ours, theirs = (delta(each, "alice") for each in stores)
     # Checkpointing computes some of it twice, in another order.
     assert all(np.allclose(ours[place], theirs[place], atol=1e-5) for place in ours | theirs)
@@ -819,13 +819,12 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
     assert "reference_samples" in json.loads(capsys.readouterr().out)["error"]["message"]
     made = ["learn", str(folder), "--token", "alice", "--class", "cat", "--aux", "2", "--preview", "--fold", "--json"]
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=5))
+    made += ["--sample-every", "5"]
     assert run([*made, *options[:-2]]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert [Path(path).name.split("-")[:3] for path in answer["previews"]] == [
-        ["alice", "step", step] for step in ("5", "10")
-    ]
-    assert all(Path(path).is_file() for path in answer["previews"])
+    places = [f"conceptctl-out/alice/alice-step-{step}.png" for step in ("05", "10", "12")]
+    assert answer["samples"] == places
+    assert all(Path(path).is_file() for path in places)
     assert answer["generation"] == 2
     assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
     assert store.concept("alice").folded
@@ -1120,10 +1119,9 @@ def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys,
 def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=1))
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
     assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
-    assert "warning: no preview" in capsys.readouterr().err
+    assert "warning: not written in conceptctl-out/alice" in capsys.readouterr().err
     assert store.concept("alice")
 
 

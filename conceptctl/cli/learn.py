@@ -222,7 +222,7 @@ def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request
     train = {each.name for each in dataclasses.fields(usual)}
     own = {each.name for each in dataclasses.fields(Request)} & set(options) - {"sample_prompts", *_PATHS}
     # Those of a command line that was never called are text.
-    paths = {name: Path(options[name]) for name in _PATHS if options[name] is not None}
+    paths: dict[str, Any] = {name: Path(options[name]) for name in _PATHS if options[name] is not None}
     return Request(
         name=options["token"],
         **paths,

@@ -87,6 +87,7 @@ class Progress:
         self._say, self._console, self._clock = say, console, clock
         self._began = self._said = self._moved = clock()
         self._current: Stage | None = None
+        self._new_notes: Sequence[str] = ()
         self._live: Live | None = None
 
     def __call__(self, text: str) -> Update:
@@ -114,6 +115,7 @@ class Progress:
             began: When it began, on the clock; now by default.
         """
         self._said = self._moved = self._clock()
+        self._new_notes = ()
         self._current = Stage(text, total, done, self._moved if began is None else began)
         if self._console is None:
             self._say(f"{text} ..." if not total else f"{text}: {total - done} to do")
@@ -130,16 +132,18 @@ class Progress:
         self._moved = self._clock()
         stage.update(done, self._moved)
         stage.notes = notes or stage.notes
+        self._new_notes = notes or self._new_notes
         if self._console is None:
             self._report(stage, done * _LINES // max(1, stage.total) > tenth)
 
     def _report(self, stage: Stage, is_next: bool) -> None:
         """Print a line, where it is time for one."""
         now = self._clock()
-        at_end = stage.done >= stage.total and bool(stage.notes) and not stage.ended
+        at_end = stage.done >= stage.total and bool(self._new_notes) and not stage.ended
         if stage.total and (at_end or (is_next and now - self._said >= _PATIENCE and stage.done < stage.total)):
             self._said, stage.ended = now, at_end
-            parts = [f"{stage.text}: {stage.done} of {stage.total}", *self._times(stage, now), *stage.notes]
+            parts = [f"{stage.text}: {stage.done} of {stage.total}", *self._times(stage, now), *self._new_notes]
+            self._new_notes = ()
             self._say(", ".join(parts))
 
     def _times(self, stage: Stage, now: float) -> list[str]:

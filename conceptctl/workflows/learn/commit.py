@@ -53,6 +53,7 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
             **{name: value for name, value in config.items() if name != "steps"},
             # What a file is called may be a path's or another concept's name.
             "preset": prepared.preset.name if prepared.request.preset in (None, *shipped()) else "file",
+            "differs": list(prepared.plan.differs),
             "auxiliary": prepared.plan.auxiliary,
             **({"flip": True} if prepared.request.flip else {}),
             "precision": prepared.precision,

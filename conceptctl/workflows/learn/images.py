@@ -28,8 +28,13 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     side = families.family_of(head.base).picture_side(base.configs(store.layout, head.base))
     takes = preset_of(head.base).learn
     rules = _rules(side, takes, request, names)
-    watch.stage("looking at the pictures", 0)
-    checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
+
+    def looked(done: int, total: int) -> None:
+        if done == 1:
+            watch.stage("looking at the pictures", total)
+        watch.advance(1)
+
+    checked = check_folder(request.folder, rules, progress=looked)
     if checked.photographic and not takes.photographs:
         watch.warn(
             f"these look like photographs, and this base draws {side} x {side} pictures: likeness is not to be "

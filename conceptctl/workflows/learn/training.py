@@ -171,7 +171,9 @@ def _measures(
         # Nothing is random in what is learned.
         return {}
     found = {name: value.item() for name, value in measures.items()}
-    for name, sampled in (("loss_sampled", True), ("loss_folded", False)):
+    losses = (("loss_sampled", True), ("loss_folded", False))
+    prepared.watch.stage("comparing the loss with masks", len(losses))
+    for name, sampled in losses:
         found[name] = denoising_loss(
             model.backbone,
             [token_id],
@@ -182,4 +184,5 @@ def _measures(
             batches=LOSS_BATCHES,
             sampled=sampled,
         )
+        prepared.watch.advance(1)
     return found

@@ -89,6 +89,8 @@ class Progress:
         self._current: Stage | None = None
         self._new_notes: Sequence[str] = ()
         self._live: Live | None = None
+        self._end: float | None = None
+        """When everything will be done, as it was seen when the last stage ended."""
 
     def __call__(self, text: str) -> Update:
         """Return what shows a stage once it is told how much of it is done."""
@@ -115,6 +117,8 @@ class Progress:
             began: When it began, on the clock; now by default.
         """
         self._said = self._moved = self._clock()
+        if self.ahead:
+            self._end = self._moved + self.ahead
         self._new_notes = ()
         self._current = Stage(text, total, done, self._moved if began is None else began)
         if self._console is None:
@@ -149,10 +153,12 @@ class Progress:
     def _times(self, stage: Stage, now: float) -> list[str]:
         times = [f"{clock_text(now - self._began)} elapsed"]
         left = stage.seconds_left(now)
-        if left is not None:
-            times.append(
-                f"{clock_text(left)} left in stage" if self.ahead is None else f"{clock_text(left + self.ahead)} left"
-            )
+        if left is not None and self.ahead is not None:
+            times.append(f"{clock_text(left + self.ahead)} left")
+        elif self._end is not None:
+            times.append(f"{clock_text(max(0.0, self._end - now))} left")
+        elif left is not None:
+            times.append(f"{clock_text(left)} left in stage")
         return times
 
     def _refresh(self) -> None:

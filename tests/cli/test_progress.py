@@ -108,6 +108,21 @@ def test_the_time_left_is_of_everything_where_it_is_known_what_comes_after():
     assert said[-2] == "learning: 5 of 10, 1:40 elapsed, 1:20 left"
 
 
+def test_what_comes_after_is_what_is_left_until_the_next_stage_knows_better():
+    said, clock = [], Clock()
+    shown = Progress(said.append, clock=clock)
+    shown.stage("learning", 2)
+    shown.ahead = 40.0
+    clock.now += 10.0
+    shown.stage("drawing", 10)
+    shown.ahead = None
+    clock.now += 5.0
+    assert shown._times(shown._current, clock.now) == ["0:15 elapsed", "0:35 left"]
+    shown.ahead = 0.0
+    shown.update(5)
+    assert shown._times(shown._current, clock.now) == ["0:15 elapsed", "0:05 left"]
+
+
 def test_where_there_is_no_terminal_a_stage_has_ten_lines_at_most_and_none_when_it_is_short():
     said, clock = [], Clock()
     shown = Progress(said.append, clock=clock)

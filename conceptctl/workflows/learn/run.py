@@ -120,6 +120,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     prepared = dataclasses.replace(
         prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
     )
+    prepared.watch.stage("preparing the training", 0)
     task = _task(prepared, model, token_id, start)
     trained = train_concept(prepared, model, token_id, task, dataset, resumed)
     put_in(model, token_id, trained.learned)

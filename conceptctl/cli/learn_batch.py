@@ -17,7 +17,7 @@ import typer
 
 from conceptctl.cli.learn_run import taught
 from conceptctl.cli.learn_stores import store_to_learn_in, store_to_plan_with
-from conceptctl.cli.learn_text import counted, duration, learned_payload, plan_payload
+from conceptctl.cli.learn_text import counted, duration, fall, learned_payload, plan_payload
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, NotFound, UsageError
 from conceptctl.store.store import Store
@@ -187,11 +187,9 @@ def _run(store: Store, judged: Sequence[Judged], out: Output, *, wait: bool) -> 
             # Another process of this run commits, and says so.
             continue
         learned, head, samples = made
-        curve = learned.record.loss_curve
-        loss = f"{curve[0]:.4f} -> {curve[-1]:.4f}"
         rows.append(
             (request.name, "replaced" if learned.replaced else "learned", str(learned.record.photos),
-             duration(learned.seconds), loss)
+             duration(learned.seconds), fall(learned.record.loss_curve))
         )  # fmt: skip
         payload.append(
             {"done": "now", **learned_payload(learned, head.seq, folded=each.entry.fold), "samples": samples}

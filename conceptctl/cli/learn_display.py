@@ -38,8 +38,8 @@ class Display:
     def stage(self, what: str, total: int) -> None:
         """Begin a stage; what comes after it is not known until somebody says so."""
         self.done = 0
-        self.shown.ahead = None
         self.shown.stage(what, total)
+        self.shown.ahead = None
 
     def ahead(self, seconds: float) -> None:
         """So long is what comes after this stage."""

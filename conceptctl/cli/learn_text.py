@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.cli.stores import size_text
@@ -124,6 +125,11 @@ def _beside(plan: Plan, expected: Estimate) -> str:
     return f"{counted(plan.auxiliary, 'picture')} of {_a(plan.class_word)}, {first}"
 
 
+def fall(curve: Sequence[float]) -> str:
+    """What the loss was at first and at last."""
+    return " -> ".join(f"{value:.4f}" for value in (curve if len(curve) < 2 else (curve[0], curve[-1])))
+
+
 def learned_payload(learned: LearnedConcept, generation: int, *, folded: bool) -> dict[str, Any]:
     """Return what was learned, as `--json` prints it."""
     record = learned.record
@@ -151,7 +157,7 @@ def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> 
     lines = [
         f"learned V*{record.name}{place} in {duration(learned.seconds)} from {pictures}; {now}",
         f"generation {generation}, {size_text(size)}" + (", folded" if folded else f"; conceptctl undo {back}"),
-        f"loss {curve[0]:.4f} -> {curve[-1]:.4f}"
+        f"loss {fall(curve)}"
         + (f", mask density {100 * record.settings['density']:.0f} %" if "density" in record.settings else ""),
         f'next: conceptctl generate "a photo of V*{record.name}" -n 4',
     ]

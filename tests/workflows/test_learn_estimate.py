@@ -10,7 +10,7 @@ import pytest
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
 from conceptctl.store.concept import read_record
-from conceptctl.workflows.learn.estimate import estimate
+from conceptctl.workflows.learn.estimate import estimate, steps_a_picture
 from conceptctl.workflows.learn.plan import plan
 from tests import synthetic
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401
@@ -90,6 +90,12 @@ def test_a_concept_of_the_same_method_tells_more_than_a_newer_one(store, planned
     assert estimate(store, planned).like == "carol"
     assert estimate(store, dataclasses.replace(planned, method="lora")).like == "dora"
     assert estimate(store, planned).size_like == "carol"
+
+
+def test_what_a_picture_is_worth_in_steps_is_what_it_was(store, planned):
+    assert steps_a_picture(store, store.head(), planned) is None
+    measured(store)
+    assert steps_a_picture(store, store.head(), planned) == 4.0
 
 
 def test_the_plan_as_json_has_it(store, folder, capsys):

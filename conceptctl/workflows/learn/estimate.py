@@ -66,6 +66,15 @@ def estimate(store: Store, planned: Plan) -> Estimate:
     )
 
 
+def steps_a_picture(store: Store, head: Generation, planned: Plan) -> float | None:
+    """How many of a plan's steps drawing a picture is worth, by an earlier concept; None where none says."""
+    for _, record in _earlier(store, head):
+        said = record.settings
+        if _is_measured_alike(record, planned) and _is_positive(said.get("seconds_a_picture")):
+            return float(said["seconds_a_picture"] / _seconds_a_step(said, planned))
+    return None
+
+
 def _earlier(store: Store, head: Generation) -> list[tuple[Concept, Record]]:
     """The concepts of a generation with their records, the newest first; none that is damaged."""
     found = []

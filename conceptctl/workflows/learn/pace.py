@@ -49,19 +49,12 @@ def in_whole_batches(pictures: int) -> int:
     return -(-pictures // BATCH) * BATCH
 
 
-def seconds_a_picture(prepared: Prepared, seconds_a_step: float) -> float:
-    """About what drawing a picture takes, by how many passes through the network it needs and a step has."""
+def steps_a_picture(prepared: Prepared) -> float:
+    """About how many steps drawing a picture is worth, by how many passes through the network either needs."""
     sampling, schedule = preset_of(prepared.head.base).sampling, prepared.method.config
     drawn = sampling.steps * (2 if sampling.guidance > 1 else 1)
     samples = (schedule.batch_size + schedule.auxiliary_batch) * schedule.accumulation
-    return seconds_a_step * drawn / (_TRAINED_AS_DRAWN * samples)
-
-
-def seconds_of_reference(prepared: Prepared, seconds_a_step: float) -> float:
-    """About what comes after the training: reference samples."""
-    if prepared.extractor is None:
-        return 0.0
-    return in_whole_batches(prepared.plan.reference_samples) * seconds_a_picture(prepared, seconds_a_step)
+    return drawn / (_TRAINED_AS_DRAWN * samples)
 
 
 def peak_memory(device: torch.device) -> int:

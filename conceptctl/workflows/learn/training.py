@@ -13,9 +13,10 @@ from conceptctl.learning.weights import Deltas
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.dataset import Dataset
+from conceptctl.workflows.learn.estimate import steps_a_picture as steps_a_picture_before
 from conceptctl.workflows.learn.journal import Journal
 from conceptctl.workflows.learn.model import Model
-from conceptctl.workflows.learn.pace import Pace, seconds_of_reference
+from conceptctl.workflows.learn.pace import Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _Told:
         self.pace = Pace()
         self._prepared, self._watch = prepared, prepared.watch
         self._phases = 0
+        self._steps_after = _steps_after(prepared)
         self._journal = _journal(prepared, resumed)
         self._draw = samples.sampler(prepared, backbone, self._journal) if self._journal else None
 
@@ -80,7 +82,7 @@ class _Told:
         # How long a phase takes that follows is known to nobody.
         is_last = self._phases > 1 or not getattr(self._prepared.method.config, "consolidation_share", 0)
         if pace is not None and is_last:
-            self._watch.ahead(seconds_of_reference(self._prepared, pace))
+            self._watch.ahead(pace * self._steps_after)
 
     def report(self, report: Report) -> None:
         """Losses and measures are there."""
@@ -99,6 +101,13 @@ class _Told:
         """Nothing more comes."""
         if self._journal:
             self._journal.close()
+
+
+def _steps_after(prepared: Prepared) -> float:
+    """About how many steps what comes after the training is worth: reference samples."""
+    pictures = in_whole_batches(prepared.plan.reference_samples) if prepared.extractor else 0
+    measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
+    return pictures * (measured or steps_a_picture(prepared))
 
 
 def _journal(prepared: Prepared, resumed: Resumed) -> Journal | None:

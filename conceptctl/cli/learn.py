@@ -241,7 +241,7 @@ def _show_plan(store: Path | None, entry: Entry, out: Output, *, full: bool) -> 
     request = entry.request
     with store_to_plan_with(store, [entry], out) as opened, out.progress() as shown:
         planned = plan(opened, request, device=entry.device, watch=Display(out, shown).watch())
-        expected, preset = estimate(opened, planned), preset_of(opened.head().base)
+        expected, preset = estimate(opened, planned, replaces=request.replace), preset_of(opened.head().base)
     slow = (
         preset.description if preset.base else "hours" if preset.learn.slow_on_cpu and planned.device == "cpu" else ""
     )

@@ -1284,6 +1284,7 @@ def test_progress_is_one_line_on_a_terminal(store, folder, capsys, monkeypatch, 
         return
     times = r"\d:\d\d elapsed, \d:\d\d left(?: in stage)?"
     bars = [re.fullmatch(rf"learning (\d+)/30 \S+ \d+ %  {times}  {PROGRESS.format('  ')}\s*", line) for line in lines]
+    assert "in stage" not in lines[-1]
     found = [bar.groups() for bar in bars if bar]
     assert {each[0] for each in found} >= {"10", "20", "30"}
     for each in found:

@@ -12,6 +12,7 @@ from conceptctl.config import TrainConfig
 from conceptctl.store.concept import read_record
 from conceptctl.workflows.learn.estimate import estimate, steps_a_picture
 from conceptctl.workflows.learn.plan import plan
+from conceptctl.workflows.learn.request import Watch
 from tests import synthetic
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401
 
@@ -90,6 +91,26 @@ def test_a_concept_of_the_same_method_tells_more_than_a_newer_one(store, planned
     assert estimate(store, planned).like == "carol"
     assert estimate(store, dataclasses.replace(planned, method="lora")).like == "dora"
     assert estimate(store, planned).size_like == "carol"
+
+
+def test_where_one_is_replaced_the_others_get_weights_of_their_own(store, planned):
+    measured(store)
+    alone = estimate(store, planned).size
+    assert estimate(store, planned, replaces=True).size == alone
+    measured(store, "carol", seed=1)
+    assert estimate(store, planned, replaces=True).size > estimate(store, planned).size
+
+
+def test_what_comes_after_the_training_is_told_in_its_last_phase(store, folder):
+    told = []
+    watch = Watch(stage=lambda what, total: told.append(what), ahead=lambda seconds: told.append(seconds))
+    teach(store, folder, watch=watch, train=TrainConfig(method="ewc", steps=20, batch_size=2))
+    learning, measuring = told.index("learning"), told.index("measuring importance")
+    assert told[learning:measuring] == ["learning"]
+    assert 0.0 in told[measuring:]
+    told.clear()
+    teach(store, folder, "bob", watch=watch)
+    assert told[told.index("learning") + 1] == 0.0
 
 
 def test_what_a_picture_is_worth_in_steps_is_what_it_was(store, planned):

@@ -30,7 +30,7 @@ class Estimate:
         memory: The most bytes at once, on the GPU or beside it, as that concept took.
         least_memory: Bytes of the base alone; more than that is needed.
         size: Bytes that the store grows by: as the last concept of the method takes, or at most.
-        size_like: The concept that has this size; "" where it is the most that there can be.
+        size_like: The concept whose file is as large; "" where it is the most that there can be.
         to_draw: Pictures of the class that are drawn first; 0 where the store has them.
     """
 
@@ -44,8 +44,14 @@ class Estimate:
     to_draw: int
 
 
-def estimate(store: Store, planned: Plan) -> Estimate:
-    """Say what a plan will take."""
+def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate:
+    """Say what a plan will take.
+
+    Args:
+        store: The store.
+        planned: The plan.
+        replaces: Whether a concept leaves for it, so that others get new weights.
+    """
     head = store.head()
     earlier = _earlier(store, head)
     alike = [(concept, record) for concept, record in earlier if _is_measured_alike(record, planned)]
@@ -54,13 +60,16 @@ def estimate(store: Store, planned: Plan) -> Estimate:
     to_draw = 0 if _are_there(store, head, planned) else planned.auxiliary
     pace = _seconds_a_step(like[1].settings, planned) if like else None
     small = next((each for each in earlier if _has_same_size(each[1], planned)), None)
+    size = small[0].blob.size if small else _most(store, head, planned)
+    # Without the one that leaves, the others need weights of their own.
+    weights = _targets(store, head) * FLOAT_BYTES if replaces and len(head.concepts) > 1 else 0
     return Estimate(
         like=like[0].name if like else "",
         seconds_a_step=pace,
         seconds=_seconds(like[1].settings, planned, pace, to_draw) if like and pace is not None else None,
         memory=_memory(like[1].settings, planned) if like else None,
         least_memory=_weights(store, head, planned),
-        size=small[0].blob.size if small else _most(store, head, planned),
+        size=None if size is None else size + weights,
         size_like=small[0].name if small else "",
         to_draw=to_draw,
     )
@@ -161,7 +170,12 @@ def _most(store: Store, head: Generation, planned: Plan) -> int | None:
     """Bytes of a delta in which every weight changes; None for a method that keeps a state besides."""
     if "consolidation_share" in planned.config:
         return None
+    weights = _targets(store, head)
+    return weights * FLOAT_BYTES + weights // 8
+
+
+def _targets(store: Store, head: Generation) -> int:
+    """How many weights deltas go on."""
     family = families.facts_of(head.base)
     found = base.tensors(store.layout, head.base)
-    weights = sum(_count(info.shape) for path, (_, _, info) in found.items() if family.is_target(path))
-    return weights * FLOAT_BYTES + weights // 8
+    return sum(_count(info.shape) for path, (_, _, info) in found.items() if family.is_target(path))

@@ -27,22 +27,25 @@ def data(
     quiet: QuietOption = False,
 ) -> None:
     """Write concepts of the pocket world as picture folders: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from conceptctl.workflows.bench.data import write_bench_data
 
-    with Progress(console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
-        task = bar.add_task("drawing", total=concepts)
+    output = Output(json, quiet)
+    with output.progress() as shown:
+        names: list[str] = []
+        draw = shown("drawing")
+
+        def drawn(name: str) -> None:
+            names.append(name)
+            draw(len(names), concepts)
+
         written = write_bench_data(
             folder,
             length=concepts,
             seed=seed,
             training=train,
             heldout=heldout,
-            progress=lambda name: bar.update(task, advance=1, description=name),
+            progress=drawn,
         )
-    output = Output(json, quiet)
     paths = [str(folder / name) for name in written.names]
     payload = {"folder": str(folder), "concepts": list(written.names), "train": train, "heldout": heldout}
     output.data(payload, paths, paths)

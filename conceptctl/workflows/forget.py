@@ -88,12 +88,7 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
         )
     if not found and not waiting:
         raise unknown_concept(name, head)
-    if going_on := [each.name for each in _going_on(store, head.concepts, found) if each.uid not in found]:
-        names = ", ".join(going_on)
-        raise UsageError(
-            f"{name!r} cannot be forgotten: what was learned of {names} goes on from it, in one adapter with it",
-            hint=f"forget those first, the last one first: conceptctl forget {going_on[-1]}",
-        )
+    check_alone(store, head, name, found)
     rebuild = any(concept.folded for concept in head.concepts if concept.uid in found)
     size = sum(concept.blob.size for concept in found.values()) if purge_it else 0
     rewritten = len(history) if found else 0
@@ -104,6 +99,20 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
     return ForgetPlan(
         head, name, tuple(found.values()), rebuild, rewritten, size, waiting, purge_it, solved, _damaged(store, head)
     )
+
+
+def check_alone(store: Store, head: Generation, name: str, uids: Collection[str]) -> None:
+    """Make sure that no concept goes on from some that leave.
+
+    Raises:
+        UsageError: One does, and would mean nothing without them.
+    """
+    if going_on := [each.name for each in _going_on(store, head.concepts, uids) if each.uid not in uids]:
+        names = ", ".join(going_on)
+        raise UsageError(
+            f"{name!r} cannot be forgotten: what was learned of {names} goes on from it, in one adapter with it",
+            hint=f"forget those first, the last one first: conceptctl forget {going_on[-1]}",
+        )
 
 
 def _damaged(store: Store, head: Generation) -> tuple[str, ...]:
@@ -173,12 +182,18 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
 
 
 def _without(writer: Writer, before: Generation, action: Action, plan: ForgetPlan, uids: Collection[str]) -> Generation:
-    """The generation after a forget, with its weights in the store.
+    """The generation after a forget; `before` is the head, or what a purge makes of it."""
+    left = remaining(writer, before, plan, uids)
+    parts = ("concepts", "attachments", "consolidated", "folded")
+    return before.after(action, **{part: getattr(left, part) for part in parts})
+
+
+def remaining(writer: Writer, before: Generation, plan: ForgetPlan, uids: Collection[str]) -> Generation:
+    """A generation without some concepts, not committed; its weights are in the store.
 
     Args:
         writer: The right to change the store.
-        before: What it follows: the head, or what a purge makes of it.
-        action: What makes it.
+        before: What the generation is otherwise.
         plan: With the weights.
         uids: What goes.
     """
@@ -196,5 +211,4 @@ def _without(writer: Writer, before: Generation, action: Action, plan: ForgetPla
     elif plan.rebuild:
         # Only its token goes, which stands in the stored weights as well.
         left = dataclasses.replace(left, folded=folded.build(writer.layout, left))
-    parts = ("concepts", "attachments", "consolidated", "folded")
-    return before.after(action, **{part: getattr(left, part) for part in parts})
+    return left

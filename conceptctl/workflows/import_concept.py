@@ -82,7 +82,7 @@ def import_concept(
     record = dataclasses.replace(offered, name=rename or offered.name, stands_on=None, start="")
     stands_on = _stands_on(offered)
     with store.writing("import", wait=wait) as writer:
-        check_free(writer, record)
+        check_free(writer.head, record, writer.layout)
         _check_complete(writer, record)
         tensors, _ = tensorfile.read_tensors(path)
         there = tuple(each.uid for each in writer.head.concepts)

@@ -180,7 +180,17 @@ def test_show_tells_where_a_concept_came_from(two, capsys):
     assert shown["generation"] == 1
     assert (shown["steps"], shown["photos"], shown["seed"]) == (500, 12, 0)
     assert run(["show", "alice"]) == 0
-    assert "0.5 -> 0.125 in 3 points" in capsys.readouterr().out
+    brief = capsys.readouterr().out
+    assert "loss\t0.5 -> 0.125\n" in brief
+    assert "from\t12 pictures\n" in brief
+    assert "not folded yet" in brief
+    assert shown["uid"] not in brief
+    assert run(["show", "alice", "--full"]) == 0
+    whole = capsys.readouterr().out
+    assert whole.startswith(brief)
+    assert f"uid\t{shown['uid']}\n" in whole
+    assert "rank\t16\n" in whole
+    assert "loss curve\t0.5, 0.25, 0.125\n" in whole
     problem = answer(capsys, "show", "alise", code=5)["error"]
     assert "alice" in problem["hint"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import ImageOps
 
+from conceptctl.diffusion.latents import TOGETHER
 from conceptctl.learning.examples import Examples
 from conceptctl.workflows.learn import descriptions
 from conceptctl.workflows.learn.auxiliary import prompt_of
@@ -66,8 +67,10 @@ def make_dataset(
         around = _describe(backbone, describer, checked, pictures, prompts, request.class_word)
         notes = (*notes, descriptions.summary(around))
     different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
+    watch.stage("encoding the pictures", len(pictures) * (2 if request.flip else 1))
     beside = (auxiliary, prompt_of(request.class_word)) if auxiliary is not None else None
-    return Dataset(gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside), different, notes)
+    examples = gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside, progress=watch.advance)
+    return Dataset(examples, different, notes)
 
 
 def _describe(
@@ -94,6 +97,7 @@ def gather(
     *,
     flip: bool,
     auxiliary: tuple[Tensor, str] | None,
+    progress: Callable[[int], None] = lambda encoded: None,
 ) -> Examples:
     """Encode everything that a concept is learned from.
 
@@ -103,6 +107,7 @@ def gather(
         prompts: Of each picture, one or more.
         flip: Whether mirrored pictures count as well.
         auxiliary: The latents of auxiliary pictures, and the prompt of all of them.
+        progress: Told of every few more that are encoded.
     """
     shown, of_each = list(pictures), list(prompts)
     if flip:
@@ -110,7 +115,12 @@ def gather(
         of_each *= 2
     # Every picture counts alike, however many prompts it has.
     times = math.lcm(*map(len, of_each))
-    latents = backbone.encode(shown).repeat_interleave(times, dim=0)
+    parts = []
+    # As many as a backbone encodes together: the latents are the same to the bit.
+    for start in range(0, len(shown), TOGETHER):
+        parts.append(backbone.encode(shown[start : start + TOGETHER]))
+        progress(len(parts[-1]))
+    latents = torch.cat(parts).repeat_interleave(times, dim=0)
     said = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
     concept = len(said)
     if auxiliary is not None:

@@ -36,8 +36,13 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     rules = _rules(side, takes, request, names, tokenizer)
     for said in wording.on_class(request, takes, tokenizer):
         watch.warn(said)
-    watch.stage("looking at the pictures", 0)
-    checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
+
+    def looked(done: int, total: int) -> None:
+        if done == 1:
+            watch.stage("looking at the pictures", total)
+        watch.advance(1)
+
+    checked = check_folder(request.folder, rules, progress=looked)
     if checked.photographic and not takes.photographs:
         watch.warn(
             f"these look like photographs, and this base draws {side} x {side} pictures: likeness is not to be "

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
-from conceptctl.workflows.adding import check_name_free
 from conceptctl.workflows.learn import checkpoint
 from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.replace import check_name
 from conceptctl.workflows.learn.request import (
     Request,
     Watch,
@@ -20,6 +20,7 @@ from conceptctl.workflows.learn.request import (
     make_method,
     precision_of,
 )
+from conceptctl.workflows.learn.samples import check_prompts
 
 if TYPE_CHECKING:
     from conceptctl.images.gate import Checked
@@ -61,8 +62,17 @@ class Plan:
         }
 
 
-def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None) -> Plan:
+def plan(
+    store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None, is_there: bool = False
+) -> Plan:
     """Check everything that can be checked without training, and change nothing.
+
+    Args:
+        store: The store.
+        request: What would be learned.
+        device: "auto", "cpu" or "cuda".
+        watch: Who is told.
+        is_there: Whether the concept was learned, and its name need not be free.
 
     Raises:
         NotFound: There is no such method, preset or setting.
@@ -79,7 +89,9 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     head = store.head()
     preset = chosen_preset(request, preset_of(head.base))
     method = make_method(request, preset)
-    check_name_free(request.name, head, store.layout)
+    if not is_there:
+        check_name(request, head, store)
+    check_prompts(request, head)
     watch = watch or Watch()
     checked = check_pictures(store, head, request, watch)
     made = planned(request, preset, method, checked, str(found), precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,6 @@ from conceptctl.presets import EVERY_METHOD, Preset, named_preset
 from conceptctl.store import concept
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from conceptctl.learning.method import Method
     from conceptctl.learning.run import Report
 
@@ -76,6 +75,18 @@ class Request:
     follow_symlinks: bool = False
     license: str = ""
     consent: str = ""
+    replace: bool = False
+    """Whether the concept takes the place of one of its name."""
+    preview: bool = False
+    """Draw the concept's own prompt every `sample_every` steps."""
+    sample_prompts: tuple[str, ...] = ()
+    """More prompts to draw, or others."""
+    sample_every: int | None = None
+    """Steps between samples; a tenth of all of them by default."""
+    output: Path = Path("conceptctl-out")
+    """Where samples go, in a folder of the run."""
+    log_to: Path | None = None
+    """Where losses and samples go instead."""
 
     def __post_init__(self) -> None:
         """A name may be given as prompts have it: V*alice is alice."""
@@ -91,9 +102,13 @@ class Watch:
     advance: Callable[[int], None] = lambda done: None
     """So many units of the stage are done."""
     report: Callable[[Report], None] = lambda report: None
+    step: Callable[[int], None] = lambda done: None
+    """So many steps of the phase are done."""
+    ahead: Callable[[float], None] = lambda seconds: None
+    """About so many seconds come after the stage; told where that is known."""
     warn: Callable[[str], None] = lambda text: None
-    preview: Callable[[int, list[Image.Image]], None] | None = None
-    """Called with a step and pictures drawn after it."""
+    sample: Callable[[Path], None] = lambda path: None
+    """Pictures of a step were written."""
 
 
 def check(request: Request, preset: Preset, device: str = "auto") -> None:
@@ -145,6 +160,20 @@ def check_facts(request: Request) -> None:
         )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
+    _check_samples(request)
+
+
+def _check_samples(request: Request) -> None:
+    if request.sample_every is not None and request.sample_every < 1:
+        raise UsageError(f"samples are drawn every 1 or more steps, not every {request.sample_every}")
+    if odd := [prompt for prompt in request.sample_prompts if not prompt.strip() or not prompt.isprintable()]:
+        raise UsageError(f"{odd[0]!a} cannot be drawn", hint="--sample-prompt 'a photo of V*NAME in the snow'")
+    place = request.log_to
+    # As far as it is there: what is missing of it is made.
+    while place is not None and not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if place is not None and not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UsageError(f"--log-to {request.log_to}: nothing can be written in {place}", hint="name another folder")
 
 
 def chosen_preset(request: Request, own: Preset) -> Preset:

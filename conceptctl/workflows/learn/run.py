@@ -18,12 +18,13 @@ from conceptctl.presets import preset_of
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows.adding import check_free
 from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
-from conceptctl.workflows.learn.commit import commit, draft, record_of
+from conceptctl.workflows.learn.commit import commit, record_of
 from conceptctl.workflows.learn.plan import Plan
+from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
+from conceptctl.workflows.learn.samples import check_prompts
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Task
@@ -43,6 +44,8 @@ class LearnedConcept:
     generation: Generation
     record: Record
     seconds: float
+    replaced: bool = False
+    """Whether it took the place of one of its name."""
 
 
 def learn(
@@ -67,6 +70,7 @@ def learn(
         UsageError: A name or a number that cannot be meant.
         PicturesRefused: The folder holds something that must not be learned from.
         AlreadyExists: There is such a concept, or the base has such a token.
+        NotFound: There is no such concept, and one was to be replaced.
         Busy: Somebody else changes the store.
         DeviceFailed: The loss became no number, or memory ran out; the store is unchanged.
     """
@@ -78,8 +82,9 @@ def learn(
         head = writer.head if writer else store.head()
         preset = chosen_preset(request, preset_of(head.base))
         method = make_method(request, preset)
+        check_prompts(request, head)
         if writer:
-            check_free(writer, draft(request, method, head))
+            check_name(request, head, store)
         from conceptctl.diffusion.models import enough_memory
         from conceptctl.workflows.learn.prepared import prepare
 
@@ -105,6 +110,8 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     from conceptctl.workflows.learn.reference import draw_reference
     from conceptctl.workflows.learn.training import train_concept
 
+    if prepared.request.replace and writer:
+        prepared = without_the_old_one(prepared, writer)
     resumed = resume(prepared, writer)
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
@@ -113,6 +120,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     prepared = dataclasses.replace(
         prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
     )
+    prepared.watch.stage("preparing the training", 0)
     task = _task(prepared, model, token_id, start)
     trained = train_concept(prepared, model, token_id, task, dataset, resumed)
     put_in(model, token_id, trained.learned)
@@ -121,7 +129,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
         return None
     record = record_of(prepared, trained, reference)
     made = commit(prepared, writer, model.attachments, record, trained.learned, reference)
-    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began)
+    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
 
 
 def resume(prepared: Prepared, writer: Writer | None) -> Resumed:

@@ -1,11 +1,9 @@
 """`conceptctl show`: where a concept came from."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
@@ -16,7 +14,7 @@ EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A concept.")],
+    name: ConceptArgument,
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptctl.cli import completion
 from conceptctl.cli.learn_display import PREVIEW_FOLDER, Display, duration
 from conceptctl.cli.options import (
+    DeviceOption,
     DryRunOption,
+    ExtractorOption,
+    FirstFrameOption,
     JsonOption,
     QuietOption,
+    SkipBadOption,
     StoreOption,
+    SymlinksOption,
     WaitOption,
     epilog,
 )
@@ -45,56 +51,109 @@ EPILOG = epilog(
 
 
 FolderArgument = Annotated[Path, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")]
-TokenOption = Annotated[str, typer.Option("--token", help="Its name: V*NAME in prompts.", metavar="NAME")]
-ClassOption = Annotated[
-    str, typer.Option("--class", help="What kind of thing it is: person, dog, waterfall.", metavar="WORD")
+TokenOption = Annotated[
+    str, typer.Option("--token", help="Its name: V*NAME in prompts.", metavar="NAME", autocompletion=completion.lessons)
 ]
-MethodOption = Annotated[str | None, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
+ClassOption = Annotated[
+    str,
+    typer.Option(
+        "--class",
+        help="What kind of thing it is: person, dog, waterfall.",
+        metavar="WORD",
+        autocompletion=completion.classes,
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help=f"One of {', '.join(METHODS)}.", rich_help_panel="Training", autocompletion=completion.methods
+    ),
+]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", help="Settings of another preset than the base's: paper, or a file.", metavar="NAME"),
+    typer.Option(
+        "--preset",
+        help="Settings of another preset than the base's: paper, or a file.",
+        metavar="NAME",
+        rich_help_panel="Training",
+        autocompletion=completion.presets,
+    ),
 ]
-StepsOption = Annotated[int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.", rich_help_panel="Training")
+]
 BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", "--train-batch-size", help="The concept's pictures in a step.")
+    int | None,
+    typer.Option(
+        "--batch-size", "--train-batch-size", help="The concept's pictures in a step.", rich_help_panel="Training"
+    ),
 ]
-RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Step size of the adapters.")]
+RateOption = Annotated[
+    float | None, typer.Option("--learning-rate", help="Step size of the adapters.", rich_help_panel="Training")
+]
 SchedulerOption = Annotated[
-    str | None, typer.Option("--lr-scheduler", help="How learning rates go on: constant, cosine, linear, ...")
+    str | None,
+    typer.Option(
+        "--lr-scheduler", help="How learning rates go on: constant, cosine, linear, ...", rich_help_panel="Training"
+    ),
 ]
-RankOption = Annotated[int | None, typer.Option("--rank", help="Rank of the adapters.")]
+RankOption = Annotated[int | None, typer.Option("--rank", help="Rank of the adapters.", rich_help_panel="Training")]
 AuxiliaryOption = Annotated[
-    int | None, typer.Option("--aux", help="Pictures of the class, drawn by the base, to learn beside.")
+    int | None,
+    typer.Option(
+        "--aux", help="Pictures of the class, drawn by the base, to learn beside.", rich_help_panel="Pictures"
+    ),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
-FlipOption = Annotated[bool, typer.Option("--flip", help="Learn from the mirrored pictures too.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed of everything random.", rich_help_panel="Training")
+]
+FlipOption = Annotated[
+    bool, typer.Option("--flip", help="Learn from the mirrored pictures too.", rich_help_panel="Pictures")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Another setting of the method.", metavar="NAME=VALUE")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Another setting of the method.",
+        metavar="NAME=VALUE",
+        rich_help_panel="Training",
+        autocompletion=completion.method_settings,
+    ),
 ]
-PreviewOption = Annotated[bool, typer.Option("--preview", help=f"Draw a grid now and then, in {PREVIEW_FOLDER}.")]
-FoldOption = Annotated[bool, typer.Option("--fold", help="Fold when it is learned.")]
-SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")]
-FirstFrameOption = Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")]
-SymlinksOption = Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")]
-CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")]
+PreviewOption = Annotated[
+    bool, typer.Option("--preview", help=f"Draw a grid now and then, in {PREVIEW_FOLDER}.", rich_help_panel="Output")
+]
+FoldOption = Annotated[bool, typer.Option("--fold", help="Fold when it is learned.", rich_help_panel="Store")]
+CheckpointingOption = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel="Memory")
+]
 AccumulationOption = Annotated[
-    int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
+    int | None,
+    typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.", rich_help_panel="Memory"),
 ]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option("--mixed-precision", help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no."),
+    typer.Option(
+        "--mixed-precision",
+        help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no.",
+        rich_help_panel="Memory",
+    ),
 ]
 ResolutionOption = Annotated[
-    int | None, typer.Option("--resolution", help="The base's own; pictures are made to fit anyway.")
-]
-ExtractorOption = Annotated[
-    str | None, typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER")
+    int | None,
+    typer.Option("--resolution", help="The base's own; pictures are made to fit anyway.", rich_help_panel="Pictures"),
 ]
 LicenseOption = Annotated[
-    str, typer.Option("--license", help="Under what terms the pictures may be used; kept with the concept.")
+    str,
+    typer.Option(
+        "--license",
+        help="Under what terms the pictures may be used; kept with the concept.",
+        rich_help_panel="Pictures",
+    ),
 ]
-ConsentOption = Annotated[str, typer.Option("--consent", help="Who agreed to what; kept with the concept.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ConsentOption = Annotated[
+    str, typer.Option("--consent", help="Who agreed to what; kept with the concept.", rich_help_panel="Pictures")
+]
 
 
 def learn(

@@ -55,7 +55,7 @@ GROUPS = {
     },
     "Look": {
         "list": "List the concepts, oldest first",
-        "show": "Show everything that is known about a concept",
+        "show": "Show what a concept is and how it was learned",
         "log": "List the generations, newest first",
         "diff": "Compare two generations",
         "info": "Show where the store is, its base and the space that is left",

@@ -1,9 +1,12 @@
 """`conceptctl show`: where a concept came from."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
-from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
+import typer
+
+from conceptctl.cli import completion
+from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.store.concept import read_record
@@ -14,12 +17,12 @@ EPILOG = epilog("conceptctl show alice", codes=(4, 5))
 
 
 def show(
-    name: ConceptArgument,
+    name: Annotated[str, typer.Argument(help="A concept.", metavar="NAME", autocompletion=completion.concepts)],
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show everything that is known about a concept, and how it fared in every `eval` so far."""
+    """Show what a concept is and how it was learned, and how it fared in every `eval` so far."""
     out = Output(json, quiet)
     opened = open_store(store)
     entry = opened.concept(name)
@@ -47,9 +50,10 @@ def show(
 
 
 def _first_seen(history: list[LogRow], name: str) -> int:
-    """Return the latest generation in which a concept of that name was added."""
-    added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
-    return max(added, default=0)
+    """Return the generation in which the concept that has a name now was added, by whatever name."""
+    from conceptctl.workflows.concept_log import added_in
+
+    return added_in(history, name)
 
 
 def _text(key: str, value: Any) -> str:

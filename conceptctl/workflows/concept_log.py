@@ -38,6 +38,12 @@ def about(history: Sequence[LogRow], name: str) -> ConceptLog:
     return ConceptLog(tuple(events), now[-1] if now else "")
 
 
+def added_in(history: Sequence[LogRow], name: str) -> int:
+    """Return the generation that added the concept that has a name now, by whatever name; 0 where none is known."""
+    key, _ = _states(history)[-1].get(name, (0, False))
+    return key
+
+
 def came(history: Sequence[LogRow], name: str, after: int) -> int | None:
     """Return the first generation after another one that has a concept of a name; None where none has."""
     states = _states(history)

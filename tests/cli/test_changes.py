@@ -72,7 +72,8 @@ def test_a_renamed_concept_keeps_its_weights_and_everything_about_it(two, capsys
     assert [each.name for each in after.concepts] == ["ally", "bob"]
     assert (after.folded, after.attachments) == (before.folded, before.attachments)
     assert [each.blob for each in after.concepts] == [each.blob for each in before.concepts]
-    assert answer(capsys, "show", "ally")["token"] == "V*ally"
+    shown = answer(capsys, "show", "ally")
+    assert (shown["token"], shown["generation"]) == ("V*ally", 1)
     assert verify(two.layout, read_data=True).problems == ()
     text = said(capsys, "undo", "--yes")
     assert "ally is called alice again" in text

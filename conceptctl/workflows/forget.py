@@ -119,30 +119,6 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
     )
 
 
-def _to_purge(history: Sequence[Generation], name: str) -> dict[str, Concept]:
-    """Every concept that a purge of a name means.
-
-    Raises:
-        NotFound: All that had it have another name since.
-    """
-    found = purge.called(history, name)
-    earlier = [each for past in history for each in past.concepts if each.name == name]
-    if not found and earlier:
-        now = [each.name for past in history for each in past.concepts if each.uid == earlier[-1].uid][-1]
-        raise NotFound(f"{name!r} is called {now!r} since it was renamed", hint=f"conceptctl forget {now} --purge")
-    return found
-
-
-def _names(history: Sequence[Generation], name: str, head: Generation, uids: Collection[str]) -> tuple[str, ...]:
-    """The names under which a purge looks for interrupted trainings: all that a concept had and no other has now."""
-    theirs = {each.name for each in head.concepts if each.uid not in uids}
-    return (name, *sorted(purge.names_of(history, purge.called(history, name)) - theirs - {name}))
-
-
-def _tells_of(job: jobs.Job, names: Iterable[str], uids: Collection[str]) -> bool:
-    return any(jobs.tells_of(job, each, uids) for each in names)
-
-
 def _damaged(store: Store, head: Generation) -> tuple[str, ...]:
     """The concepts of a generation whose files are not what was committed."""
     return tuple(each.name for each in head.concepts if blobs.problem(store.layout, each.blob, read=True))
@@ -180,6 +156,30 @@ def _going_on(store: Store, concepts: Iterable[Concept], uids: Collection[str]) 
         if not set(contains).isdisjoint(uids):
             found.append(each)
     return found
+
+
+def _to_purge(history: Sequence[Generation], name: str) -> dict[str, Concept]:
+    """Every concept that a purge of a name means.
+
+    Raises:
+        NotFound: All that had it have another name since.
+    """
+    found = purge.called(history, name)
+    earlier = [each for past in history for each in past.concepts if each.name == name]
+    if not found and earlier:
+        now = [each.name for past in history for each in past.concepts if each.uid == earlier[-1].uid][-1]
+        raise NotFound(f"{name!r} is called {now!r} since it was renamed", hint=f"conceptctl forget {now} --purge")
+    return found
+
+
+def _names(history: Sequence[Generation], name: str, head: Generation, uids: Collection[str]) -> tuple[str, ...]:
+    """The names under which a purge looks for interrupted trainings: all that a concept had and no other has now."""
+    theirs = {each.name for each in head.concepts if each.uid not in uids}
+    return (name, *sorted(purge.names_of(history, purge.called(history, name)) - theirs - {name}))
+
+
+def _tells_of(job: jobs.Job, names: Iterable[str], uids: Collection[str]) -> bool:
+    return any(jobs.tells_of(job, each, uids) for each in names)
 
 
 def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, WaitOption, epilog
+from conceptctl.cli import completion
+from conceptctl.cli.options import (
+    OUTPUT,
+    DeviceOption,
+    ExtractorOption,
+    FirstFrameOption,
+    JsonOption,
+    QuietOption,
+    SkipBadOption,
+    StoreOption,
+    SymlinksOption,
+    WaitOption,
+    epilog,
+)
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.errors import UsageError
@@ -29,7 +42,13 @@ FolderArgument = Annotated[
     typer.Argument(help="Holds a folder of held-out pictures for each concept: DIR/NAME/*.png.", metavar="DIR"),
 ]
 ImagesOption = Annotated[
-    list[str] | None, typer.Option("--images", help="A folder for one concept; repeatable.", metavar="NAME=DIR")
+    list[str] | None,
+    typer.Option(
+        "--images",
+        help="A folder for one concept; repeatable.",
+        metavar="NAME=DIR",
+        autocompletion=completion.concepts_and_folders,
+    ),
 ]
 
 
@@ -41,16 +60,16 @@ def evaluate(
         typer.Option("-n", "--per-concept", help="Pictures drawn of each; as many as there are reference samples."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Also write one HTML file with pictures.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--report", help="Also write one HTML file with pictures.", metavar="FILE", rich_help_panel=OUTPUT
+        ),
     ] = None,
-    feature_extractor: Annotated[
-        str | None,
-        typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER"),
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")] = False,
-    first_frame: Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")] = False,
-    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    feature_extractor: ExtractorOption = None,
+    skip_bad: SkipBadOption = False,
+    first_frame: FirstFrameOption = False,
+    follow_symlinks: SymlinksOption = False,
+    device: DeviceOption = "auto",
     wait: WaitOption = False,
     store: StoreOption = None,
     json: JsonOption = False,

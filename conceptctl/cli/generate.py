@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.options import (
+    OUTPUT,
+    AtOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    epilog,
+)
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.config import load_config
@@ -41,13 +49,17 @@ def generate(
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", "--negative-prompt", help="What not to draw.")] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="File for the contact sheet; in the folder by default.", metavar="FILE", rich_help_panel=OUTPUT
+        ),
     ] = None,
     prompt_only: PromptOnlyOption = False,
-    at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    at: AtOption = None,
+    device: DeviceOption = "auto",
     no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Leave out of the files how they were made.")
+        bool,
+        typer.Option("--no-metadata", help="Leave out of the files how they were made.", rich_help_panel=OUTPUT),
     ] = False,
     store: StoreOption = None,
     json: JsonOption = False,

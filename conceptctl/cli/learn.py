@@ -5,26 +5,60 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from conceptctl.cli.learn_display import Display
+from conceptctl.cli.learn_options import (
+    AccumulationOption,
+    AuxiliaryOption,
+    BatchFileOption,
+    BatchOption,
+    CheckpointingOption,
+    ClassOption,
+    ConsentOption,
+    FlipOption,
+    FolderArgument,
+    FoldOption,
+    FullOption,
+    LicenseOption,
+    LogOption,
+    MethodOption,
+    PrecisionOption,
+    PresetOption,
+    PreviewOption,
+    RankOption,
+    RateOption,
+    ReplaceOption,
+    ResolutionOption,
+    SampleEveryOption,
+    SamplePromptsOption,
+    SchedulerOption,
+    SeedOption,
+    SetOption,
+    StepsOption,
+    TokenOption,
+)
 from conceptctl.cli.learn_run import taught
 from conceptctl.cli.learn_stores import store_to_learn_in, store_to_plan_with
 from conceptctl.cli.learn_text import learned_lines, learned_payload, plan_lines, plan_payload
 from conceptctl.cli.options import (
+    DeviceOption,
     DryRunOption,
+    ExtractorOption,
+    FirstFrameOption,
     JsonOption,
     QuietOption,
+    SkipBadOption,
     StoreOption,
+    SymlinksOption,
     WaitOption,
     epilog,
 )
 from conceptctl.cli.output import Output
 from conceptctl.config import load_config
 from conceptctl.errors import UsageError
-from conceptctl.methods import METHODS
 from conceptctl.store.store import Store
 
 if TYPE_CHECKING:
@@ -39,91 +73,6 @@ EPILOG = epilog(
     'conceptctl learn ./photos --token alice --license "all rights reserved" --consent "Alice, 2026-11-01"',
     codes=(2, 3, 4, 5, 6, 7, 9, 130, 143),
 )
-
-
-FolderArgument = Annotated[Path | None, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")]
-TokenOption = Annotated[str | None, typer.Option("--token", help="Its name: V*NAME in prompts.", metavar="NAME")]
-ClassOption = Annotated[
-    str, typer.Option("--class", help="What kind of thing it is: person, dog, waterfall.", metavar="WORD")
-]
-MethodOption = Annotated[str | None, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
-PresetOption = Annotated[
-    str | None,
-    typer.Option("--preset", help="Settings of another preset than the base's: paper, or a file.", metavar="NAME"),
-]
-StepsOption = Annotated[int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.")]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", "--train-batch-size", help="The concept's pictures in a step.")
-]
-RateOption = Annotated[float | None, typer.Option("--learning-rate", help="Step size of the adapters.")]
-SchedulerOption = Annotated[
-    str | None, typer.Option("--lr-scheduler", help="How learning rates go on: constant, cosine, linear, ...")
-]
-RankOption = Annotated[int | None, typer.Option("--rank", help="Rank of the adapters.")]
-AuxiliaryOption = Annotated[
-    int | None, typer.Option("--aux", help="Pictures of the class, drawn by the base, to learn beside.")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
-FlipOption = Annotated[bool, typer.Option("--flip", help="Learn from the mirrored pictures too.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Another setting of the method.", metavar="NAME=VALUE")
-]
-PreviewOption = Annotated[
-    bool, typer.Option("--preview", help="Draw it now and then, in conceptctl-out/NAME.", rich_help_panel="Output")
-]
-SamplePromptsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sample-prompt", help="Draw this now and then; repeatable.", metavar="TEXT", rich_help_panel="Output"
-    ),
-]
-SampleEveryOption = Annotated[
-    int | None,
-    typer.Option("--sample-every", help="Steps between samples; a tenth of all by default.", rich_help_panel="Output"),
-]
-LogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log-to", help="Write losses (CSV, TensorBoard) and samples there.", metavar="DIR", rich_help_panel="Output"
-    ),
-]
-ReplaceOption = Annotated[
-    bool,
-    typer.Option("--replace", help="Learn it anew; the old one goes when it is learned.", rich_help_panel="Output"),
-]
-BatchFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--batch",
-        help="Learn several: a TOML file with [[concept]] tables of folder, token, class and any option.",
-        metavar="FILE",
-    ),
-]
-FullOption = Annotated[bool, typer.Option("--full", help="With --dry-run: every setting.", rich_help_panel="Output")]
-FoldOption = Annotated[bool, typer.Option("--fold", help="Fold when it is learned.")]
-SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Go on without the pictures that are refused.")]
-FirstFrameOption = Annotated[bool, typer.Option("--first-frame", help="Take the first frame of animations.")]
-SymlinksOption = Annotated[bool, typer.Option("--follow-symlinks", help="Read what links point to.")]
-CheckpointingOption = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")]
-AccumulationOption = Annotated[
-    int | None, typer.Option("--gradient-accumulation-steps", help="Portions of --batch-size in a step.")
-]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option("--mixed-precision", help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no."),
-]
-ResolutionOption = Annotated[
-    int | None, typer.Option("--resolution", help="The base's own; pictures are made to fit anyway.")
-]
-ExtractorOption = Annotated[
-    str | None, typer.Option("--feature-extractor", help="A CLIP model: a folder or a hub id.", metavar="FOLDER")
-]
-LicenseOption = Annotated[
-    str, typer.Option("--license", help="Under what terms the pictures may be used; kept with the concept.")
-]
-ConsentOption = Annotated[str, typer.Option("--consent", help="Who agreed to what; kept with the concept.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-
 
 _PATHS = ("folder", "log_to")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
 from conceptctl.presets import preset_of, shipped
@@ -20,7 +20,7 @@ EPILOG = epilog("conceptctl show alice", "conceptctl show alice --full", codes=(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A concept.")],
+    name: ConceptArgument,
     full: Annotated[bool, typer.Option("--full", help="Also every setting, digests and what was measured.")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -57,9 +57,10 @@ def show(
 
 
 def _first_seen(history: list[LogRow], name: str) -> int:
-    """Return the latest generation in which a concept of that name was added."""
-    added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
-    return max(added, default=0)
+    """Return the generation in which the concept that has a name now was added, by whatever name."""
+    from conceptctl.workflows.concept_log import added_in
+
+    return added_in(history, name)
 
 
 def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -22,6 +22,8 @@ FEWEST = 2
 """Different pictures that a figure needs: how far apart they are is one of the figures."""
 INNER = "heldout"
 """Where `bench data` puts them inside a concept's folder."""
+LESSONS = ("train", "training", "learn")
+"""What folders are called that pictures are learned from."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,32 @@ def read_pictures(
     if refusals:
         raise PicturesRefused("\n".join(map(str, refusals)), hint=refusals[0].hint)
     return pictures
+
+
+def learned_from(folder: Path) -> str:
+    """Say whether held-out pictures look as if they had been learned from; nothing where nothing speaks for it.
+
+    A store keeps nothing of the pictures that it learned from, not even digests, so this cannot be known for sure: it
+    looks at what the folder and those beside it are called, and at whether a file is the same in both. Pictures that
+    were copied elsewhere, or changed a little, are not found. Nor can it be seen from what is drawn: pictures as near
+    to the held-out ones as those that were learned from are also drawn where held-out ones are few or much alike.
+    """
+    here = folder.absolute()
+    if here.name.lower() in LESSONS:
+        return f"its held-out pictures lie in a folder called {here.name!r}: what was learned from measures nothing"
+    beside = [path for name in LESSONS if (path := here.parent / name).is_dir()]
+    sizes: dict[int, list[Path]] = {}
+    for path in (each for other in beside for each in other.iterdir() if each.is_file()):
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    ours = [path for path in here.iterdir() if path.is_file() and not path.name.startswith(".")]
+    same = [path for path in ours if any(_equal(path, other) for other in sizes.get(path.stat().st_size, ()))]
+    if not same:
+        return ""
+    return (
+        f"{len(same)} of {len(ours)} held-out pictures, {same[0].name} among them, are also in {beside[0]}: what was "
+        "learned from measures nothing"
+    )
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()

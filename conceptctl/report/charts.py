@@ -28,6 +28,8 @@ LOOKS = (
 """Each line's colour on a light and on a dark page: people who confuse red and green tell them apart."""
 COLOURS = len(LOOKS)
 """Series that can be told apart by colour, dashes and marks; where there are more, all but the main ones look alike."""
+MOST_NAMES, LETTERS = 12, 45
+"""What fits below a chart: so many names, and so many letters of them on one line."""
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2, 2, 2)))
 _MARKS = "osD^vPX*"
 # Colours that stand for variables of the page's style sheet: matplotlib must be given some colour.
@@ -141,7 +143,10 @@ def _label(axes: Axes, chart: Chart) -> None:
     if all(y >= 0 for each in chart.series for _, y in each.points):
         axes.set_ylim(bottom=0)
     if chart.names:
-        axes.set_xticks(range(len(chart.names)), list(chart.names))
+        # As many names as there is room for; long ones stand aslant.
+        places = range(0, len(chart.names), -(-len(chart.names) // MOST_NAMES))
+        aslant: dict[str, Any] = {"rotation": 35, "ha": "right"} if sum(map(len, chart.names)) > LETTERS else {}
+        axes.set_xticks(places, [chart.names[place] for place in places], **aslant)
         axes.set_xlim(-0.6, len(chart.names) - 0.4)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from conceptctl.diffusion.prompts import MARKER
-from conceptctl.presets import preset_of
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw
 from conceptctl.workflows.evaluate.evaluation import Beside
 from conceptctl.workflows.generate.compose import compose
+from conceptctl.workflows.reference_samples import Recipe
 
 if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone
@@ -39,6 +39,7 @@ def draw_beside(
     head: Generation,
     backbone: Backbone,
     prompts: Sequence[tuple[str, tuple[str, ...]]],
+    recipes: Mapping[str, Recipe],
     advance: Callable[[int], None],
 ) -> tuple[Beside, ...]:
     """Draw prompts as `generate` does, one picture a seed.
@@ -48,13 +49,14 @@ def draw_beside(
         head: Whose concepts.
         backbone: The model, with all of them in it.
         prompts: As `prompts_beside` gives them.
+        recipes: How each concept's own pictures are drawn, by name: these are drawn with the same steps and guidance.
         advance: Called after each prompt.
     """
-    sampling = preset_of(head.base).sampling
     found = []
     for prompt, names in prompts:
         composed = compose(store, head, prompt, list(names))
-        sample = backbone.sampler(composed, steps=sampling.steps, guidance=sampling.guidance)
+        recipe = recipes[names[0]]
+        sample = backbone.sampler(composed, steps=recipe.steps, guidance=recipe.guidance)
         found.append(Beside(prompt, names, tuple(draw(sample, SEEDS))))
         advance(1)
     return tuple(found)

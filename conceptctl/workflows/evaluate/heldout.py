@@ -38,6 +38,14 @@ class Folders:
     """Folders that are called like no concept."""
 
 
+@dataclass(frozen=True)
+class Read:
+    """Held-out pictures by the concept's name, and the names of those whose pictures look like photographs."""
+
+    pictures: Mapping[str, list[Image.Image]]
+    photographs: frozenset[str]
+
+
 def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generation) -> Folders:
     """Match folders with concepts: FOLDER/NAME/heldout where it is there, else FOLDER/NAME.
 
@@ -90,7 +98,7 @@ def read_pictures(
     follow_symlinks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
-) -> dict[str, list[Image.Image]]:
+) -> Read:
     """Read every folder's pictures as squares of the base's size, by the rules that `learn` has, captions apart.
 
     Args:
@@ -119,6 +127,7 @@ def read_pictures(
         captioned=False,
     )
     pictures: dict[str, list[Image.Image]] = {}
+    photographs = set()
     refusals: list[PicturesRefused] = []
     for name, folder in folders.items():
         try:
@@ -128,10 +137,12 @@ def read_pictures(
             continue
         for note in (*checked.notes, *map(str, checked.refusals)):
             warn(f"{name}: {note}")
+        if checked.photographic:
+            photographs.add(name)
         pictures[name] = [picture.image() for picture in checked.pictures]
     if refusals:
         raise PicturesRefused("\n".join(map(str, refusals)), hint=refusals[0].hint)
-    return pictures
+    return Read(pictures, frozenset(photographs))
 
 
 def learned_from(folder: Path) -> str:

@@ -123,7 +123,7 @@ class _Run:
         self.accelerator = make_accelerator(models.choose_device(device))
         self.device = self.accelerator.device
         watch.stage("looking at the pictures", 0)
-        self.heldout = read_pictures(
+        found = read_pictures(
             store,
             self.head,
             folders.of,
@@ -133,6 +133,10 @@ class _Run:
             progress=lambda done, total: watch.advance(1),
             warn=watch.warn,
         )
+        self.heldout = found.pictures
+        # It knows drawings.
+        judge = judge_of(self.head.base)
+        self.judges = {name: None if name in found.photographs else judge for name in self.heldout}
         for name, folder in folders.of.items():
             if note := learned_from(folder):
                 watch.warn(f"{name}: {note}")
@@ -162,7 +166,8 @@ class _Run:
         if self.request.report and is_main_process():
             prompts = prompts_beside([plan.concept.name for plan in plans])
             self.watch.stage("drawing prompts beside the concepts", len(prompts))
-            self.beside = draw_beside(self.store, self.head, backbone, prompts, self.watch.advance)
+            recipes = {plan.concept.name: plan.recipe for plan in plans}
+            self.beside = draw_beside(self.store, self.head, backbone, prompts, recipes, self.watch.advance)
         del backbone
         run = history.new_run()
         self.watch.stage("comparing", len(plans))
@@ -290,7 +295,7 @@ class _Run:
         """Come to a verdict, with what earlier evaluations say of when it began to drift."""
         from conceptctl.metrics.closeness import like
 
-        sees = judge_of(self.head.base)
+        sees = self.judges[plan.concept.name]
         evidence = verdict.Evidence(
             drawn=kept.drawn,
             heldout=kept.heldout,

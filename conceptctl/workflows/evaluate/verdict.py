@@ -165,7 +165,7 @@ def _sentence(evidence: Evidence) -> str:
         parts.append("the judge sees all that the held-out ones show")
     if evidence.kept is not None:
         same = "as they did just after learning" if evidence.kept else "otherwise than just after learning"
-        parts.append(f"they look {same}")
+        parts.append(f"on the whole they look {same}")
     return "; ".join(parts) + "."
 
 

@@ -221,6 +221,8 @@ def _check_places(folder: Path, grid: Path | None) -> None:
     if grid is not None:
         check_kind(grid)
         check_place(grid.parent, "--grid takes a file in a folder")
+        if len(os.fsencode(grid.name)) > os.pathconf("/", "PC_NAME_MAX"):
+            raise UsageError(f"{grid}: File name too long", hint="--grid takes a file in a folder")
         if grid.is_dir():
             raise UsageError(f"{grid} is a folder", hint="--grid takes a file")
 
@@ -240,3 +242,7 @@ def check_place(folder: Path, hint: str) -> None:
         raise UsageError(f"{there} is not a folder", hint=hint)
     if not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"{there} cannot be written to", hint=hint)
+    # Nobody has looked yet at the names of folders that are to be made.
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in folder.parts):
+        raise UsageError(f"{folder}: File name too long", hint=hint)

@@ -35,6 +35,8 @@ MEANINGS = {
 TITLES = {"kid": "KID", "clip_i2i": "CLIP I2I", "clip_t2i": "CLIP T2I", "noise_floor": "noise floor",
           "noise_floor_heldout": "noise floor, held-out", "closeness_learned": "closeness after learning",
           "nearest_heldout": "nearest, held-out", "nearest_class": "nearest, class"}  # fmt: skip
+ASIDE = {"noise_floor_heldout", "nearest_heldout", "nearest_class", "closeness_learned"}
+"""What a table of concepts leaves out, to be narrow enough for paper: it stands among the means and in `--json`."""
 
 
 def number(value: float | None) -> str:
@@ -92,7 +94,7 @@ def averages(found: Evaluation) -> Table:
 
 def concepts(found: Evaluation) -> Table:
     """Return the figures of each concept."""
-    names = tuple(found.averages)
+    names = tuple(name for name in found.averages if name not in ASIDE)
     first = {step.uid: step.drift.first_time if step.drift else None for step in found.steps}
     rows = tuple(
         (
@@ -142,6 +144,10 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g} %"
 
 
+SIDE_BY_SIDE = "concept, in the order of learning"
+OVER_TIME = "generation drawn with"
+
+
 def charts(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]]) -> tuple[Chart, ...]:
     """Return how figures went over evaluations, and what each concept brought.
 
@@ -149,69 +155,70 @@ def charts(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]]) -> tuple[C
         found: This run.
         runs: Every comparable run, by generation and the concept's uid.
     """
-    over = "generation drawn with"
-    names = tuple(each.name for each in found.measured)
-    each = dict(enumerate(found.measured))
-    closeness = {place: one.kept.figures.get("closeness") for place, one in each.items()}
-    learned = {place: one.kept.figures.get("closeness_learned") for place, one in each.items()}
-    plasticity = {place: one.kept.figures["P_mmd"] for place, one in each.items()}
-    steps = [step for step in found.steps if step.drift is not None]
-    brought = tuple(step.name for step in steps)
-    distances = {place: step.drift.distance for place, step in enumerate(steps) if step.drift}
-    firsts = {
-        place: 100 * step.drift.first_time
-        for place, step in enumerate(steps)
-        if step.drift and step.drift.first_time is not None
-    }
+    quality, forgetting = (_lines(found, runs, figure) for figure in ("A_mmd", "F_mmd"))
+    text = "distance from what the pictures were just after learning"
     return (
-        Chart(
-            "Closeness",
-            "Nearest held-out pictures: 0 is as far as the class's pictures, 1 as near as real ones to one another.",
-            "concept, in the order of learning",
-            "closeness",
-            tuple(
-                series for series in (_series("now", closeness), _series("after learning", learned)) if series.points
-            ),
-            "bars",
-            names,
-        ),
-        Chart("Quality", "A_mmd: distance from the held-out pictures.", over, "A_mmd", _lines(found, runs, "A_mmd")),
-        Chart(
-            "Forgetting",
-            "F_mmd: distance from what the pictures were just after learning.",
-            over,
-            "F_mmd",
-            _lines(found, runs, "F_mmd"),
-        ),
-        Chart(
-            "Plasticity",
-            "P_mmd of each concept: rising means that later ones are learned less well.",
-            "concept, in the order of learning",
-            "P_mmd",
-            (_series("P_mmd", plasticity),),
-            "bars",
-            names,
-        ),
-        Chart(
+        _closeness(found),
+        Chart("Quality", "A_mmd: distance from the held-out pictures.", OVER_TIME, "A_mmd", quality),
+        Chart("Forgetting", f"F_mmd: {text}.", OVER_TIME, "F_mmd", forgetting),
+        _plasticity(found),
+        *_weights(found),
+    )
+
+
+def _closeness(found: Evaluation) -> Chart:
+    now, learned = (
+        {place: each.kept.figures.get(figure) for place, each in enumerate(found.measured)}
+        for figure in ("closeness", "closeness_learned")
+    )
+    return _bars(
+        "Closeness",
+        "Nearest held-out pictures: 0 is as far as the class's pictures, 1 as near as real ones to one another.",
+        "closeness",
+        tuple(each.name for each in found.measured),
+        {"just after learning": learned, "now": now},
+    )
+
+
+def _plasticity(found: Evaluation) -> Chart:
+    return _bars(
+        "Plasticity",
+        "P_mmd of each concept: rising means that later ones are learned less well.",
+        "P_mmd",
+        tuple(each.name for each in found.measured),
+        {"P_mmd": {place: each.kept.figures["P_mmd"] for place, each in enumerate(found.measured)}},
+    )
+
+
+def _weights(found: Evaluation) -> tuple[Chart, Chart]:
+    steps = [(step.name, step.drift) for step in found.steps if step.drift is not None]
+    names = tuple(name for name, _ in steps)
+    firsts = {place: drift.first_time for place, (_, drift) in enumerate(steps)}
+    return (
+        _bars(
             "Distance from the base",
             "The norm of all that was added to the weights, after each concept. Where it stops growing, the model is "
             "saturated.",
-            "concept, in the order of learning",
             "||W - W_init||",
-            (_series("distance", distances),),
-            "bars",
-            brought,
+            names,
+            {"distance": {place: drift.distance for place, (_, drift) in enumerate(steps)}},
         ),
-        Chart(
+        _bars(
             "Weights changed for the first time",
             "Of the weights that a concept changes, those that none before it had changed.",
-            "concept, in the order of learning",
             "%",
-            (_series("changed first", firsts),),
-            "bars",
-            brought,
+            names,
+            {"changed first": {place: None if share is None else 100 * share for place, share in firsts.items()}},
         ),
     )
+
+
+def _bars(
+    title: str, text: str, label: str, names: tuple[str, ...], values: Mapping[str, Mapping[int, float | None]]
+) -> Chart:
+    """Different concepts side by side, which no line joins."""
+    every = _known(*(_series(name, points) for name, points in values.items()))
+    return Chart(title, text, SIDE_BY_SIDE, label, every, "bars", names)
 
 
 def _lines(found: Evaluation, runs: Mapping[int, Mapping[str, Kept]], figure: str) -> tuple[Series, ...]:

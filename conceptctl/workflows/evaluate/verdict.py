@@ -120,9 +120,9 @@ def _judged(evidence: Evidence) -> tuple[str, str]:
         return UNKNOWN, "cannot be told from its class"
     of_them = f"{evidence.like} of {evidence.drawn} pictures look like it"
     if evidence.like < SOME * evidence.drawn:
-        if evidence.like_learned is not None and evidence.like_learned >= MOST * evidence.drawn:
-            return FORGOTTEN, f"forgotten{_since(evidence)}"
-        return NOT, f"not learned: {of_them}"
+        if _never_learned(evidence):
+            return NOT, f"not learned: {of_them}"
+        return FORGOTTEN, f"forgotten{_since(evidence)}"
     if evidence.fallen:
         return DRIFTING, f"drifting{_since(evidence)}"
     if evidence.like < MOST * evidence.drawn:
@@ -132,6 +132,12 @@ def _judged(evidence: Evidence) -> tuple[str, str]:
     if evidence.diversity is not None and evidence.diversity < ALIKE:
         return PART, "learned in part: all pictures are nearly one"
     return WELL, "learned well"
+
+
+def _never_learned(evidence: Evidence) -> bool:
+    """Whether hardly any picture looks like it, and not most did just after learning either."""
+    few, most = SOME * evidence.drawn, MOST * evidence.drawn
+    return (evidence.like or 0) < few and (evidence.like_learned or 0) < most
 
 
 def _since(evidence: Evidence) -> str:
@@ -163,7 +169,7 @@ def _sentence(evidence: Evidence) -> str:
         parts.append(f"the judge sees {_list([f'no {words}' for words in evidence.seen.missing])} in most of them")
     elif evidence.seen:
         parts.append("the judge sees all that the held-out ones show")
-    if evidence.kept is not None:
+    if evidence.kept is not None and not _never_learned(evidence):
         same = "as they did just after learning" if evidence.kept else "otherwise than just after learning"
         parts.append(f"on the whole they look {same}")
     return "; ".join(parts) + "."

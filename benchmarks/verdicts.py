@@ -31,6 +31,7 @@ from conceptctl.workflows.learn.run import learn
 
 STEPS = 400
 HELDOUT = 24
+FIGURES = ("closeness", "closeness_learned", "A_mmd", "F_mmd", "noise_floor", "diversity")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def run(workspace: Path, lessons: tuple[Lesson, ...], seed: int, device: str) ->
     report.unlink(missing_ok=True)
     found = evaluate(store, Asked(_heldout(data, concepts, workspace), report=report), device=device, watch=Watch())
     for each in found.measured:
-        print(each.name, each.kept.figures, flush=True)
+        said, figures = each.kept.verdict, each.kept.figures
+        print(f"{each.name}: {said['text']}. {said['sentence']}", flush=True)
+        print("  " + ", ".join(f"{name} {figures[name]}" for name in FIGURES), flush=True)
 
 
 def _heldout(data: Path, concepts: tuple[Concept, ...], workspace: Path) -> Path:

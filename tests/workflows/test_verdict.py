@@ -51,7 +51,7 @@ def test_verdicts(changed, code, text):
 def test_the_sentence_says_what_was_counted_and_what_is_missing():
     found = judge(dataclasses.replace(GOOD, seen=BLIND, kept=False))
     assert found.sentence == (
-        "22 of 24 pictures could be one of the held-out ones, 23 could just after learning; the judge sees no "
+        "22 of 24 pictures look like the held-out ones, 23 did just after learning; the judge sees no "
         "elf ears, no red cap and no glasses in most of them; on the whole they look otherwise than "
         "just after learning."
     )

@@ -161,10 +161,10 @@ def _sentence(evidence: Evidence) -> str:
             "The held-out pictures are no more like one another than what the base draws of the class is like them, so "
             "nothing can be said."
         )
-    parts = [f"{evidence.like} of {evidence.drawn} pictures could be one of the held-out ones"]
+    parts = [f"{evidence.like} of {evidence.drawn} pictures look like the held-out ones"]
     before = evidence.like_learned
     if before is not None and before != evidence.like:
-        parts[0] += f", {before} could just after learning"
+        parts[0] += f", {before} did just after learning"
     if evidence.seen and evidence.seen.missing:
         parts.append(f"the judge sees {_list([f'no {words}' for words in evidence.seen.missing])} in most of them")
     elif evidence.seen:

@@ -738,6 +738,8 @@ def test_a_report_is_written_and_never_over_another(store, heldout, measure, tmp
         measure(store, heldout, report=path)
     with pytest.raises(NotFound, match="no folder"):
         measure(store, heldout, report=tmp_path / "none/report.html")
+    with pytest.raises(UsageError, match="too long"):
+        measure(store, heldout, report=tmp_path / f"{'a' * 300}.html")
     assert store.head().seq == before
     assert path.read_text() == text
 

@@ -55,10 +55,15 @@ def write_report(
     kept = history.read_all(store.layout, store.head(), warn=warn)
     text = page(make_report(found, kept, store.log()))
     try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        stream = path.open("x", encoding="utf-8")
     except FileExistsError:
         raise AlreadyExists(f"{path} is there already: the figures are kept, the report is not written") from None
+    try:
+        with stream:
+            stream.write(text)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def comparable(found: Evaluation, kept: Iterable[tuple[str, Kept]]) -> dict[int, dict[str, Kept]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,10 +96,17 @@ def evaluate(
 
 
 def _check_vacant(path: Path) -> None:
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        # A name that can never be, as one that is too long.
+        raise UsageError(f"{path}: {error.strerror}", hint="--report report.html") from None
+    if there:
         raise AlreadyExists(f"{path} is there already", hint="name another file: a report is never overwritten")
     if not path.parent.is_dir():
         raise NotFound(f"no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{path.parent} cannot be written to", hint="--report FILE in another folder")
 
 
 class _Run:

@@ -96,22 +96,20 @@ def _watch(out: Output, bar: Callable[[str], Callable[[int, int], None]]) -> Wat
     """Tell a bar what is going on: one for each stage, with its count."""
     from conceptctl.workflows.evaluate.evaluation import Watch
 
-    update, done, total = bar(""), 0, 0
+    update: Callable[[int, int], None] = lambda done, total: None
+    done = total = 0
 
     def stage(what: str, of: int) -> None:
         nonlocal update, done, total
-        if total:
-            # One whose count was not reached is over too.
-            update(total, total)
+        # One whose count was not reached is over too.
+        update(total, total)
         update, done, total = bar(what), 0, of
-        if total:
-            update(done, total)
+        update(0, of)
 
     def advance(more: int) -> None:
         nonlocal done
         done += more
-        if total:
-            update(done, total)
+        update(done, total)
 
     return Watch(stage=stage, advance=advance, warn=out.warn)
 

@@ -285,6 +285,18 @@ def test_an_evaluation_of_an_earlier_version_is_read(store, heldout, measure, th
     assert list(runs) == [alice.kept.generation, again.head.seq]
 
 
+def test_since_when_a_concept_drifts_is_found_in_earlier_runs(alone, shapes, extractor, heldout, measure, monkeypatch):
+    for module in ("run", "verdict"):
+        monkeypatch.setattr(f"conceptctl.workflows.evaluate.{module}.is_kept", lambda kept: kept.figures["F_mmd"] == 0)
+    since = []
+    for seed, name in enumerate(("falls", "tom"), 2):
+        since.append(measure(alone, heldout, count=4).measured[0].kept.verdict["since"])
+        learn(alone, name, seed, shapes, extractor)
+    since += [measure(alone, heldout, count=count).measured[0].kept.verdict["since"] for count in (4, 3)]
+    # Of three pictures there is no earlier run, so that it is only known now.
+    assert since == [None, 2, 2, 3]
+
+
 def test_what_was_measured_otherwise_is_joined_by_no_curve(store, heldout, measure, tmp_path):
     measure(store, heldout, count=3)
     same = measure(store, heldout, count=4)

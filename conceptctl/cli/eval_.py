@@ -96,20 +96,22 @@ def _watch(out: Output, bar: Callable[[str], Callable[[int, int], None]]) -> Wat
     """Tell a bar what is going on: one for each stage, with its count."""
     from conceptctl.workflows.evaluate.evaluation import Watch
 
-    update: Callable[[int, int], None] = lambda done, total: None
+    update: Callable[[int, int], None] | None = None
     done = total = 0
 
     def stage(what: str, of: int) -> None:
         nonlocal update, done, total
-        # One whose count was not reached is over too.
-        update(total, total)
+        if update:
+            # One whose count was not reached is over too.
+            update(total, total)
         update, done, total = bar(what), 0, of
         update(0, of)
 
     def advance(more: int) -> None:
         nonlocal done
         done += more
-        update(done, total)
+        if update:
+            update(done, total)
 
     return Watch(stage=stage, advance=advance, warn=out.warn)
 

@@ -22,7 +22,7 @@ from conceptctl.families import facts_of
 from conceptctl.store.manifest import Base
 
 BUNDLED = "bundled"
-"""The feature extractor that this program brings with its base."""
+"""The feature extractor, and the judge, that this program brings with its base."""
 EVERY_METHOD = "all"
 
 
@@ -50,6 +50,8 @@ class Learn:
     """Whose features metrics compare: a hub id of a CLIP model, or `bundled`."""
     feature_extractor_revision: str = ""
     """The commit of it."""
+    judge: str = ""
+    """What reads off pictures which details of a concept they show: `bundled`, or nothing."""
     photographs: bool = True
     """Whether the base draws photographs."""
     slow_on_cpu: bool = False

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conceptctl.cli import app
-from conceptctl.cli.completion import settings_of
+from conceptctl.cli.method_settings import settings_of
 from conceptctl.methods import METHODS, find_method
 from conceptctl.store import jobs
 from tests import synthetic

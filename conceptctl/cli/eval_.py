@@ -148,6 +148,7 @@ def _show(out: Output, found: Evaluation, *, full: bool) -> None:
     else:
         columns = ("concept", "pictures", "quality", "kept", "verdict")
         out.table(payload(found), columns, [_row(each) for each in found.measured])
+        out.say("pictures: drawn/held-out; alike: so many look like the held-out ones; --full has the figures")
     if found.report:
         out.say(f"report: {found.report}")
 
@@ -156,7 +157,7 @@ def _row(each: Measured) -> tuple[str, ...]:
     """What matters of a concept, in few words: how many pictures look like it, and what follows."""
     kept, said = each.kept, each.kept.verdict
     quality = "–" if said["like"] is None else f"{said['like']}/{kept.drawn} alike"
-    return each.name, f"{kept.drawn} drawn, {kept.heldout} held out", quality, _KEPT[said["kept"]], said["text"]
+    return each.name, f"{kept.drawn}/{kept.heldout}", quality, _KEPT[said["kept"]], said["text"]
 
 
 _KEPT = {True: "yes", False: "no", None: "–"}

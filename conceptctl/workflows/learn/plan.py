@@ -97,6 +97,9 @@ def plan(
     made = planned(request, preset, method, checked, str(found), precision)
     if request.feature_extractor is not None and extractor.is_local(request.feature_extractor):
         extractor.open_extractor(head.base, request.feature_extractor, found)
+    if request.replace:
+        # Its runs are on the weights without the old one, which nobody has found yet.
+        return made
     # What else describes pictures may have to be fetched, and is not for a plan.
     describer = None if is_described(request, preset, method, checked) else ""
     settings = checkpoint.settings_of(request, method, made, head, describer)

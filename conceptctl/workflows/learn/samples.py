@@ -76,7 +76,8 @@ def sampler(prepared: Prepared, backbone: Backbone, journal: Journal) -> Callabl
                 "learning": {"concept": request.name, "method": prepared.method.name, "step": step},
                 "program": conceptctl.__version__,
             }
-            if path := journal.picture(step, label, contact_sheet(pictures), png_info(recipe)):
+            sheet = contact_sheet(pictures, prompt, [f"seed {seed}" for seed in range(PICTURES)])
+            if path := journal.picture(step, label, sheet, png_info(recipe)):
                 prepared.watch.sample(path)
 
     return draw

@@ -165,12 +165,14 @@ def begins_anew(runs: Sequence[Interrupted]) -> list[str]:
 def _apart(run: Interrupted) -> str:
     name = f"V*{run.job.settings['name']}"
     about = [_said(key, *values) for key, values in run.differs.items() if key not in _FIXED]
-    fixed = [text for key, text in _FIXED.items() if key in run.differs]
+    fixed = list(dict.fromkeys(text for key, text in _FIXED.items() if key in run.differs))
     others = ["with other pictures or captions"] if run.other_pictures else []
     begun = [*(["with other settings (" + "; ".join(about) + ")"] if about else []), *others, *fixed]
     said = f"an interrupted run of {name}, at step {run.step}, was begun {', '.join(begun)}: this one begins anew"
-    if fixed or not run.step:
+    if not run.step:
         return said
+    if fixed:
+        return f"{said}. That one cannot go on, and is removed when {name} is learned"
     again = [_option(key, then) for key, (then, _) in run.differs.items()]
     command = "the same command" + (f" with {' '.join(filter(None, again))}" if any(again) else "")
     pictures = ", over the pictures and captions as they were" if run.other_pictures else ""

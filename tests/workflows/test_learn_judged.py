@@ -11,9 +11,10 @@ from conceptctl import presets
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
 from conceptctl.errors import PicturesRefused, StoreDamaged, UsageError
+from conceptctl.pocket.world.kinds import KINDS
 from conceptctl.store.store import Store
 from conceptctl.workflows.init import initialize
-from conceptctl.workflows.learn import checkpoint
+from conceptctl.workflows.learn import checkpoint, wording
 from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Request, Watch
 from conceptctl.workflows.learn.run import learn
@@ -168,9 +169,14 @@ def test_a_damaged_concept_is_said_before_anything_is_drawn(store, folder):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"train": dataclasses.replace(TRAIN, steps=20)}, {"name": "bob"}, {"flip": True}]
+    ("stop", "change"),
+    [
+        ("learning", {}),
+        ("learning", {"name": "bob", "flip": True}),
+        ("drawing", {}),
+        ("drawing", {"train": dataclasses.replace(TRAIN, steps=11)}),
+    ],
 )
-@pytest.mark.parametrize("stop", ["learning", "drawing"])
 def test_class_pictures_outlive_what_they_do_not_depend_on(store, folder, monkeypatch, stop, change):
     monkeypatch.setattr("conceptctl.workflows.learn.auxiliary.SAVE_SECONDS", 0.0)
     whole = teach(store, folder, stop=stop)
@@ -213,37 +219,33 @@ def test_a_plan_says_from_which_step_a_run_goes_on(store, folder):
     assert list(store.layout.jobs.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("change", "said", "again"),
-    [
-        ({"train": dataclasses.replace(TRAIN, steps=20)}, "steps 14, now 20", "--steps 14"),
-        (
-            {"train": dataclasses.replace(TRAIN, learning_rate=1e-3)},
-            "learning rate 0.0005, now 0.001",
-            "--learning-rate 0.0005",
-        ),
-        ({"train": dataclasses.replace(TRAIN, method="lora")}, "method stamina, now lora", "--method stamina"),
-        ({"train": dataclasses.replace(TRAIN, seed=3)}, "seed 0, now 3", "--seed 0"),
-        ({"settings": {"temperature": 0.25}}, "temperature 0.5, now 0.25", "--set temperature=0.5"),
-        ({"class_word": "big dog"}, "class cat, now big dog", "--class cat"),
-        ({"auxiliary": 0}, "auxiliary 9, now 0", "--aux 9"),
-        ({"flip": True}, "flip no, now yes", "(without --flip)"),
-    ],
-)
-def test_what_was_begun_otherwise_is_said_with_the_way_back(store, folder, change, said, again):
+OTHERWISE = [
+    ({"train": dataclasses.replace(TRAIN, steps=20)}, "steps 14, now 20", "--steps 14"),
+    ({"train": dataclasses.replace(TRAIN, learning_rate=1e-3)}, "learning rate 0.0005, now 0.001",
+     "--learning-rate 0.0005"),
+    ({"train": dataclasses.replace(TRAIN, method="lora")}, "method stamina, now lora", "--method stamina"),
+    ({"train": dataclasses.replace(TRAIN, seed=3)}, "seed 0, now 3", "--seed 0"),
+    ({"settings": {"temperature": 0.25}}, "temperature 0.5, now 0.25", "--set temperature=0.5"),
+    ({"class_word": "big dog"}, "class cat, now big dog", "--class cat"),
+    ({"class_word": "dog", "flip": True}, "class cat, now dog; flip no, now yes", "--class cat (without --flip)"),
+    ({"auxiliary": 0}, "auxiliary 9, now 0", "--aux 9"),
+]  # fmt: skip
+
+
+def test_what_was_begun_otherwise_is_said_with_the_way_back(store, folder):
     teach(store, folder, stop="learning")
-    found, (text,) = planned(store, folder, **change)
-    assert found.resumes is None
-    assert text == (
-        f"an interrupted run of V*alice, at step 10, was begun with other settings ({said}): this one begins anew. "
-        f"That one is kept until V*alice is learned; to go on with it: the same command with {again}"
-    )
-    if "train" in change and change["train"].steps == 20:
-        # The run says the same, and leaves the other until it is through.
-        assert text in teach(store, folder, stop="learning", **change).warnings
-        assert planned(store, folder)[0].resumes == 10
-        teach(store, folder, **change)
-        assert list(store.layout.jobs.iterdir()) == []
+    for change, said, again in OTHERWISE:
+        found, (text,) = planned(store, folder, **change)
+        assert found.resumes is None
+        assert text == (
+            f"an interrupted run of V*alice, at step 10, was begun with other settings ({said}): this one begins anew. "
+            f"That one is kept until V*alice is learned; to go on with it: the same command with {again}"
+        )
+    # The run says the same, and leaves the other until it is through.
+    assert text in teach(store, folder, stop="learning", **change).warnings
+    assert planned(store, folder)[0].resumes == 10
+    teach(store, folder, **change)
+    assert list(store.layout.jobs.iterdir()) == []
 
 
 def test_other_pictures_or_captions_leave_the_run_that_was_interrupted(store, folder):
@@ -262,15 +264,18 @@ def test_other_pictures_or_captions_leave_the_run_that_was_interrupted(store, fo
     assert list(store.layout.jobs.iterdir()) == []
 
 
+GONE = ". That one cannot go on, and is removed when V*alice is learned"
+
+
 def test_what_no_option_gives_back_is_not_offered(store, folder, monkeypatch):
     teach(store, folder, stop="learning")
     with monkeypatch.context() as patched:
         patched.setattr("conceptctl.__version__", "99.0")
         (text,) = planned(store, folder)[1]
-    assert text.endswith("was begun by another version of this program: this one begins anew")
+    assert text.endswith("was begun by another version of this program: this one begins anew" + GONE)
     teach(store, folder, "bob", auxiliary=0)
     (text,) = planned(store, folder)[1]
-    assert text.endswith("was begun on other concepts: this one begins anew")
+    assert text.endswith("was begun on other concepts: this one begins anew" + GONE)
 
 
 def test_a_plan_of_described_pictures_finds_its_run_without_a_clip_model(store, folder):
@@ -323,7 +328,7 @@ def test_photographs_are_described_where_a_base_draws_them_and_it_is_asked_for(s
 # Names and classes.
 
 
-@pytest.mark.parametrize("name", ["V*alice", "v*alice", r"V\*alice", "V＊alice", "alice"])
+@pytest.mark.parametrize("name", ["V*alice", "v*alice", r"V\*alice", "V＊alice", "V* alice", "alice"])
 def test_a_name_as_prompts_have_it(folder, name):
     assert asked(folder, name).name == "alice"
 
@@ -359,14 +364,18 @@ def test_a_missing_class_is_said(store, folder):
     ],
 )  # fmt: skip
 def test_a_class_that_the_bundled_base_cannot_know_is_said(pocket_store, tmp_path, word, said):
-    folder = write_pictures(tmp_path / "drawings", side=64)
-    warnings = planned(pocket_store, folder, class_word=word)[1]
+    head = pocket_store.head()
+    takes = presets.preset_of(head.base).learn
+    assert takes.classes == tuple(KINDS)
+    warnings = wording.on_class(asked(tmp_path, class_word=word), takes, wording.tokenizer_of(pocket_store, head))
     assert [text.endswith(said) for text in warnings] == ([True] if said else [])
 
 
 @pytest.mark.parametrize(("word", "spelled"), [("cat", False), ("xqzzy", True), ("猫", True), ("brown xqzzy", False)])
 def test_a_class_that_another_base_spells_out_is_said(store, folder, word, spelled):
-    assert any("spells it out" in text for text in planned(store, folder, class_word=word)[1]) == spelled
+    tokenizer = wording.tokenizer_of(store, store.head())
+    said = wording.on_class(asked(folder, class_word=word), presets.preset_of(store.head().base).learn, tokenizer)
+    assert [text.startswith("this base has no word for") for text in said] == [True] * spelled
 
 
 @pytest.mark.parametrize("word", ["x" * 65, "\x1b[31mcat", "cat\x07", "a\u202ecat", "cat " * 5000, "cat\u200b"])

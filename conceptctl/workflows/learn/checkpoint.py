@@ -159,19 +159,25 @@ def reached(runs: Sequence[Interrupted]) -> int:
 
 def begins_anew(runs: Sequence[Interrupted]) -> list[str]:
     """Say of each interrupted run that a new one does not go on with what sets them apart, and how to go on with it."""
-    return [_apart(run) for run in runs if run.differs or (run.other_pictures and run.step)]
+    apart = [run for run in runs if run.differs or (run.other_pictures and run.step)]
+    # Of those that had not begun to train nothing is lost.
+    return [_apart(run) for run in [run for run in apart if run.step] or apart[:1]]
 
 
 def _apart(run: Interrupted) -> str:
     name = f"V*{run.job.settings['name']}"
     about = [_said(key, *values) for key, values in run.differs.items() if key not in _FIXED]
-    fixed = [text for key, text in _FIXED.items() if key in run.differs]
+    # Other pictures and settings are described otherwise of themselves.
+    differs = set(run.differs) - ({_DESCRIBER} if about or run.other_pictures else set())
+    fixed = list(dict.fromkeys(text for key, text in _FIXED.items() if key in differs))
     others = ["with other pictures or captions"] if run.other_pictures else []
     begun = [*(["with other settings (" + "; ".join(about) + ")"] if about else []), *others, *fixed]
     said = f"an interrupted run of {name}, at step {run.step}, was begun {', '.join(begun)}: this one begins anew"
-    if fixed or not run.step:
+    if not run.step:
         return said
-    again = [_option(key, then) for key, (then, _) in run.differs.items()]
+    if fixed:
+        return f"{said}. That one cannot go on, and is removed when {name} is learned"
+    again = [_option(key, then) for key, (then, _) in run.differs.items() if key not in _FIXED]
     command = "the same command" + (f" with {' '.join(filter(None, again))}" if any(again) else "")
     pictures = ", over the pictures and captions as they were" if run.other_pictures else ""
     return f"{said}. That one is kept until {name} is learned; to go on with it: {command}{pictures}"

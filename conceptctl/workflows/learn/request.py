@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOST_SEEDS = 2**63
 LONGEST_CLASS = 64
 """Letters: no text encoder reads a much longer one as a kind of thing."""
-_AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]")
+_AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]\s*")
 """Also as a shell's quoting and Asian keyboards leave it."""
 PRECISIONS = ("no", "bf16")
 _MORE_THAN_NOTHING = {

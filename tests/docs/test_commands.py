@@ -1,0 +1,87 @@
+"""Every command of every page: run, or where that needs a GPU, a hub or another program, at least read."""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from tests.docs import parsing
+from tests.docs.pages import DOCS, PAGES, README, ROOT, Block, blocks, is_ours, name, without_comment
+from tests.docs.running import Reader
+
+FIRST, SECOND = DOCS / "tutorials/first-concept.md", DOCS / "tutorials/two-concepts.md"
+SHELL = {"sh", "python"}
+every_page = pytest.mark.parametrize("page", PAGES, ids=name)
+EVERYTHING = [block for page in PAGES for block in blocks(page) if block.language in SHELL]
+SKIPPED = [block for block in EVERYTHING if block.skip]
+
+
+def runs(page):
+    return [block for block in blocks(page) if block.language in SHELL and not block.skip]
+
+
+@pytest.fixture(scope="session")
+def after_tutorials(tmp_path_factory):
+    """The folder of a reader who has done both tutorials: how-to pages begin there."""
+    reader = Reader(tmp_path_factory.mktemp("reader"))
+    for page in (FIRST, SECOND):
+        reader.follow(runs(page))
+    return reader
+
+
+@pytest.mark.parametrize("page", [FIRST, SECOND], ids=name)
+def test_tutorials_run(page, after_tutorials):
+    assert runs(page)
+    assert (after_tutorials.folder / "concepts").is_dir()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page) and page not in (FIRST, SECOND)], ids=name)
+def test_commands_run(page, after_tutorials, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(after_tutorials.folder, home, symlinks=True)
+    reader = Reader(home)
+    # What is the reader's own: pictures of something else.
+    shutil.copytree(home / "concepts/person-001/train", home / "photos")
+    shutil.copytree(home / "concepts/person-001/heldout", home / "heldout")
+    if page == README:
+        # It begins where nothing is there yet.
+        for each in ("data", "concepts", "conceptctl-out"):
+            shutil.rmtree(home / each)
+    reader.follow(runs(page))
+
+
+@pytest.mark.parametrize("block", SKIPPED, ids=lambda block: name(block.page))
+def test_what_is_not_run_is_read(block: Block):
+    assert len(block.skip.split()) > 1, "say why"
+    for command in block.commands() if block.language == "sh" else []:
+        plain, _ = without_comment(command)
+        plain = re.sub(r"^accelerate launch .*-m (conceptctl )", r"\1", plain)
+        if is_ours(plain):
+            parsing.parse(plain)
+        elif found := re.search(r"(?:^|\s)(benchmarks/\w+\.(?:py|sh)|docs/scripts/\w+\.py)(.*)", plain):
+            _check_script(*found.groups())
+        elif plain.startswith("make "):
+            assert set(plain.split()[1:]) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        elif "pytest" in plain:
+            assert all((ROOT / path).exists() for path in re.findall(r"tests/[\w./]+", plain))
+
+
+def _check_script(path, rest):
+    source = (ROOT / path).read_text(encoding="utf-8")
+    for option in re.findall(r"--[a-z-]+", rest):
+        assert f'"{option}"' in source or f"`{option}" in source, f"{path} {option}"
+
+
+def test_no_reader_touched_the_default_store(after_tutorials):
+    assert os.environ.get("CONCEPTCTL_STORE") is None
+    assert (after_tutorials.folder / "data").is_dir()
+
+
+@every_page
+def test_what_is_skipped_says_why(page):
+    assert all(
+        block.skip.startswith(("needs", "takes", "examples", "from", "changes"))
+        for block in SKIPPED
+        if block.page == page
+    )

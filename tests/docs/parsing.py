@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import cache
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import typer
 
 from conceptctl.cli import app
+from tests.docs.pages import ROOT
+
+_SCRIPT = re.compile(r"^(?:python )?(benchmarks/\w+\.(?:py|sh)|docs/scripts/\w+\.py)(?: (.*))?$")
 
 
 @cache
@@ -48,3 +52,17 @@ def options(verb: str | None = None) -> set[str]:
 
 def verbs() -> set[str]:
     return set(_commands())
+
+
+def is_script(command: str) -> bool:
+    """Whether a command is one of the repository's scripts."""
+    return bool(_SCRIPT.match(command))
+
+
+def parse_script(command: str) -> None:
+    """Look for a script's options in it."""
+    found = _SCRIPT.match(command)
+    assert found
+    source = (ROOT / found[1]).read_text(encoding="utf-8")
+    for option in re.findall(r"--[a-z-]+", found[2] or ""):
+        assert f'"{option}"' in source, f"{found[1]} has no {option}"

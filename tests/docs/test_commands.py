@@ -59,18 +59,12 @@ def test_what_is_not_run_is_read(block: Block):
         plain = re.sub(r"^accelerate launch .*-m (conceptctl )", r"\1", plain)
         if is_ours(plain):
             parsing.parse(plain)
-        elif found := re.search(r"(?:^|\s)(benchmarks/\w+\.(?:py|sh)|docs/scripts/\w+\.py)(.*)", plain):
-            _check_script(*found.groups())
+        elif parsing.is_script(plain):
+            parsing.parse_script(plain)
         elif plain.startswith("make "):
             assert set(plain.split()[1:]) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         elif "pytest" in plain:
             assert all((ROOT / path).exists() for path in re.findall(r"tests/[\w./]+", plain))
-
-
-def _check_script(path, rest):
-    source = (ROOT / path).read_text(encoding="utf-8")
-    for option in re.findall(r"--[a-z-]+", rest):
-        assert f'"{option}"' in source or f"`{option}" in source, f"{path} {option}"
 
 
 def test_no_reader_touched_the_default_store(after_tutorials):

@@ -11,6 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+FIRST, SECOND = DOCS / "tutorials/first-concept.md", DOCS / "tutorials/two-concepts.md"
+RUN = {"sh", "python"}
+"""The languages of blocks that can be run."""
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 
 _FENCE = re.compile(r"^```(?P<language>[\w-]*)(?P<info>[^\n`]*)\n(?P<text>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
@@ -66,6 +69,11 @@ def blocks(page: Path) -> Iterator[Block]:
     for match in _FENCE.finditer(text_of(page)):
         info = dict(part.split("=", 1) for part in shlex.split(match["info"]))
         yield Block(page, match["language"], info.get("skip", ""), match["text"])
+
+
+def runs(page: Path) -> list[Block]:
+    """The blocks of a page that are run."""
+    return [block for block in blocks(page) if block.language in RUN and not block.skip]
 
 
 def prose(page: Path) -> str:

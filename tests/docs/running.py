@@ -51,6 +51,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.environment = {
             "CONCEPTCTL_CONFIG": str(folder / "config.toml"),
             "HF_HUB_OFFLINE": "1",
@@ -60,7 +61,7 @@ class Reader:
 
     def follow(self, blocks: list[Block]) -> None:
         """Run every block that is not skipped; the first command that ends as the page does not say fails the test."""
-        with self._at_home():
+        with self.at_home():
             for block in blocks:
                 if block.skip:
                     continue
@@ -108,7 +109,8 @@ class Reader:
             exec(compile(text, "page", "exec"), {})
 
     @contextlib.contextmanager
-    def _at_home(self) -> Iterator[None]:
+    def at_home(self) -> Iterator[None]:
+        """Be in the folder, with the reader's environment."""
         with pytest.MonkeyPatch.context() as patch:
             shorten(patch)
             patch.chdir(self.folder)

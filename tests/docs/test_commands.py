@@ -7,27 +7,25 @@ import shutil
 import pytest
 
 from tests.docs import parsing
-from tests.docs.pages import DOCS, PAGES, README, ROOT, Block, blocks, is_ours, name, without_comment
+from tests.docs.pages import (
+    FIRST,
+    PAGES,
+    README,
+    ROOT,
+    RUN,
+    SECOND,
+    Block,
+    blocks,
+    is_ours,
+    name,
+    runs,
+    without_comment,
+)
 from tests.docs.running import Reader
 
-FIRST, SECOND = DOCS / "tutorials/first-concept.md", DOCS / "tutorials/two-concepts.md"
-SHELL = {"sh", "python"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
-EVERYTHING = [block for page in PAGES for block in blocks(page) if block.language in SHELL]
+EVERYTHING = [block for page in PAGES for block in blocks(page) if block.language in RUN]
 SKIPPED = [block for block in EVERYTHING if block.skip]
-
-
-def runs(page):
-    return [block for block in blocks(page) if block.language in SHELL and not block.skip]
-
-
-@pytest.fixture(scope="session")
-def after_tutorials(tmp_path_factory):
-    """The folder of a reader who has done both tutorials: how-to pages begin there."""
-    reader = Reader(tmp_path_factory.mktemp("reader"))
-    for page in (FIRST, SECOND):
-        reader.follow(runs(page))
-    return reader
 
 
 @pytest.mark.parametrize("page", [FIRST, SECOND], ids=name)
@@ -39,15 +37,13 @@ def test_tutorials_run(page, after_tutorials):
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page) and page not in (FIRST, SECOND)], ids=name)
 def test_commands_run(page, after_tutorials, tmp_path):
     home = tmp_path / "home"
-    shutil.copytree(after_tutorials.folder, home, symlinks=True)
+    if page != README:
+        # The README begins where nothing is there yet.
+        shutil.copytree(after_tutorials.folder, home, symlinks=True)
+        # What is the reader's own: pictures of something else.
+        shutil.copytree(home / "concepts/person-001/train", home / "photos")
+        shutil.copytree(home / "concepts/person-001/heldout", home / "heldout")
     reader = Reader(home)
-    # What is the reader's own: pictures of something else.
-    shutil.copytree(home / "concepts/person-001/train", home / "photos")
-    shutil.copytree(home / "concepts/person-001/heldout", home / "heldout")
-    if page == README:
-        # It begins where nothing is there yet.
-        for each in ("data", "concepts", "conceptctl-out"):
-            shutil.rmtree(home / each)
     reader.follow(runs(page))
 
 

@@ -16,7 +16,7 @@ from tests.docs.pages import DOCS
 from tests.docs.running import Reader
 
 SCHEMAS = {path.name.removesuffix(".schema.json"): path for path in sorted((DOCS / "reference/json").iterdir())}
-COMING: set[str] = set()
+COMING = {"diff", "rename", "stats"}
 """Schemas of verbs that this version does not have yet."""
 COMMANDS = (
     "learn concepts/person-001/train --token bob --class person --dry-run",
@@ -30,6 +30,7 @@ COMMANDS = (
     "forget falls --purge --yes", "repair --dry-run", "repair --yes", "compact --dry-run", "compact --yes",
     "gc --dry-run", "gc --yes", "init --store second", "import out.safetensors --as bob --store second",
     "import out.safetensors --as bob2 --store second", "bench data more --concepts 1",
+    "diff 1 2", "stats", "rename alice ally",
     "show nobody", "learn nowhere --token x", "list --nonsense", "import config.toml",
 )  # fmt: skip
 
@@ -42,6 +43,8 @@ def answers(after_tutorials, tmp_path_factory):
     found = []
     with Reader(home).at_home():
         for command in COMMANDS:
+            if command.split()[0] in COMING - parsing.verbs():
+                continue
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
                 code = app.run([*shlex.split(command), "--json"])
@@ -69,7 +72,7 @@ def _closed(schema):
 
 def test_every_verb_has_a_schema():
     verbs = {verb for verb in parsing.verbs() if verb not in app.ALIASES}
-    assert (verbs - {"bench"}) | {"bench-data", "error"} == set(SCHEMAS) - COMING
+    assert (verbs - {"bench"}) | {"bench-data", "error"} == set(SCHEMAS) - (COMING - verbs)
 
 
 @pytest.mark.parametrize("path", SCHEMAS.values(), ids=SCHEMAS)

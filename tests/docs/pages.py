@@ -20,7 +20,7 @@ _FENCE = re.compile(r"^```(?P<language>[\w-]*)(?P<info>[^\n`]*)\n(?P<text>.*?)^`
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(?P<text>.+?) *$", re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
-_CONTINUED = re.compile(r"\\\n *")
+_CONTINUED = re.compile(r" *\\\n *")
 
 
 @dataclass(frozen=True)

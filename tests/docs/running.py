@@ -87,20 +87,7 @@ class Reader:
         assert code == expected, f"{command}\nexit {code}\n{said.getvalue()}"
 
     def _shell(self, command: str) -> tuple[int, str]:
-        programs = self.folder / "bin"
-        programs.mkdir(exist_ok=True)
-        ours = programs / "conceptctl"
-        ours.write_text(_WRAPPER)
-        ours.chmod(0o755)
-        (programs / "python3").unlink(missing_ok=True)
-        (programs / "python3").symlink_to(sys.executable)
-        path = f"{programs}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PATH": path},
-        )
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
     def _python(self, text: str) -> None:
@@ -120,7 +107,19 @@ class Reader:
             patch.delenv("CONCEPTCTL_STORE", raising=False)
             if store := self.environment.get("CONCEPTCTL_STORE"):
                 patch.setenv("CONCEPTCTL_STORE", store)
+            patch.setenv("PATH", f"{self._programs()}:{os.environ['PATH']}")
             yield
+
+    def _programs(self) -> Path:
+        """A folder with what a reader has on the path."""
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        ours = programs / "conceptctl"
+        ours.write_text(_WRAPPER)
+        ours.chmod(0o755)
+        (programs / "python3").unlink(missing_ok=True)
+        (programs / "python3").symlink_to(sys.executable)
+        return programs
 
 
 def _less(words: list[str]) -> list[str]:

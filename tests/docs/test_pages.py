@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.docs import parsing
 from tests.docs.pages import DOCS, PAGES, README, ROOT, anchors, blocks, inline_code, links, name, prose, text_of
@@ -93,6 +94,19 @@ def test_generated_pages_are_current():
     # After a change of the program: python docs/scripts/reference.py
     script = runpy.run_path(str(DOCS / "scripts/reference.py"))
     assert script["outdated"](script["pages"]()) == []
+
+
+def test_diagrams_are_what_their_script_draws():
+    script = runpy.run_path(str(DOCS / "scripts/diagrams.py"))
+    for drawn in ("where", "delta", "stack"):
+        assert text_of(DOCS / f"images/stamina/{drawn}.svg") == script[drawn]()
+
+
+def test_the_readmes_picture_is_large_and_small_in_bytes():
+    path = DOCS / "images/demo.png"
+    assert f"]({name(path)})" in text_of(README)
+    assert Image.open(path).width >= 512
+    assert path.stat().st_size < 100_000
 
 
 def test_pictures_are_small():

@@ -105,7 +105,8 @@ def test_diagrams_are_what_their_script_draws():
 def test_the_readmes_picture_is_large_and_small_in_bytes():
     path = DOCS / "images/demo.png"
     assert f"]({name(path)})" in text_of(README)
-    assert Image.open(path).width >= 512
+    with Image.open(path) as picture:
+        assert picture.width >= 512
     assert path.stat().st_size < 100_000
 
 

@@ -1,6 +1,5 @@
 """The list of commands, and the only catch-all."""
 
-import errno
 import os
 import signal
 import sys
@@ -11,12 +10,11 @@ from typing import Annotated
 import typer
 
 import conceptctl
+from conceptctl.cli import streams, system_errors
 from conceptctl.cli.help import Verbs, usage_hint, usage_message
 from conceptctl.cli.options import EXIT_STATUS, epilog
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, Interrupted
-
-BUG = 1
 
 VERBS = {
     "init": "init:init",
@@ -130,7 +128,14 @@ def _root(
 
 def main() -> None:
     """Run the program and end it with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    streams.prepare()
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # It has been said, and Python would say it again.
+        streams.abandon(sys.stdout)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -141,9 +146,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build(not _is_verb(arguments))(args=list(arguments), prog_name="conceptctl", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader went away (`| head`): nothing is left to say, and to nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # The reader went away (`| head`): nothing is left to say, and to nobody. Typer would make it a plain exit.
         return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - the one place where nothing may escape
         return _explain(error, output)
@@ -181,22 +187,10 @@ def _explain(error: Exception, output: Output) -> int:
     if isinstance(error, typer.Abort):
         output.failure("Aborted", 130, "nothing was changed")
         return 130
-    code = _system_code(error)
-    if code == BUG:
+    code = system_errors.code_of(error)
+    if code == system_errors.BUG:
         import traceback
 
-        traceback.print_exception(error)
-    output.failure(type(error).__name__, code, str(error) or type(error).__name__)
+        streams.tell("".join(traceback.format_exception(error)).rstrip())
+    output.failure(type(error).__name__, code, system_errors.message_of(error), system_errors.hint_of(error))
     return code
-
-
-def _system_code(error: Exception) -> int:
-    """Return the exit code of what the operating system refused, or that of a bug."""
-    if isinstance(error, MemoryError):
-        return 9
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return 7
-    if number in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS):
-        return 9
-    return 2 if number in (errno.EACCES, errno.EPERM) else BUG

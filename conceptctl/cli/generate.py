@@ -28,6 +28,8 @@ EPILOG = epilog(
     'conceptctl generate "a photo of a cat in the snow" --seed 7 -o pictures',
     codes=(2, 4, 5, 7, 9),
 )
+FEW = 6
+"""How many concepts are named to somebody who named none."""
 DEFAULT_FOLDER = Path("conceptctl-out")
 PromptOnlyOption = Annotated[
     bool,
@@ -69,9 +71,6 @@ def generate(
     out = Output(json, quiet)
     opened = open_store(store)
     defaults = load_config().sample
-    from rich.console import Console
-    from rich.progress import Progress
-
     from conceptctl.workflows.generate.run import Request, generate
 
     request = Request(
@@ -85,18 +84,24 @@ def generate(
         at=at,
         metadata=not no_metadata,
     )
-    with Progress(console=Console(stderr=True), transient=True, disable=json or quiet) as bar:
-        task = bar.add_task("drawing", total=count)
-        made = generate(
-            opened,
-            request,
-            output,
-            grid=grid,
-            device=device,
-            progress=lambda path: bar.advance(task),
-            warn=out.warn,
-        )
-    _show(out, made)
+    written: list[Path] = []
+    try:
+        with out.progress() as stages:
+            made = generate(
+                opened,
+                request,
+                output,
+                grid=grid,
+                device=device,
+                progress=stages,
+                written=written.append,
+                warn=out.warn,
+            )
+        _show(out, made)
+    except (Exception, KeyboardInterrupt):
+        if written:
+            out.say(f"drawn before that, and kept: {' '.join(map(str, written))}", always=True)
+        raise
 
 
 def _show(out: Output, made: Generated) -> None:
@@ -111,3 +116,14 @@ def _show(out: Output, made: Generated) -> None:
         out.say(f"side by side, from the left: {shown}; --prompt-only draws from the prompt alone")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)
+    count = len(paths)
+    out.say(f"drew {count} picture{'s' if count > 1 else ''}; side by side: {made.contact_sheet}")
+    if not made.known:
+        out.say("the store has no concepts yet; next: conceptctl learn DIR --token NAME --class WORD")
+    elif not made.named:
+        few = ", ".join(f"V*{name}" for name in made.known[:FEW])
+        out.say(f"the prompt names no concept; there {'is' if len(made.known) == 1 else 'are'} {few}{_more(made)}")
+
+
+def _more(made: Generated) -> str:
+    return f" and {len(made.known) - FEW} more (conceptctl list)" if len(made.known) > FEW else ""

@@ -1,12 +1,12 @@
 """The one place that prints: human, JSON or quiet; data on stdout, prose on stderr."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from conceptctl.cli import streams
 from conceptctl.errors import ConceptctlError
 from conceptctl.learning.launch import is_main_process, process
 
@@ -30,10 +30,10 @@ class Output:
     warnings: list[str] = dataclasses.field(default_factory=list)
     silent: bool = dataclasses.field(default_factory=lambda: not is_main_process())
 
-    def say(self, text: str) -> None:
-        """Print a line of prose on stderr, unless nobody wants any."""
-        if not self.as_json and not self.quiet and not self.silent:
-            print(text, file=sys.stderr)
+    def say(self, text: str, *, always: bool = False) -> None:
+        """Print a line of prose on stderr, unless nobody wants any; `always` is for what must not be lost."""
+        if always or not (self.as_json or self.quiet or self.silent):
+            streams.tell(text)
 
     def warn(self, text: str) -> None:
         """Say what should be known about a result that is one nonetheless."""
@@ -46,10 +46,9 @@ class Output:
             return
         if self.as_json:
             warned = {"warnings": self.warnings} if self.warnings else {}
-            print(json.dumps({**payload, **warned}, ensure_ascii=False, allow_nan=False))
+            streams.write([streams.as_json({**payload, **warned})])
         else:
-            for line in short if self.quiet else lines:
-                print(line)
+            streams.write(short if self.quiet else lines)
 
     def table(
         self,
@@ -102,12 +101,16 @@ class Output:
         """Print what went wrong, with its exit code."""
         if self.silent:
             # Only the main process writes on stdout; what stops another one must be heard.
-            print(f"error in process {process()}: {message}", file=sys.stderr)
+            streams.tell(f"error in process {process()}: {message}")
             return
         if self.as_json:
             problem = {"code": code, "kind": kind, "message": message, "hint": hint}
-            print(json.dumps({"error": problem}, ensure_ascii=False))
-            return
-        print(f"error: {message}", file=sys.stderr)
+            try:
+                streams.write([streams.as_json({"error": problem})])
+                return
+            except OSError:
+                # Where JSON cannot go, a line must do.
+                pass
+        streams.tell(f"error: {message}")
         if hint:
-            print(f"  hint: {hint}", file=sys.stderr)
+            streams.tell(f"  hint: {hint}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,7 +13,12 @@ from tokenizers import AddedToken
 from conceptctl.errors import AlreadyExists, NotFound
 
 MARKER = "V*"
-_IN_PROMPT = re.compile(r"(\w*)V\*([a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
+MENTION = re.compile(r"[Vv]\*([A-Za-z0-9][A-Za-z0-9_-]*)")
+"""A concept in a prompt that `composed` was applied to."""
+_GLUED = 24
+"""How many of the characters beside a name are shown."""
+_LETTERS_TOO = re.compile("[\u200c\u200d\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]")
+"""Joiners of width 0, and letters in circles and squares: Unicode files them elsewhere, and calls them alphabetic."""
 
 _NAMED = re.compile(r"(?:\b(?P<article>an?)\s+)?V\*(?P<name>[a-z0-9][a-z0-9_-]*)", re.IGNORECASE)
 _BEFORE_AN_ARTICLE = re.compile(
@@ -68,32 +74,74 @@ _NAMELESS = "something"
 def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
     """Find the concepts that a prompt names, each once, in order.
 
-    The longest name wins, so that `V*al` is never read in `V*alice`, and case is ignored, as CLIP ignores it.
+    The longest name wins, so that `V*al` is never read in `V*alice`, and case is ignored, as CLIP ignores it. A name
+    must be a word of its own: the tokenizer spells `V*alice` out wherever a letter of any script touches it, and what
+    is drawn then has nothing to do with the concept.
 
     Args:
         prompt: Any text.
         known: The names that there are.
 
     Raises:
-        NotFound: The prompt names a concept that is not there; the nearest ones are in the hint.
+        NotFound: The prompt names a concept that is not there, or writes one so that the tokenizer does not see it;
+            what would work is in the hint.
     """
+    prompt = composed(prompt)
     found: dict[str, None] = {}
-    for match in _IN_PROMPT.finditer(prompt):
-        before, name = match[1], match[2].lower()
-        if before:
-            # The tokenizer knows it as a word of its own only, and would spell this.
-            raise NotFound(f"no concept {match[0]}", hint=f"{before} {MARKER}{name}, with a space between them")
+    for match in MENTION.finditer(prompt):
+        name = match[1].lower()
+        before, behind = _glued(prompt, match)
+        written = visible(f"{before}{MARKER}{match[1]}{behind}")
         if name not in known:
-            near = difflib.get_close_matches(name, known)
+            near = difflib.get_close_matches(_plain(match[1] + behind), known)
             hint = f"did you mean {', '.join(MARKER + each for each in near)}?" if near else "conceptctl list"
-            raise NotFound(f"no concept {MARKER}{name}", hint=hint)
+            raise NotFound(f"no concept {written}", hint=hint)
+        if before or behind:
+            apart = visible(" ".join(part for part in (before, MARKER + name, behind) if part))
+            raise NotFound(f"no concept {written}: a name is a word of its own", hint=f"{apart}, with a space between")
         found[name] = None
     return tuple(found)
 
 
+def composed(prompt: str) -> str:
+    """Write letters and their accents as one character each (NFC), as the tokenizer does before it looks for tokens."""
+    return unicodedata.normalize("NFC", prompt)
+
+
+def joins(character: str) -> bool:
+    """Whether a character beside a concept's name hides it from the tokenizer.
+
+    These are letters, marks and digits of every script, and what joins words. Characters that are newer than Python's
+    tables are taken for letters, since the tokenizer's may be newer too.
+    """
+    category = unicodedata.category(character)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc", "Cn") or bool(_LETTERS_TOO.match(character))
+
+
+def _glued(prompt: str, mention: re.Match[str]) -> tuple[str, str]:
+    """What is written before and behind a mention without a space, where that hides it; at most a few characters."""
+    before = prompt[max(0, mention.start() - _GLUED) : mention.start()]
+    behind = prompt[mention.end() : mention.end() + _GLUED]
+    return (
+        before.split()[-1] if before and joins(before[-1]) else "",
+        behind.split()[0] if behind and joins(behind[0]) else "",
+    )
+
+
+def visible(text: str) -> str:
+    """A piece of a prompt as it can be printed: what nobody would see is written as an escape."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _plain(text: str) -> str:
+    """A text in small letters without accents, as concepts are named."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
 def mentioned(prompt: str) -> frozenset[str]:
     """The names that stand behind a `V*` in a prompt, whether there are such concepts or not."""
-    return frozenset(match[2].lower() for match in _IN_PROMPT.finditer(prompt))
+    return frozenset(match[1].lower() for match in MENTION.finditer(composed(prompt)))
 
 
 def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:

@@ -25,7 +25,13 @@ WORD_SCALE = 4.0
 
 
 def pipeline_sampler(
-    pipeline: Pipeline, prompt: Prompt, *, steps: int, guidance: float, negative: str
+    pipeline: Pipeline,
+    prompt: Prompt,
+    *,
+    steps: int,
+    guidance: float,
+    negative: str,
+    watch: Callable[[float], None] = lambda share: None,
 ) -> Callable[[Sequence[int]], list[Image.Image]]:
     """Prepare to draw pictures of one prompt with a Stable Diffusion pipeline.
 
@@ -35,6 +41,8 @@ def pipeline_sampler(
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 or less is none.
         negative: What not to draw.
+        watch: Told after every denoising step what share of the pictures is done. It is called while the device is at
+            work, and must not wait for it.
 
     Returns:
         What draws one picture a seed, all of them together.
@@ -47,7 +55,9 @@ def pipeline_sampler(
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
-        return _drawn(pipeline, painter, states, seeds, steps, guidance)
+        # Each part of a picture takes about as many steps as the whole.
+        watches = [_part_watch(watch, part, len(states)) for part in range(len(states))]
+        return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, steps, guidance)
 
     return sample
 
@@ -55,7 +65,7 @@ def pipeline_sampler(
 def _drawn(
     pipeline: Pipeline,
     painter: Pipeline | None,
-    states: Sequence[_States],
+    parts: Sequence[tuple[_States, _PartWatch]],
     seeds: Sequence[int],
     steps: int,
     guidance: float,
@@ -65,14 +75,14 @@ def _drawn(
     # Noise made on the CPU is the same on every device. The regions' follows the whole picture's.
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
-    whole, *regions = states
+    (whole, watch), *regions = parts
     with whole.guided(pipeline.unet, guidance, count):
-        pictures: list[Image.Image] = pipeline(**whole.expanded(count), **how).images
+        pictures: list[Image.Image] = pipeline(**whole.expanded(count), **how, callback_on_step_end=watch).images
     if painter is None:
         return pictures
     # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
     strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
-    for index, own in enumerate(regions):
+    for index, (own, watch) in enumerate(regions):
         region = Region(index, len(regions), *pictures[0].size)
         with own.guided(pipeline.unet, guidance, count):
             painted = painter(
@@ -83,10 +93,24 @@ def _drawn(
                 height=pictures[0].height,
                 width=pictures[0].width,
                 strength=strength,
+                callback_on_step_end=watch,
             ).images
         found = difference_masks(pipeline, painted, own.wanted)
         pictures = [region.put_back(*each) for each in zip(pictures, painted, found, strict=True)]
     return pictures
+
+
+_PartWatch = Callable[[Pipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+"""Called by a pipeline after a step: with itself, the step from 0, its time, what may be changed; returns changes."""
+
+
+def _part_watch(watch: Callable[[float], None], part: int, parts: int) -> _PartWatch:
+    def after_step(pipeline: Pipeline, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Some schedulers take more steps than they are asked for, so the count is the pipeline's.
+        watch((part + (step + 1) / pipeline.num_timesteps) / parts)
+        return {}
+
+    return after_step
 
 
 class _States(NamedTuple):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from conceptctl.diffusion.conditioning import PromptStates
     from conceptctl.diffusion.noise import DenoisingObjective
-    from conceptctl.learning.backbone import Noising, Sampler
+    from conceptctl.learning.backbone import Noising, Sampler, Watch
     from conceptctl.learning.weights import TokenRows
 
 FAMILY = Family(
@@ -250,8 +250,10 @@ class SdBackbone(SdText):
                 component, _, name = path.partition("/")
                 getattr(self.pipeline, component).get_parameter(name).copy_(weight)
 
-    def sampler(self, prompt: Any, *, steps: int, guidance: float, negative: str = "") -> Sampler:
+    def sampler(
+        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+    ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
         from conceptctl.diffusion.sampling import pipeline_sampler
 
-        return pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative)
+        return pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)

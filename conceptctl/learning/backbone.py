@@ -23,6 +23,8 @@ Condition = Any
 """What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in."""
 Sampler = Callable[[Sequence[int]], "list[Image.Image]"]
 """Draws one picture a seed, all of them together."""
+Watch = Callable[[float], None]
+"""Told after every denoising step what share of the pictures that are being drawn is done."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,9 @@ class Backbone(TextSide, Protocol):
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace weights, by parameter path."""
 
-    def sampler(self, prompt: Any, *, steps: int, guidance: float, negative: str = "") -> Sampler:
+    def sampler(
+        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+    ) -> Sampler:
         """Prepare to draw pictures of a prompt.
 
         Args:
@@ -178,4 +182,5 @@ class Backbone(TextSide, Protocol):
             steps: Denoising steps.
             guidance: Scale of classifier-free guidance; 1 or less is none.
             negative: What not to draw.
+            watch: Told how far each call of the sampler is.
         """

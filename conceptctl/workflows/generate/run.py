@@ -22,6 +22,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw
 from conceptctl.workflows.generate.compose import compose
 from conceptctl.workflows.model import load
+from conceptctl.workflows.places import check_name, shortened, writable
+from conceptctl.workflows.progress import Progress, Stages, ignore_all
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,6 +73,19 @@ class Generated:
     contact_sheet: Path
     regions: tuple[str, ...] = ()
     """The prompt of each region, from left to right, where the prompt names several concepts."""
+    named: tuple[str, ...] = ()
+    """The concepts that the prompt names."""
+    known: tuple[str, ...] = ()
+    """All concepts of the generation."""
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told how a run goes; see `generate`."""
+
+    progress: Stages
+    written: Callable[[Path], None]
+    warn: Callable[[str], None]
 
 
 def generate(
@@ -80,7 +95,8 @@ def generate(
     *,
     grid: Path | None = None,
     device: str = "auto",
-    progress: Callable[[Path], None] = lambda path: None,
+    progress: Stages = ignore_all,
+    written: Callable[[Path], None] = lambda path: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Generated:
     """Draw pictures and write them as PNG files, with a contact sheet; nothing is overwritten.
@@ -91,21 +107,30 @@ def generate(
         folder: Where to; it is made when it is missing.
         grid: Where to write the contact sheet; `contact-sheet.png` in the folder by default.
         device: "auto", "cpu" or "cuda".
-        progress: Called with each picture's path once it is written.
+        progress: Told that the model is loaded, and how many of all pictures' denoising steps are done.
+        written: Called with the path of each file once it is written: it stays, whatever comes after.
         warn: Called with what a user should know.
 
     Raises:
         NotFound: The prompt names a concept, or the request a generation, that is not there.
         StoreDamaged: Something that the pictures need is damaged.
-        UsageError: A number or a place that cannot be meant.
+        UsageError: A text, a number or a place that cannot be meant.
         DeviceFailed: Memory ran out.
     """
     _check(request)
     _check_places(folder, grid)
+    sheet = grid or folder / "contact-sheet.png"
+    check_name(sheet)
+    with writable(folder), writable(sheet.parent):
+        return _generate(store, request, folder, sheet, device, _Watch(progress, written, warn))
+
+
+def _generate(store: Store, request: Request, folder: Path, sheet: Path, device: str, watch: _Watch) -> Generated:
     from conceptctl.diffusion.models import enough_memory
 
     with enough_memory(MORE_MEMORY):
-        ready = _prepare(store, request, device, warn)
+        ready = _prepare(store, request, device, watch)
+    # Where another run made it too, and failed, it is gone again.
     folder.mkdir(parents=True, exist_ok=True)
     images, pictures = [], []
     drawing = draw(ready.sample, [request.seed + index for index in range(request.count)])
@@ -116,12 +141,13 @@ def generate(
         path = save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", noted=request.metadata, info=info)
         images.append(Drawn(path, seed))
         pictures.append(picture)
-        progress(path)
-    sheet = grid or folder / "contact-sheet.png"
+        watch.written(path)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     seeds = [f"seed {image.seed}" for image in images]
     sheet = save_new(contact_sheet(pictures, request.prompt, seeds), sheet, noted=request.metadata)
-    return Generated(ready.generation.seq, tuple(images), sheet, ready.regions)
+    watch.written(sheet)
+    known = tuple(concept.name for concept in ready.generation.concepts)
+    return Generated(ready.generation.seq, tuple(images), sheet, ready.regions, ready.named, known)
 
 
 @dataclass(frozen=True)
@@ -137,6 +163,7 @@ class _Ready:
     left_out: tuple[str, ...]
     """Concepts that are damaged, and that the prompt does not name."""
     regions: tuple[str, ...]
+    named: tuple[str, ...]
 
     def recipe(self, request: Request, seed: int, picture: Image.Image) -> dict[str, object]:
         """All that makes one picture."""
@@ -159,9 +186,10 @@ class _Ready:
         }
 
 
-def _prepare(store: Store, request: Request, device: str, warn: Callable[[str], None]) -> _Ready:
+def _prepare(store: Store, request: Request, device: str, watch: _Watch) -> _Ready:
     """Find what the prompt names, load the model, and encode what it draws from."""
     from conceptctl.diffusion.composition.regions import prompts_of
+    from conceptctl.diffusion.prompt_warnings import prompt_warnings
     from conceptctl.diffusion.prompts import cut_off, names_in
 
     with store.reading() as head:
@@ -169,25 +197,45 @@ def _prepare(store: Store, request: Request, device: str, warn: Callable[[str], 
         known = [concept.name for concept in generation.concepts]
         named = names_in(request.prompt, known)
         needed = {*named, *names_in(request.negative, known)}
+        if not request.prompt.strip():
+            watch.warn("the prompt is empty: the model draws whatever it likes")
+        for text in (request.prompt, request.negative):
+            for warning in prompt_warnings(text, known):
+                watch.warn(warning)
         composed = request.prompt if request.prompt_only else compose(store, generation, request.prompt, named)
 
         def spare(concept: Concept, error: StoreDamaged) -> None:
             if concept.name in needed or concept.uid in _gone_on_from(store, generation, needed):
                 raise error
             left_out.append(concept.name)
-            warn(f"{error}; drawn without it")
+            watch.warn(f"{error}; drawn without it")
 
         left_out: list[str] = []
+        watch.progress("loading the model")(0, 0)
         backbone = load(store, generation, device, spare)
     texts = prompts_of(composed)
     sampling = preset_of(generation.base).sampling
     steps = request.steps or sampling.steps
     guidance = request.guidance if request.guidance is not None else sampling.guidance
-    sample = backbone.sampler(composed, steps=steps, guidance=guidance, negative=request.negative)
+    count = _step_count(watch.progress("denoising steps"), steps, request.count)
+    sample = backbone.sampler(composed, steps=steps, guidance=guidance, negative=request.negative, watch=count)
     for what, text in (*(("prompt", text) for text in texts), ("negative prompt", request.negative)):
         if lost := cut_off(backbone.tokenizer(), text):
-            warn(f"the {what} is too long for this base; not seen: {lost!r}")
-    return _Ready(generation, sample, composed, steps, guidance, backbone.scheduler_name(), tuple(left_out), texts[1:])
+            watch.warn(f"the {what} is too long for this base; not seen: {shortened(lost)!r}")
+    scheduler = backbone.scheduler_name()
+    return _Ready(generation, sample, composed, steps, guidance, scheduler, tuple(left_out), texts[1:], named)
+
+
+def _step_count(tell: Progress, steps: int, pictures: int) -> Callable[[float], None]:
+    """What counts the denoising steps of all pictures, given how far each of them is."""
+    drawn = 0
+
+    def count(share: float) -> None:
+        nonlocal drawn
+        tell(round((drawn + share) * steps), pictures * steps)
+        drawn += share == 1
+
+    return count
 
 
 def _gone_on_from(store: Store, generation: Generation, names: Collection[str]) -> set[str]:
@@ -197,6 +245,9 @@ def _gone_on_from(store: Store, generation: Generation, names: Collection[str]) 
 
 
 def _check(request: Request) -> None:
+    for what, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UsageError(f"the {what} is not UTF-8 text", hint="write it in UTF-8")
     if request.count < 1 or (request.steps is not None and request.steps < 1):
         raise UsageError("pictures and steps are counted from 1")
     if request.steps is not None and request.steps > MOST_STEPS:

@@ -19,9 +19,11 @@ from conceptctl.cli.options import (
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.config import load_config
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
-    from conceptctl.workflows.generate.run import Generated
+    from conceptctl.store.store import Store
+    from conceptctl.workflows.generate.run import Generated, Request
 
 EPILOG = epilog(
     'conceptctl generate "a photo of V*alice next to V*falls" -n 4',
@@ -42,7 +44,7 @@ PromptOnlyOption = Annotated[
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw; V*NAME is a concept.", metavar="PROMPT")],
-    count: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")] = DEFAULT_FOLDER,
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; picture i has seed + i.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Denoising steps.")] = None,
@@ -69,13 +71,12 @@ def generate(
 ) -> None:
     """Draw pictures. Each is written as PNG with its recipe inside; nothing is overwritten."""
     out = Output(json, quiet)
-    opened = open_store(store)
     defaults = load_config().sample
-    from conceptctl.workflows.generate.run import Request, generate
+    from conceptctl.workflows.generate.run import Request
 
     request = Request(
         prompt=prompt,
-        count=count,
+        count=number,
         seed=defaults.seed if seed is None else seed,
         steps=defaults.steps if steps is None else steps,
         guidance=defaults.guidance if guidance is None else guidance,
@@ -84,18 +85,18 @@ def generate(
         at=at,
         metadata=not no_metadata,
     )
+    _draw(out, open_store(store), request, output, grid, device)
+
+
+def _draw(out: Output, store: Store, request: Request, folder: Path, grid: Path | None, device: str) -> None:
+    """Draw, and say what was written, also where something comes between."""
+    from conceptctl.workflows.generate.run import generate as draw
+
     written: list[Path] = []
     try:
         with out.progress() as stages:
-            made = generate(
-                opened,
-                request,
-                output,
-                grid=grid,
-                device=device,
-                progress=stages,
-                written=written.append,
-                warn=out.warn,
+            made = draw(
+                store, request, folder, grid=grid, device=device, progress=stages, written=written.append, warn=out.warn
             )
         _show(out, made)
     except (Exception, KeyboardInterrupt):
@@ -116,8 +117,7 @@ def _show(out: Output, made: Generated) -> None:
         out.say(f"side by side, from the left: {shown}; --prompt-only draws from the prompt alone")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)
-    count = len(paths)
-    out.say(f"drew {count} picture{'s' if count > 1 else ''}; side by side: {made.contact_sheet}")
+    out.say(f"drew {count(len(paths), 'picture')}; side by side: {made.contact_sheet}")
     if not made.known:
         out.say("the store has no concepts yet; next: conceptctl learn DIR --token NAME --class WORD")
     elif not made.named:

@@ -16,10 +16,6 @@ LONG = {
     "docs/architecture.md": "the contributors' page, which things are looked up in",
     "docs/reference/settings.md": "written by the program, and a table",
 }
-COMING = {
-    "rename", "rm", "diff", "stats", "--full", "--batch", "--replace", "--sample-prompt", "--sample-every", "--log-to",
-}  # fmt: skip
-"""Verbs and options that pages may name although this version may not have them yet."""
 NOT_OURS = {"--multi_gpu", "--cpu", "--num_processes", "--depth", "--further", "--stage", "--seed", "--only-report"}
 """Options of other programs and of scripts that a page names without them."""
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -73,13 +69,11 @@ def test_what_stands_in_backticks_exists(page):
         if parsing.is_script(code):
             parsing.parse_script(code)
             continue
-        if words[0] == "conceptctl" and len(words) > 1 and words[1] in COMING:
-            continue
         verb = words[1] if words[0] == "conceptctl" and len(words) > 1 and words[1] in parsing.verbs() else None
         if words[0] == "conceptctl" and len(words) > 1 and not words[1].startswith("-"):
             assert verb or words[1].isupper(), f"{name(page)}: {code}"
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert given <= parsing.options(verb) | NOT_OURS | COMING, f"{name(page)}: {code}"
+        assert given <= parsing.options(verb) | NOT_OURS, f"{name(page)}: {code}"
 
 
 @every_page

@@ -1,8 +1,8 @@
 """The base: a diffusers folder, copied in once, and known by the sha256 of its tensors.
 
 It is copied and not referred to: a folder can be moved, a hub can forget, and a new release of this program may
-bring another bundled base, and none of that may take a concept away. What the files are called, how they are split
-and where they lay does not enter its identity; what the tensors are does.
+bring another bundled base, and none of that may take a concept away. What the files and the tensors are called, how
+they are split, where they lay and whether they are fp16 or fp32 does not enter its identity; what the numbers are does.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from conceptctl.store.tensorfile import Tensor, TensorInfo
 
 TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+FLOATS = {"F16", "BF16", "F32", "F64"}
+"""What weights are kept in."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Source:
     Attributes:
         weights: Its safetensors files, by their place in the folder.
         texts: Its configurations and vocabularies, by theirs.
-        sha256: Digest over the tensors of its components.
+        sha256: Its identity; see `identity`.
         family: What kind of model it is.
     """
 
@@ -66,7 +68,7 @@ def inspect(folder: Path, family: Family) -> Source:
     if missing := sorted({_component(pattern) for pattern in family.targets} - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     named = {path.relative_to(folder).as_posix(): path for path in texts}
-    return Source(placed, named, _identity(placed, family), family)
+    return Source(placed, named, identity(placed, family), family)
 
 
 def _component(place: str) -> str:
@@ -83,18 +85,72 @@ def _default_variant(weights: list[Path]) -> list[Path]:
     return [path for path in weights if path.stem.count(".") == 0 or path.parent not in plain]
 
 
-def _identity(weights: Mapping[str, Path], family: Family) -> str:
+def identity(weights: Mapping[str, Path], family: Family) -> str:
+    """Return what a model is called whatever its tensors are called: a digest of their numbers.
+
+    One model is passed on under several names (libraries rename parameters, checkpoints in one file have names of
+    their own), in fp32 or rounded to fp16, its 1 x 1 convolutions as matrices or not. So every component counts as the
+    set of its tensors, each rounded to fp16, without its name and without axes of length 1. Integers, as the positions
+    that some files list, are no weights.
+
+    Args:
+        weights: Safetensors files, by their place in a diffusers folder.
+        family: Which components count.
+
+    Returns:
+        A sha256 in hexadecimal.
+    """
     lines = []
+    for component, _, info, view in _component_tensors(weights, family):
+        if info.dtype in FLOATS:
+            digest = hashlib.sha256(_as_half(info, view)).hexdigest()
+            lines.append(canonical([component, [size for size in info.shape if size != 1], digest]))
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def identity_by_names(weights: Mapping[str, Path], family: Family) -> str:
+    """Return what version 0.1 called a model: names, types and shapes of its tensors entered it."""
+    lines = []
+    for component, name, info, view in _component_tensors(weights, family):
+        digest = hashlib.sha256(view[info.start : info.end]).hexdigest()
+        lines.append(canonical([component, name, info.dtype, info.shape, digest]))
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def is_same(layout: Layout, base: Base, family: Family, sha256: str) -> bool:
+    """Whether an identity, of either form, is that of a store's base.
+
+    Reads every number of the base where it is another than the recorded one.
+    """
+    if sha256 == base.sha256:
+        return True
+    files = {place: blobs.checked(layout, ref, f"base {base.name}: {place}") for place, ref in base.files.items()}
+    return sha256 in (identity(files, family), identity_by_names(files, family))
+
+
+def _component_tensors(
+    weights: Mapping[str, Path], family: Family
+) -> Iterator[tuple[str, str, TensorInfo, memoryview]]:
+    """Yield the tensors of a model's components: component, name, what it is, and the numbers of its file."""
     for place, path in weights.items():
         component = _component(place)
-        if not component.startswith(family.components):
-            continue
-        header = tensorfile.read_header(path)
-        view = tensorfile.numbers(path, header)
-        for name, info in header.tensors.items():
-            digest = hashlib.sha256(view[info.start : info.end]).hexdigest()
-            lines.append(canonical([component, name, info.dtype, info.shape, digest]))
-    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+        if component.startswith(family.components):
+            header = tensorfile.read_header(path)
+            view = tensorfile.numbers(path, header)
+            for name, info in header.tensors.items():
+                yield component, name, info, view
+
+
+def _as_half(info: TensorInfo, view: memoryview) -> memoryview:
+    """Return the bytes of a float tensor in fp16."""
+    import numpy as np
+
+    from conceptctl.store.weights import to_array
+
+    if info.dtype == "F16":
+        return view[info.start : info.end]
+    with np.errstate(over="ignore"):
+        return to_array(info, view).astype("<f2").reshape(-1).view(np.uint8).data
 
 
 def ingest(layout: Layout, source: Source, name: str) -> Base:

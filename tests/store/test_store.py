@@ -2,11 +2,12 @@ import os
 import stat
 import threading
 
+import numpy as np
 import pytest
 
 from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged, StoreTooNew
 from conceptctl.families.sd import FAMILY
-from conceptctl.store import base, folded, garbage, jobs, locks
+from conceptctl.store import base, folded, garbage, jobs, locks, tensorfile
 from conceptctl.store.layout import FORMAT_NUMBER
 from conceptctl.store.manifest import Action, decode
 from conceptctl.store.repair import repair
@@ -95,6 +96,36 @@ def test_a_base_is_its_tensors_and_not_its_files(tmp_path, base_folder):
     (base_folder / "unet/config.json").write_text("{}")
     assert base.inspect(base_folder, FAMILY).sha256 == first.sha256
     assert base.inspect(synthetic.write_base(tmp_path / "other", seed=1), FAMILY).sha256 != first.sha256
+
+
+def written_otherwise(folder, half, rename, squeezed):
+    """The same base as another program writes it."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors, _ = tensorfile.read_tensors(path)
+        made = {"ids": tensorfile.Tensor("I64", (1, 1), bytes(8))}
+        for name, tensor in tensors.items():
+            array = np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+            data = array.astype("<f2") if half else array
+            shape = (*tensor.shape, 1, 1) if squeezed else tensor.shape
+            made[rename(name)] = tensorfile.Tensor("F16" if half else "F32", shape, data.tobytes())
+        path.write_bytes(b"".join(tensorfile.encode(made, {})))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_a_base_is_its_numbers_and_not_what_they_are_called(tmp_path, base_folder, half, squeezed):
+    same = synthetic.write_base(tmp_path / "same")
+    written_otherwise(same, half, lambda name: name.removeprefix("text_model."), squeezed)
+    assert base.inspect(same, FAMILY).sha256 == base.inspect(base_folder, FAMILY).sha256
+
+
+def test_a_number_changed_is_another_base(tmp_path, base_folder):
+    other = synthetic.write_base(tmp_path / "other")
+    path = other / "unet/diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert base.inspect(other, FAMILY).sha256 != base.inspect(base_folder, FAMILY).sha256
 
 
 def test_a_second_variant_of_the_same_weights_is_left_out(base_folder):

@@ -34,14 +34,14 @@ def initialize(root: Path, named: str) -> Initialized:
         ImportRefused: It is a pickle, or breaks the rules of its format.
         AlreadyExists: There is a store already, or something else.
     """
-    with _base_folder(named) as (folder, name):
+    with _base_folder(named, root) as (folder, name):
         source = base.inspect(folder, families.recognized(folder).FAMILY)
         store = Store.create(root, source, name)
     return Initialized(store, name, source.sha256)
 
 
 @contextmanager
-def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
+def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
     """Find the diffusers folder that a user means, and what to call it: never a path of the user's."""
     path = Path(named)
     if named == POCKET:
@@ -55,7 +55,7 @@ def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
     elif path.is_file():
         from conceptctl.formats.single_file import converted
 
-        with converted(path) as folder:
+        with converted(path, beside=_nearest(root), check=families.recognized) as folder:
             yield folder, "local file"
     elif HUB_ID.fullmatch(named) and not path.is_absolute():
         yield _from_hub(named), named
@@ -63,6 +63,11 @@ def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
         raise NotFound(
             f"no base {named!r}", hint="--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
         )
+
+
+def _nearest(root: Path) -> Path:
+    """The folder nearest to where a store will be that is there: on the same disk, which has room for a base."""
+    return next(parent for parent in root.absolute().parents if parent.is_dir())
 
 
 def _from_hub(repository: str) -> Path:

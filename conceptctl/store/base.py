@@ -7,7 +7,8 @@ they are split, where they lay and whether they are fp16 or fp32 does not enter 
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ from conceptctl.store.tensorfile import Tensor, TensorInfo
 
 TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+_WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
+_WEIGHTS = re.compile(r"(?P<stem>[^.]+?)(?:\.(?P<variant>[^.]+?))?(?P<part>-\d+-of-\d+)?\.safetensors")
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """What weights are kept in."""
 
@@ -57,18 +60,60 @@ def inspect(folder: Path, family: Family) -> Source:
     if not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    weights = _default_variant([path for path in files if path.suffix == ".safetensors"])
-    with_weights = {path.parent for path in weights}
-    for path in files:
-        if path.suffix in PICKLES and path.parent not in with_weights:
-            raise ImportRefused(f"{path.relative_to(folder)}: a pickle runs code when it is read: only safetensors")
-    texts = [path for path in files if path.suffix in TEXTS]
-    placed = {path.relative_to(folder).as_posix(): path for path in weights}
-    there = {_component(place) for place in placed}
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    weights = {place: named[name] for place, name in chosen_weights(named, family).items()}
+    there = {_component(place) for place in weights}
+    for name in named:
+        component = _component(name)
+        if Path(name).suffix in PICKLES and component in family.components and component not in there:
+            raise ImportRefused(f"{name}: a pickle runs code when it is read: only safetensors")
     if missing := sorted({_component(pattern) for pattern in family.targets} - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
-    named = {path.relative_to(folder).as_posix(): path for path in texts}
-    return Source(placed, named, identity(placed, family), family)
+    texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
+    return Source(weights, texts, identity(weights, family), family)
+
+
+def chosen_weights(names: Iterable[str], family: Family) -> dict[str, str]:
+    """Choose the files that make a model, among all that lie in a diffusers folder, or on a hub.
+
+    Folders hold the same weights several times: as fp16 and fp32, with and without averaging, whole in one file at the
+    root; and networks beside the model, as a safety checker. One form of each component is taken: that without a
+    variant's name before fp16 before others, and a whole file before parts.
+
+    Args:
+        names: Every file, by its place in the folder.
+        family: Which components make a base.
+
+    Returns:
+        The chosen files by where they belong in a folder that is loaded without naming a variant.
+
+    Raises:
+        ImportRefused: A component is there only in the parts of a variant, which their index names.
+    """
+    found: dict[str, dict[tuple[str, bool], dict[str, str]]] = {}
+    for name in names:
+        component, _, file = name.partition("/")
+        match = _WEIGHTS.fullmatch(file)
+        if match and component in family.components:
+            form = match["variant"] or "", match["part"] is not None
+            plain = f"{component}/{match['stem']}{match['part'] or ''}.safetensors"
+            found.setdefault(component, {}).setdefault(form, {})[plain] = name
+    chosen: dict[str, str] = {}
+    for component, forms in found.items():
+        variant, in_parts = min(forms, key=lambda form: (form[0] not in ("", "fp16"), form[1], form))
+        if variant and in_parts:
+            raise ImportRefused(
+                f"{component}: its weights are there only as parts of the variant {variant}",
+                hint="load it with diffusers and save it in one piece: pipeline.save_pretrained(FOLDER)",
+            )
+        chosen |= forms[variant, in_parts]
+    return chosen
+
+
+def _is_text_of(name: str, components: Collection[str]) -> bool:
+    """Whether a text belongs to what is kept: the index, a component's, or that of a part without weights."""
+    component = _component(name)
+    return name == "model_index.json" or component in components or component.startswith(_WITHOUT_WEIGHTS)
 
 
 def _component(place: str) -> str:
@@ -77,12 +122,6 @@ def _component(place: str) -> str:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _default_variant(weights: list[Path]) -> list[Path]:
-    """Leave out `model.fp16.safetensors` where `model.safetensors` is there too: they hold the same model twice."""
-    plain = {path.parent for path in weights if path.stem.count(".") == 0}
-    return [path for path in weights if path.stem.count(".") == 0 or path.parent not in plain]
 
 
 def identity(weights: Mapping[str, Path], family: Family) -> str:

@@ -14,7 +14,7 @@ from conceptctl.store.store import Store
 POCKET = "pocket"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,23 @@ def _from_hub(repository: str) -> Path:
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
-        families.recognized(Path(snapshot_download(repository, allow_patterns=["*.json"])))
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        folder = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
+        family = families.recognized(folder).FAMILY
+        weights = base.chosen_weights(_hub_files(repository, folder), family).values()
+        return Path(snapshot_download(repository, allow_patterns=[*HUB_TEXTS, *weights]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(
             f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
             hint=f"with a network: hf download {repository} --local-dir DIR; then: conceptctl init --base DIR",
         ) from error
+
+
+def _hub_files(repository: str, folder: Path) -> list[str]:
+    """What a repository holds: as the hub lists it, or without a network what of it has come before."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return list_repo_files(repository)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

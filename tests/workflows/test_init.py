@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,28 @@ def test_pocket_is_what_the_package_brings(folder, tmp_path, monkeypatch):
     made = initialize(tmp_path / "store", "pocket")
     assert made.base_name == "pocket"
     assert made.base_sha256 == base.inspect(folder, FAMILY).sha256
+
+
+def test_of_a_hub_only_what_the_pipeline_loads_is_taken(folder, tmp_path, monkeypatch):
+    """From the hub's cache, on a machine without a network."""
+    from huggingface_hub import constants
+
+    place = tmp_path / "hub/models--someone--model"
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    for name in ("v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/model.fp16.safetensors"):
+        target = place / "snapshots" / ("0" * 40) / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / "unet/diffusion_pytorch_model.safetensors").read_bytes())
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    made = initialize(tmp_path / "store", "someone/model")
+    assert made.base_name == "someone/model"
+    assert set(made.store.head().base.files) == set(base.inspect(folder, FAMILY).weights)
+    with pytest.raises(NotFound, match="someone/other cannot be had") as caught:
+        initialize(tmp_path / "other", "someone/other")
+    assert "hf download someone/other" in caught.value.hint
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])

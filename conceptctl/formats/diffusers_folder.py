@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
 from conceptctl.store.store import Store, unknown_concept
-from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor
 
 FILE_MODE, FOLDER_MODE = 0o666, 0o777
 """What leaves a store is the user's to protect: the umask decides."""
@@ -189,21 +190,23 @@ class _Plan:
                 blobs.checked(layout, ref, f"base {generation.base.name}: {place}", read=True)
         found = base.tensors(layout, generation.base)
         tokens = {uid: weights.read_floats(path, "token") for uid, path in files}
+        self._tables: dict[str, weights.Array] = {}
+        self._sums: Mapping[str, weights.Array]
         if sums is not None:
-            self._changed = dict(sums)
+            self._sums = sums
         elif len(concepts) == len(generation.concepts):
-            self._changed, _ = folded.read(layout, generation)
+            self._sums, _ = folded.read(layout, generation)
         else:
             _check_raw(concepts, self._records)
-            self._changed, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
+            self._sums, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
         self._texts = _texts(layout, generation)
         numbers = _add_tokens(self._texts, [each.name for each in concepts])
         if concepts:
             rows = {number: tokens[each.uid] for number, each in zip(numbers, concepts, strict=True)}
             table = base.token_table(found, families.facts_of(generation.base))
             path, name, _ = found[table]
-            self._changed[table] = _grown(weights.read_floats(path, name), rows)
-            _describe_text_encoder(self._texts, len(self._changed[table]))
+            self._tables[table] = _grown(weights.read_floats(path, name), rows)
+            _describe_text_encoder(self._texts, len(self._tables[table]))
         _leave_out_missing(self._texts, generation.base.files)
         which = "all concepts"
         if len(concepts) < len(generation.concepts):
@@ -215,7 +218,8 @@ class _Plan:
         self.size = SLACK + sum(
             (
                 *(ref.size for ref in generation.base.files.values()),
-                *(each.nbytes for each in self._changed.values()),
+                *(4 * math.prod(found[place][2].shape) for place in self._sums),
+                *(each.nbytes for each in self._tables.values()),
                 *map(len, self._texts.values()),
             )
         )
@@ -227,21 +231,23 @@ class _Plan:
             path = blobs.checked(self.layout, ref, f"base {self.generation.base.name}: {place}")
             part = place.partition("/")[0]
             names = tensorfile.read_header(path).tensors
-            replaced = {name: self._changed[f"{part}/{name}"] for name in names if f"{part}/{name}" in self._changed}
-            if replaced:
-                yield place, self._with_replaced(path, replaced), ""
+            if any(f"{part}/{name}" in self._sums or f"{part}/{name}" in self._tables for name in names):
+                yield place, self._with_replaced(path, part), ""
             else:
                 yield place, _read(path), ref.sha256
         for place, data in self._texts.items():
             yield place, [data], ""
 
-    def _with_replaced(self, path: Path, replaced: Mapping[str, weights.Array]) -> Pieces:
+    def _with_replaced(self, path: Path, part: str) -> Pieces:
+        """A file of the base with what was learned in it; one weight at a time is in memory."""
         header = tensorfile.read_header(path)
         view = tensorfile.numbers(path, header)
-        tensors = {
-            name: Tensor(info.dtype, info.shape, view[info.start : info.end]) for name, info in header.tensors.items()
-        }
-        tensors |= {name: weights.array_tensor(array) for name, array in replaced.items()}
+        tensors: dict[str, Tensor | LazyTensor] = {}
+        for name, info in header.tensors.items():
+            tensors[name] = Tensor(info.dtype, info.shape, view[info.start : info.end])
+            for learned in (self._sums, self._tables):
+                if f"{part}/{name}" in learned:
+                    tensors[name] = weights.lazy_tensor(learned, f"{part}/{name}")
         described = model_card.metadata(self.generation, self._records, self._texts)
         return tensorfile.encode(tensors, {"format": "pt", **header.metadata, **described})
 

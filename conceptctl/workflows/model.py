@@ -77,12 +77,13 @@ def apply_concepts(
     import torch
 
     sums, tokens = folded.read(store.layout, generation, spare)
-    backbone.set_weights({path: torch.from_numpy(weight) for path, weight in sums.items()})
+    found = base.tensors(store.layout, generation.base)
+    made = {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
+    backbone.set_weights({path: torch.from_numpy(made[path]) for path in sums})
     for concept in generation.concepts:
         if concept.uid in tokens:
             backbone.add_token(concept.name, token_rows(backbone, tokens[concept.uid]))
-    found = base.tensors(store.layout, generation.base)
-    return {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
+    return made
 
 
 def token_rows(text: TextSide, row: Array) -> TokenRows:

@@ -15,12 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from conceptctl.formats import low_rank
-from conceptctl.formats.low_rank import Array
+from conceptctl.formats.low_rank import Array, Factors
 from conceptctl.store.tensorfile import Tensor
 
 PREFIX = "lora_unet_"
@@ -62,8 +61,10 @@ def lora(
         dtype: The type of the factors, as safetensors calls it.
         named: What a module is called, given its parameter path.
     """
-    make = low_rank.exact if rank is None else partial(low_rank.truncated, rank=rank)
-    factors = {path: make(delta) for path, delta in deltas.items()}
+    if rank is None:
+        factors = _exact(deltas)
+    else:
+        factors = {path: low_rank.truncated(delta, rank) for path, delta in deltas.items()}
     # One rank for all: diffusers takes one scale for a whole file, whatever each module's alpha says.
     highest = max((each.rank for each in factors.values()), default=0)
     tensors: dict[str, Tensor] = {}
@@ -76,6 +77,19 @@ def lora(
     sizes = {path: float(np.linalg.norm(delta)) ** 2 for path, delta in deltas.items()}
     wrong = sum(sizes[path] * each.error**2 for path, each in factors.items())
     return Written(tensors, highest, (wrong / (sum(sizes.values()) or 1)) ** 0.5)
+
+
+def _exact(deltas: Mapping[str, Array]) -> dict[str, Factors]:
+    """Exact factors; where ranks are not low, the identity stands on the side that makes the smaller file."""
+    found = {path: low_rank.thin(delta) for path, delta in deltas.items()}
+    thickest = max((each.rank for each in found.values() if each), default=0)
+    full = [delta.shape for path, delta in deltas.items() if found[path] is None]
+
+    def size(rank: int) -> int:
+        return max(rank, thickest) * sum(sum(delta.shape) for delta in deltas.values())
+
+    below = not full or size(max(columns for _, columns in full)) <= size(max(rows for rows, _ in full))
+    return {path: found[path] or low_rank.beside_identity(delta, below=below) for path, delta in deltas.items()}
 
 
 def diff(deltas: Mapping[str, Array], *, dtype: str = "F32", named: Callable[[str], str] = module_name) -> Written:

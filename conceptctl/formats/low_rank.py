@@ -42,34 +42,8 @@ class Factors:
         return Factors(np.pad(self.up, ((0, 0), (0, more))), np.pad(self.down, ((0, more), (0, 0))), self.error)
 
 
-def exact(delta: Array) -> Factors:
-    """Return a delta as a product that is exact: as thin as its rank where that is low, else delta times identity.
-
-    Args:
-        delta: (rows, columns), fp32.
-    """
-    found = _thin(delta)
-    if found is not None:
-        return found
-    return Factors(np.ascontiguousarray(delta), np.eye(delta.shape[1], dtype=np.float32), 0.0)
-
-
-def truncated(delta: Array, rank: int) -> Factors:
-    """Return the nearest product of a rank (Eckart and Young 1936); its error says how near that is.
-
-    Args:
-        delta: (rows, columns), fp32.
-        rank: The largest rank; what has a lower one by itself keeps it.
-    """
-    found = _thin(delta)
-    if found is not None and found.rank <= rank:
-        return found
-    left, values, right = np.linalg.svd(delta, full_matrices=False)
-    return _balanced(delta, left[:, :rank], values[:rank], right[:rank])
-
-
-def _thin(delta: Array) -> Factors | None:
-    """Return the product of lowest rank, by a random sketch of the columns; None where the rank is not low."""
+def thin(delta: Array) -> Factors | None:
+    """Return a delta as the product of its rank, found by a random sketch; None where that is not low."""
     rows, columns = delta.shape
     if not delta.any():
         return Factors(np.zeros((rows, 1), np.float32), np.zeros((1, columns), np.float32), 0.0)
@@ -87,6 +61,34 @@ def _thin(delta: Array) -> Factors | None:
     beyond = np.sqrt(np.cumsum(values[::-1].astype(np.float64) ** 2))[::-1]
     rank = max(1, int(np.count_nonzero(beyond > EXACT / 2 * beyond[0])))
     return _balanced(delta, (basis @ left)[:, :rank], values[:rank], right[:rank]) if rank <= most else None
+
+
+def beside_identity(delta: Array, *, below: bool) -> Factors:
+    """Return any delta as a product that is exact, one factor the identity.
+
+    Args:
+        delta: (rows, columns), fp32.
+        below: Whether the identity is `down`, so that the rank is the number of columns; else it is that of rows.
+    """
+    rows, columns = delta.shape
+    plain = np.ascontiguousarray(delta)
+    if below:
+        return Factors(plain, np.eye(columns, dtype=np.float32), 0.0)
+    return Factors(np.eye(rows, dtype=np.float32), plain, 0.0)
+
+
+def truncated(delta: Array, rank: int) -> Factors:
+    """Return the nearest product of a rank (Eckart and Young 1936); its error says how near that is.
+
+    Args:
+        delta: (rows, columns), fp32.
+        rank: The largest rank; what has a lower one by itself keeps it.
+    """
+    found = thin(delta)
+    if found is not None and found.rank <= rank:
+        return found
+    left, values, right = np.linalg.svd(delta, full_matrices=False)
+    return _balanced(delta, left[:, :rank], values[:rank], right[:rank])
 
 
 def _balanced(delta: Array, left: Array, values: Array, right: Array) -> Factors:

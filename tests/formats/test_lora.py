@@ -24,21 +24,33 @@ def relative(found, wanted):
 @pytest.mark.parametrize("rank", [1, 4, 16])
 def test_a_low_rank_is_found(rows, columns, rank):
     delta = matrix(rows, columns, rank)
-    found = low_rank.exact(delta)
+    found = low_rank.thin(delta)
     assert found.rank == rank and found.error < low_rank.EXACT
     assert relative(found.up @ found.down, delta) < low_rank.EXACT
 
 
+@pytest.mark.parametrize("below", [True, False])
 @pytest.mark.parametrize(("rows", "columns"), [(40, 90), (90, 40)])
-def test_a_full_rank_is_written_exactly(rows, columns):
+def test_a_full_rank_is_written_exactly(rows, columns, below):
     delta = matrix(rows, columns, min(rows, columns)) * (np.random.default_rng(1).random((rows, columns)) < 0.3)
-    found = low_rank.exact(delta)
-    assert (found.rank, found.error) == (columns, 0.0)
+    assert low_rank.thin(delta) is None
+    found = low_rank.beside_identity(delta, below=below)
+    assert (found.rank, found.error) == (columns if below else rows, 0.0)
     assert np.array_equal(found.up @ found.down, delta)
 
 
+@pytest.mark.parametrize(("shapes", "rank"), [([(40, 20), (10, 20)], 20), ([(8, 40), (20, 40)], 20)])
+def test_the_smaller_of_two_exact_files_is_written(shapes, rank):
+    deltas = {f"unet/{index}.weight": matrix(*shape, 40, seed=index) for index, shape in enumerate(shapes)}
+    written = lora.lora(deltas)
+    assert (written.rank, written.error) == (rank, 0.0)
+    found = lora.read(arrays(written.tensors), {path: delta.shape for path, delta in deltas.items()})
+    for path, delta in deltas.items():
+        assert np.array_equal(found.deltas[path], delta)
+
+
 def test_no_change_is_a_product_too():
-    found = low_rank.exact(np.zeros((6, 4), np.float32))
+    found = low_rank.thin(np.zeros((6, 4), np.float32))
     assert found.rank == 1 and not (found.up @ found.down).any()
 
 
@@ -136,7 +148,7 @@ def arrays(tensors):
 
 @pytest.mark.parametrize("form", ["kohya", "peft", "peft in a model", "processor", "old diffusers", "diff"])
 def test_every_form_is_read_again(deltas, form):
-    factors = {path: low_rank.exact(delta) for path, delta in deltas.items()}
+    factors = {path: low_rank.beside_identity(delta, below=True) for path, delta in deltas.items()}
     shapes = {path: delta.shape for path, delta in deltas.items()}
     if form in ("kohya", "diff"):
         found = lora.read(arrays((lora.lora if form == "kohya" else lora.diff)(deltas).tensors), shapes)

@@ -248,7 +248,8 @@ class _Plan:
             for learned in (self._sums, self._tables):
                 if f"{part}/{name}" in learned:
                     tensors[name] = weights.lazy_tensor(learned, f"{part}/{name}")
-        described = model_card.metadata(self.generation, self._records, self._texts)
+        configs = {place: json.loads(data) for place, data in self._texts.items() if place.endswith("config.json")}
+        described = model_card.metadata(self.generation, self._records, model_card.architecture(configs))
         return tensorfile.encode(tensors, {"format": "pt", **header.metadata, **described})
 
 

@@ -184,9 +184,11 @@ class _Plan:
         self.generation = generation
         files = [(each.uid, blobs.checked(layout, each.blob, f"concept {each.name}", read=True)) for each in concepts]
         self._records = [read_record(path) for _, path in files]
+        family = families.facts_of(generation.base)
+        changing = {pattern.partition("/")[0] for pattern in (*family.targets, *family.token_tables.values())}
         for place, ref in generation.base.files.items():
             # What is copied as it is, is checked while it is copied.
-            if place.startswith(("unet/", "text_encoder/")):
+            if place.partition("/")[0] in changing:
                 blobs.checked(layout, ref, f"base {generation.base.name}: {place}", read=True)
         found = base.tensors(layout, generation.base)
         tokens = {uid: weights.read_floats(path, "token") for uid, path in files}
@@ -200,13 +202,15 @@ class _Plan:
             _check_raw(concepts, self._records)
             self._sums, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
         self._texts = _texts(layout, generation)
-        numbers = _add_tokens(self._texts, [each.name for each in concepts])
         if concepts:
-            rows = {number: tokens[each.uid] for number, each in zip(numbers, concepts, strict=True)}
-            table = base.token_table(found, families.facts_of(generation.base))
-            path, name, _ = found[table]
-            self._tables[table] = _grown(weights.read_floats(path, name), rows)
-            _describe_text_encoder(self._texts, len(self._tables[table]))
+            widths = base.token_widths(found, family)
+            for encoder, table in base.token_tables(found, family).items():
+                numbers = _add_tokens(self._texts, encoder, [each.name for each in concepts])
+                own = [weights.rows_by_table(tokens[each.uid], widths)[encoder] for each in concepts]
+                path, name, _ = found[table]
+                grown = _grown(weights.read_floats(path, name), dict(zip(numbers, own, strict=True)))
+                self._tables[table] = grown
+                _describe_text_encoder(self._texts, encoder, len(grown))
         _leave_out_missing(self._texts, generation.base.files)
         which = "all concepts"
         if len(concepts) < len(generation.concepts):
@@ -273,10 +277,9 @@ def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.A
     return grown
 
 
-def _add_tokens(texts: dict[str, bytes], names: list[str]) -> list[int]:
-    """Give the tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
-    if not names:
-        return []
+def _add_tokens(texts: dict[str, bytes], encoder: str, names: list[str]) -> list[int]:
+    """Give a text encoder's tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
+    part = encoder.replace("text_encoder", "tokenizer")
     from transformers import CLIPTokenizer
 
     from conceptctl.diffusion.prompts import MARKER, add_token
@@ -285,23 +288,23 @@ def _add_tokens(texts: dict[str, bytes], names: list[str]) -> list[int]:
         before, after = Path(name, "before"), Path(name, "after")
         before.mkdir()
         for place, data in texts.items():
-            if place.startswith("tokenizer/"):
+            if place.startswith(f"{part}/"):
                 (before / Path(place).name).write_bytes(data)
         tokenizer: Any = CLIPTokenizer.from_pretrained(before)
         numbers = [add_token(tokenizer, each) for each in names]
         tokenizer.save_pretrained(after)
-        texts |= {f"tokenizer/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
-    place = "tokenizer/added_tokens.json"
+        texts |= {f"{part}/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
+    place = f"{part}/added_tokens.json"
     added = json.loads(texts.get(place, b"{}"))
     added |= {f"{MARKER}{each}".lower(): number for each, number in zip(names, numbers, strict=True)}
     texts[place] = canonical(added)
     # Older releases of transformers have two classes, of which only this one reads `tokenizer.json`; in newer ones
     # both names mean the same.
-    _edit(texts, "model_index.json", lambda index: index.update(tokenizer=["transformers", "CLIPTokenizerFast"]))
+    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", "CLIPTokenizerFast"]}))
     return numbers
 
 
-def _describe_text_encoder(texts: dict[str, bytes], rows: int) -> None:
+def _describe_text_encoder(texts: dict[str, bytes], encoder: str, rows: int) -> None:
     def describe(config: dict[str, Any]) -> None:
         config["vocab_size"] = rows
         # Unless they are told otherwise, programs load the text encoder in the type that its configuration names, and
@@ -310,7 +313,7 @@ def _describe_text_encoder(texts: dict[str, bytes], rows: int) -> None:
             if key in config:
                 config[key] = "float32"
 
-    _edit(texts, "text_encoder/config.json", describe)
+    _edit(texts, f"{encoder}/config.json", describe)
 
 
 def _leave_out_missing(texts: dict[str, bytes], files: Mapping[str, BlobRef]) -> None:

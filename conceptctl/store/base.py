@@ -240,21 +240,24 @@ def tensors(layout: Layout, base: Base, *, read: Collection[str] = ()) -> dict[s
     return found
 
 
-def token_table(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> str:
-    """Return the parameter path of the base's token table.
+def token_tables(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> dict[str, str]:
+    """Return the parameter path of each text encoder's token table, in the family's order.
 
     Raises:
-        StoreDamaged: There is none.
+        StoreDamaged: One is not there.
     """
-    for path in found:
-        if any(fnmatchcase(path, pattern) for pattern in family.token_tables.values()):
-            return path
-    raise StoreDamaged("the base has no token table")
+    tables = {}
+    for encoder, pattern in family.token_tables.items():
+        path = next((path for path in found if fnmatchcase(path, pattern)), None)
+        if path is None:
+            raise StoreDamaged(f"the base has no token table in {encoder}")
+        tables[encoder] = path
+    return tables
 
 
-def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> int:
-    """Return how many numbers a row of the base's token table has."""
-    return found[token_table(found, family)][2].shape[1]
+def token_widths(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> dict[str, int]:
+    """Return how many numbers a row of each token table has; a concept's file has the rows side by side."""
+    return {encoder: found[path][2].shape[1] for encoder, path in token_tables(found, family).items()}
 
 
 def token_words(layout: Layout, base: Base) -> set[str]:

@@ -33,7 +33,7 @@ def check_concept_file(
         base_sha256: The base of the store it shall go into.
         base_tensors: The base's tensors, by parameter path.
         family: Which of them deltas go on.
-        width: Numbers in a row of the base's token table.
+        width: Numbers in the rows of the base's token tables together.
         is_same: Whether another identity than the base's is one of the same base.
 
     Returns:

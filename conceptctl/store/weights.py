@@ -60,7 +60,7 @@ def concept_tensors(
 
     Args:
         deltas: By the place of the weight in the base.
-        token: Rows of the token table, shape (rows, width).
+        token: Its row of each token table, side by side in the family's order, shape (1, all widths).
         features: Features of the pictures drawn just after learning, shape (pictures, width).
         state: What the method keeps for its next concept, by `KIND/PATH`.
     """
@@ -69,6 +69,12 @@ def concept_tensors(
     if features is not None:
         tensors["features"] = array_tensor(features)
     return tensors | delta_tensors(deltas)
+
+
+def rows_by_table(row: Array, widths: Mapping[str, int]) -> dict[str, Array]:
+    """Take a token's row apart: (1, all widths) into (1, width) by table."""
+    ends = np.cumsum(list(widths.values()))
+    return {table: row[:, end - width : end] for (table, width), end in zip(widths.items(), ends, strict=True)}
 
 
 def delta_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
@@ -173,7 +179,7 @@ class Sums(Mapping[str, Array]):
             changed |= kept.keys()
         if missing := sorted(changed - self._start.keys()):
             raise StoreDamaged(f"the base has no {missing[0]}")
-        self._places = sorted(changed)
+        self._places, self._changed = sorted(changed), changed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -181,9 +187,12 @@ class Sums(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, place: object) -> bool:
+        return place in self._changed
+
     def __getitem__(self, place: str) -> Array:
         """Add up one weight matrix: an array of the caller's own."""
-        if place not in self._start:
+        if place not in self:
             raise KeyError(place)
         weight = read_floats(*self._start[place])
         for path, header in self._deltas:

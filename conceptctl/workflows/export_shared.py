@@ -192,8 +192,9 @@ class _Made:
 
 def _write_token(store: Store, concept: Concept, path: Path, made: _Made) -> int:
     row = weights.read_floats(store.blob(concept), "token")
-    tables = families.facts_of(made.generation.base).token_tables
-    tensors = lora.embedding(dict(zip(tables, [row], strict=True)), dtype=made.dtype)
+    found = base.tensors(store.layout, made.generation.base)
+    widths = base.token_widths(found, families.facts_of(made.generation.base))
+    tensors = lora.embedding(weights.rows_by_table(row, widths), dtype=made.dtype)
     described = {"modelspec.title": f"V*{concept.name}", "modelspec.trigger_phrase": path.stem}
     return _write(path, tensors, {**described, "modelspec.sai_model_spec": "1.0.1"}, ignore)
 

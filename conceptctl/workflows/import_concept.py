@@ -114,7 +114,7 @@ def _gate(store: Store) -> Callable[[Path], Record]:
     found = base.tensors(store.layout, head.base)
     shapes = {place: info for place, (_, _, info) in found.items()}
     family = families.facts_of(head.base)
-    width = base.token_width(found, family)
+    width = sum(base.token_widths(found, family).values())
 
     def is_same(sha256: str) -> bool:
         return base.is_same(store.layout, head.base, family, sha256)

@@ -87,8 +87,8 @@ def apply_concepts(
 
 
 def token_rows(text: TextSide, row: Array) -> TokenRows:
-    """The stored row of a token, by the table that it belongs to."""
+    """A token's stored row, (1, all widths), as the rows of the tables, (1, D) by table."""
     import torch
 
-    (table,) = text.token_tables()
-    return {table: torch.from_numpy(row)}
+    widths = {name: table.embedding_dim for name, table in text.token_tables().items()}
+    return {name: torch.from_numpy(part.copy()) for name, part in weights.rows_by_table(row, widths).items()}

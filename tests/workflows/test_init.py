@@ -79,7 +79,7 @@ def test_a_saved_pipeline_comes_back_out_of_a_store(pipeline, folder, tmp_path):
 def test_concepts_change_the_pipelines_own_projections(pipeline, folder, tmp_path):
     store = initialize(tmp_path / "store", str(folder)).store
     tensors = base.tensors(store.layout, store.head().base)
-    assert base.token_width(tensors, FAMILY) == 8
+    assert base.token_widths(tensors, FAMILY) == {"text_encoder": 8}
     shapes = {
         name: tuple(weight.shape)
         for name, weight in pipeline.unet.state_dict().items()

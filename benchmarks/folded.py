@@ -33,7 +33,7 @@ def learned(root: Path, base_folder: Path, concepts: int, density: float) -> Sto
     store = synthetic.make_store(root, base_folder)
     found = base.tensors(store.layout, store.head().base)
     family = families.facts_of(store.head().base)
-    width = base.token_width(found, family)
+    width = sum(base.token_widths(found, family).values())
     shapes = {
         place.removeprefix("unet/"): info.shape for place, (_, _, info) in found.items() if family.is_target(place)
     }

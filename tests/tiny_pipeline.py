@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer
 
@@ -45,16 +52,8 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         use_linear_projection=second,
         norm_num_groups=4,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
     pipeline = StableDiffusionPipeline(
-        vae=vae,
+        vae=_tiny_vae(),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
@@ -62,6 +61,64 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+
+
+def write_tiny_sdxl(folder: Path) -> Path:
+    """Write an SDXL-shaped pipeline: two text encoders of different widths, pooled states; pictures of 16 x 16."""
+    torch.manual_seed(0)
+    tokenizers = [build_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
+    tokenizers[1].pad_token = "!"
+    text = {
+        "vocab_size": len(tokenizers[0]),
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": tokenizers[0].bos_token_id,
+        "eos_token_id": tokenizers[0].eos_token_id,
+    }
+    first = CLIPTextConfig(hidden_size=WIDTH, pad_token_id=tokenizers[0].pad_token_id, **text)
+    second = CLIPTextConfig(
+        hidden_size=2 * WIDTH, projection_dim=8, pad_token_id=tokenizers[1].pad_token_id, hidden_act="gelu", **text
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=3 * WIDTH,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=_tiny_vae(),
+        text_encoder=CLIPTextModel(first),
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
     )
     pipeline.save_pretrained(folder)
     return folder

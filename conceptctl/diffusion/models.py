@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from conceptctl.diffusion.text_encoders import TextEncoders
 from conceptctl.errors import DeviceFailed, NotFound
 
 Pipeline = Any
-"""A `diffusers.StableDiffusionPipeline`; diffusers ships no types."""
+"""A `diffusers.StableDiffusionPipeline` or `StableDiffusionXLPipeline`; diffusers ships no types."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -130,7 +131,7 @@ def _quieten() -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a diffusers folder.
+    """Load the tokenizer of a diffusers folder; of several, which have one vocabulary, the first.
 
     Raises:
         NotFound: It is not there, or of another kind.
@@ -144,21 +145,30 @@ def load_tokenizer(folder: Path) -> Any:
         raise NotFound(f"the base has no CLIP tokenizer: {error}") from error
 
 
-def load_text_encoder(folder: Path, device: torch.device) -> tuple[Any, Any]:
-    """Load the tokenizer and the text encoder of a diffusers folder, and nothing else of it; fp32 everywhere.
+def load_text_encoders(folder: Path, names: Sequence[str], device: torch.device) -> TextEncoders:
+    """Load the tokenizers and the text encoders of a diffusers folder, and nothing else of it; fp32 everywhere.
+
+    Args:
+        folder: The folder.
+        names: The text encoders, of which the last may pool.
+        device: Where to.
 
     Raises:
         NotFound: They are not there, or of another kind.
     """
     _quieten()
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    tokenizers, encoders = [], {}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        for name in names:
+            kind = CLIPTextModel if name == "text_encoder" else CLIPTextModelWithProjection
+            tokenizers.append(CLIPTokenizer.from_pretrained(folder / name.replace("text_encoder", "tokenizer")))
+            encoder = kind.from_pretrained(folder / name, dtype=torch.float32)
+            encoders[name] = encoder.eval().requires_grad_(False).to(device)
     except (ValueError, OSError, AttributeError) as error:
         raise NotFound(f"the base has no CLIP text encoder: {error}") from error
-    return tokenizer, encoder.eval().requires_grad_(False).to(device)
+    return TextEncoders(tokenizers, encoders)
 
 
 def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
@@ -172,18 +182,11 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
     """
-    _quieten()
     from diffusers import StableDiffusionPipeline
 
-    if device.type == "cpu":
-        keep_freed_memory()
-    dtype = torch.bfloat16 if device.type == "cuda" and not in_full else torch.float32
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, safety_checker=None, requires_safety_checker=False
-        )
-    except (ValueError, OSError, AttributeError) as error:
-        raise NotFound(f"the base is no Stable Diffusion pipeline: {error}") from error
+    pipeline = _loaded(
+        StableDiffusionPipeline, folder, device, in_full, safety_checker=None, requires_safety_checker=False
+    )
     unet, encoder = pipeline.unet.config, pipeline.text_encoder.config
     if (
         unet.addition_embed_type is not None
@@ -192,7 +195,38 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     ):
         raise NotFound(
             "the base is of another kind than Stable Diffusion 1.x and 2.x",
-            hint="a text-to-image checkpoint with one text encoder: no SDXL, no inpainting",
+            hint="a text-to-image checkpoint with one text encoder, no inpainting; or SDXL as a whole folder",
         )
+    return pipeline
+
+
+def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
+    """Load a diffusers folder of SDXL; see `load_pipeline`.
+
+    Raises:
+        NotFound: It is another kind of pipeline.
+    """
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = _loaded(StableDiffusionXLPipeline, folder, device, in_full, add_watermarker=False)
+    unet, encoders = pipeline.unet.config, (pipeline.text_encoder.config, pipeline.text_encoder_2.config)
+    if (
+        unet.addition_embed_type != "text_time"
+        or unet.in_channels != pipeline.vae.config.latent_channels
+        or unet.cross_attention_dim != sum(each.hidden_size for each in encoders)
+    ):
+        raise NotFound("the base is of another kind than SDXL", hint="the base model of SDXL, not its refiner")
+    return pipeline
+
+
+def _loaded(kind: Any, folder: Path, device: torch.device, in_full: bool, **parts: Any) -> Pipeline:
+    _quieten()
+    if device.type == "cpu":
+        keep_freed_memory()
+    dtype = torch.bfloat16 if device.type == "cuda" and not in_full else torch.float32
+    try:
+        pipeline = kind.from_pretrained(folder, dtype=dtype, **parts)
+    except (ValueError, OSError, AttributeError) as error:
+        raise NotFound(f"the base cannot be loaded as {kind.__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

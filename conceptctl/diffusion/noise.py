@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from conceptctl.diffusion.text_encoders import States
 from conceptctl.errors import DeviceFailed, NotFound
 
 TIMESTEP_SAMPLINGS = ("uniform", "importance")
@@ -35,7 +36,7 @@ class DenoisingObjective:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor, Tensor, States], Any],
         scheduler_config: Any,
         device: torch.device,
         *,
@@ -46,7 +47,7 @@ class DenoisingObjective:
         """Take over a noise schedule.
 
         Args:
-            network: Called with noisy latents, timesteps and hidden states.
+            network: Called with noisy latents, timesteps and states; what it returns has a `sample`.
             scheduler_config: The configuration of the schedule that it was trained with.
             device: Where it is.
             snr_gamma: The signal-to-noise ratio from which on a sample's error counts less, so that no sample's clean
@@ -87,7 +88,7 @@ class DenoisingObjective:
         return weights.mul(before / weights.mean()).float()
 
     @torch.no_grad()
-    def importance_sample(self, latents: Tensor, hidden: Tensor, portion: int) -> None:
+    def importance_sample(self, latents: Tensor, states: States, portion: int) -> None:
         """From now on draw the times where errors are large more often, and let their errors count as much less.
 
         What is trained stays the same in the mean, and gradients vary less (Nichol & Dhariwal 2021, "Improved denoising
@@ -96,7 +97,7 @@ class DenoisingObjective:
 
         Args:
             latents: Clean latents (B, C, H, W), fp32.
-            hidden: Hidden states (B, T, D) of what stands for their prompts.
+            states: Those of what stands for their prompts.
             portion: How many of them go through the model together.
 
         Raises:
@@ -110,7 +111,7 @@ class DenoisingObjective:
         for time in grid:
             noise, _ = self._draw(latents, generator)
             timesteps = time.to(latents.device).expand(len(latents))
-            portions = zip(*(each.split(portion) for each in (latents, noise, timesteps, hidden)), strict=True)
+            portions = zip(*(each.split(portion) for each in (latents, noise, timesteps, states)), strict=True)
             errors = [self._loss_at(*each) for each in portions]
             found.append(torch.cat(errors).square().mean().sqrt())
         sizes = torch.stack(found).cpu().double().clamp(min=1e-12).log()
@@ -129,9 +130,9 @@ class DenoisingObjective:
         self.probabilities = probabilities
         self.weights = (weights / (self.times * probabilities)).float().to(latents.device)
 
-    def _loss_at(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+    def _loss_at(self, latents: Tensor, noise: Tensor, timesteps: Tensor, states: States) -> Tensor:
         noised = self._noised(latents, noise, timesteps)
-        return self.loss(self.predict(noised, hidden), noised)
+        return self.loss(self.predict(noised, states), noised)
 
     def corrupt(self, clean: Tensor, generator: torch.Generator) -> NoisedLatents:
         """Draw noise and a time for each of a batch of latents (B, C, H, W), fp32, on the CPU."""
@@ -148,8 +149,8 @@ class DenoisingObjective:
         """Some of a batch's samples."""
         return NoisedLatents(noised.inputs[part], noised.timesteps[part], noised.target[part])
 
-    def predict(self, noised: NoisedLatents, condition: Tensor) -> Tensor:
-        """Denoise once: what the network predicts, (B, C, H, W), fp32, given hidden states (B, T, D)."""
+    def predict(self, noised: NoisedLatents, condition: States) -> Tensor:
+        """Denoise once: what the network predicts, (B, C, H, W), fp32, given states of B prompts."""
         with self.autocast():
             predicted: Tensor = self.network(noised.inputs.to(condition.dtype), noised.timesteps, condition).sample
         return predicted.float()

@@ -15,6 +15,8 @@ from conceptctl.diffusion.composition.difference_masks import difference_masks
 from conceptctl.diffusion.composition.guidance import GuidedPrompt, composable_guidance
 from conceptctl.diffusion.composition.regions import Composition, Prompt, Region, parts_of
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.networks import encode_prompt, pipeline_arguments, unwanted
+from conceptctl.diffusion.text_encoders import States
 from conceptctl.errors import UsageError
 
 STRENGTH = 0.9
@@ -114,11 +116,11 @@ def _part_watch(watch: Callable[[float], None], part: int, parts: int) -> _PartW
 
 
 class _States(NamedTuple):
-    """The hidden states of what is wanted and, with guidance, of what is not, (1, T, D)."""
+    """What is told of what is wanted and, with guidance, of what is not, each for one sample."""
 
-    wanted: Tensor
-    unwanted: Tensor | None
-    words: tuple[Tensor, Tensor] | None = None
+    wanted: States
+    unwanted: States | None
+    words: tuple[States, States] | None = None
     """Those of others of the class, with what is said beside the concept and without."""
 
     def guided(self, unet: nn.Module, guidance: float, count: int) -> AbstractContextManager[None]:
@@ -130,8 +132,7 @@ class _States(NamedTuple):
 
     def expanded(self, count: int) -> dict[str, Tensor | None]:
         """What a pipeline is given to draw so many pictures."""
-        unwanted = None if self.unwanted is None else self.unwanted.expand(count, -1, -1)
-        return {"prompt_embeds": self.wanted.expand(count, -1, -1), "negative_prompt_embeds": unwanted}
+        return pipeline_arguments(self.wanted, self.unwanted, count)
 
 
 def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) -> list[_States]:
@@ -139,19 +140,14 @@ def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) 
     # Some bases are told how closely to follow, and draw no second picture for it.
     guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
 
-    def encoded(text: str) -> Tensor:
-        states: Tensor = pipeline.encode_prompt(text, pipeline.device, 1, False)[0]
-        return states
-
-    unwanted = encoded(negative) if guided else None
     found = []
     for part in parts_of(prompt):
+        text = part.prompt if isinstance(part, GuidedPrompt) else part
+        wanted = encode_prompt(pipeline, text)
+        words = None
         if isinstance(part, GuidedPrompt):
-            found.append(
-                _States(encoded(part.prompt), unwanted, (encoded(part.with_words), encoded(part.without_words)))
-            )
-        else:
-            found.append(_States(encoded(part), unwanted))
+            words = encode_prompt(pipeline, part.with_words), encode_prompt(pipeline, part.without_words)
+        found.append(_States(wanted, unwanted(pipeline, negative, wanted) if guided else None, words))
     return found
 
 
@@ -172,13 +168,21 @@ def _painter_for(pipeline: Pipeline, prompt: Prompt) -> Pipeline | None:
     if not isinstance(prompt, Composition):
         return None
     check_paintable(pipeline)
-    from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline
+    from diffusers import (
+        DDIMScheduler,
+        PNDMScheduler,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionXLInpaintPipeline,
+    )
 
     # It adapts the scheduler's configuration to itself. Begun in the middle, PNDM leaves out the step that it doubles.
     kind = type(pipeline.scheduler)
     scheduler = (DDIMScheduler if kind is PNDMScheduler else kind).from_config(pipeline.scheduler.config)
-    painter = StableDiffusionInpaintPipeline(
-        **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
-    )
+    parts = {**pipeline.components, "scheduler": scheduler}
+    if hasattr(pipeline, "text_encoder_2"):
+        zeros = pipeline.config.force_zeros_for_empty_prompt
+        painter = StableDiffusionXLInpaintPipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+    else:
+        painter = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     painter.set_progress_bar_config(disable=True)
     return painter

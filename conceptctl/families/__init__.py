@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.store.manifest import Base, Family
 
-FAMILIES = ("sd",)
+FAMILIES = ("sd", "sdxl")
 """Every family, by its module; a folder is of the first that does not refuse it."""
 UNSAID = "sd"
 """The family of bases whose stores do not say: they were made when there was one."""

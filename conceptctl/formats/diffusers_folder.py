@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
 from conceptctl.store.store import Store, unknown_concept
-from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor
 
 FILE_MODE, FOLDER_MODE = 0o666, 0o777
 """What leaves a store is the user's to protect: the umask decides."""
@@ -188,27 +189,33 @@ class _Plan:
             dataclasses.replace(read_record(path), name=each.name)
             for each, (_, path) in zip(concepts, files, strict=True)
         ]
+        family = families.facts_of(generation.base)
+        changing = {pattern.partition("/")[0] for pattern in (*family.targets, *family.token_tables.values())}
         for place, ref in generation.base.files.items():
             # What is copied as it is, is checked while it is copied.
-            if place.startswith(("unet/", "text_encoder/")):
+            if place.partition("/")[0] in changing:
                 blobs.checked(layout, ref, f"base {generation.base.name}: {place}", read=True)
         found = base.tensors(layout, generation.base)
         tokens = {uid: weights.read_floats(path, "token") for uid, path in files}
+        self._tables: dict[str, weights.Array] = {}
+        self._sums: Mapping[str, weights.Array]
         if sums is not None:
-            self._changed = dict(sums)
+            self._sums = sums
         elif len(concepts) == len(generation.concepts):
-            self._changed, _ = folded.read(layout, generation)
+            self._sums, _ = folded.read(layout, generation)
         else:
             _check_raw(concepts, self._records)
-            self._changed, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
+            self._sums, _ = weights.fold({place: (path, name) for place, (path, name, _) in found.items()}, files)
         self._texts = _texts(layout, generation)
-        numbers = _add_tokens(self._texts, [each.name for each in concepts])
         if concepts:
-            rows = {number: tokens[each.uid] for number, each in zip(numbers, concepts, strict=True)}
-            table = base.token_table(found, families.facts_of(generation.base))
-            path, name, _ = found[table]
-            self._changed[table] = _grown(weights.read_floats(path, name), rows)
-            _describe_text_encoder(self._texts, len(self._changed[table]))
+            widths = base.token_widths(found, family)
+            for encoder, table in base.token_tables(found, family).items():
+                numbers = _add_tokens(self._texts, encoder, [each.name for each in concepts])
+                own = [weights.rows_by_table(tokens[each.uid], widths)[encoder] for each in concepts]
+                path, name, _ = found[table]
+                grown = _grown(weights.read_floats(path, name), dict(zip(numbers, own, strict=True)))
+                self._tables[table] = grown
+                _describe_text_encoder(self._texts, encoder, len(grown))
         _leave_out_missing(self._texts, generation.base.files)
         which = "all concepts"
         if len(concepts) < len(generation.concepts):
@@ -220,7 +227,8 @@ class _Plan:
         self.size = SLACK + sum(
             (
                 *(ref.size for ref in generation.base.files.values()),
-                *(each.nbytes for each in self._changed.values()),
+                *(4 * math.prod(found[place][2].shape) for place in self._sums),
+                *(each.nbytes for each in self._tables.values()),
                 *map(len, self._texts.values()),
             )
         )
@@ -232,22 +240,25 @@ class _Plan:
             path = blobs.checked(self.layout, ref, f"base {self.generation.base.name}: {place}")
             part = place.partition("/")[0]
             names = tensorfile.read_header(path).tensors
-            replaced = {name: self._changed[f"{part}/{name}"] for name in names if f"{part}/{name}" in self._changed}
-            if replaced:
-                yield place, self._with_replaced(path, replaced), ""
+            if any(f"{part}/{name}" in self._sums or f"{part}/{name}" in self._tables for name in names):
+                yield place, self._with_replaced(path, part), ""
             else:
                 yield place, _read(path), ref.sha256
         for place, data in self._texts.items():
             yield place, [data], ""
 
-    def _with_replaced(self, path: Path, replaced: Mapping[str, weights.Array]) -> Pieces:
+    def _with_replaced(self, path: Path, part: str) -> Pieces:
+        """A file of the base with what was learned in it; one weight at a time is in memory."""
         header = tensorfile.read_header(path)
         view = tensorfile.numbers(path, header)
-        tensors = {
-            name: Tensor(info.dtype, info.shape, view[info.start : info.end]) for name, info in header.tensors.items()
-        }
-        tensors |= {name: weights.array_tensor(array) for name, array in replaced.items()}
-        described = model_card.metadata(self.generation, self._records, self._texts)
+        tensors: dict[str, Tensor | LazyTensor] = {}
+        for name, info in header.tensors.items():
+            tensors[name] = Tensor(info.dtype, info.shape, view[info.start : info.end])
+            for learned in (self._sums, self._tables):
+                if f"{part}/{name}" in learned:
+                    tensors[name] = weights.lazy_tensor(learned, f"{part}/{name}")
+        configs = {place: json.loads(data) for place, data in self._texts.items() if place.endswith("config.json")}
+        described = model_card.metadata(self.generation, self._records, model_card.architecture(configs))
         return tensorfile.encode(tensors, {"format": "pt", **header.metadata, **described})
 
 
@@ -271,10 +282,9 @@ def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.A
     return grown
 
 
-def _add_tokens(texts: dict[str, bytes], names: list[str]) -> list[int]:
-    """Give the tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
-    if not names:
-        return []
+def _add_tokens(texts: dict[str, bytes], encoder: str, names: list[str]) -> list[int]:
+    """Give a text encoder's tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
+    part = encoder.replace("text_encoder", "tokenizer")
     from transformers import CLIPTokenizer
 
     from conceptctl.diffusion.prompts import MARKER, add_token
@@ -283,23 +293,23 @@ def _add_tokens(texts: dict[str, bytes], names: list[str]) -> list[int]:
         before, after = Path(name, "before"), Path(name, "after")
         before.mkdir()
         for place, data in texts.items():
-            if place.startswith("tokenizer/"):
+            if place.startswith(f"{part}/"):
                 (before / Path(place).name).write_bytes(data)
         tokenizer: Any = CLIPTokenizer.from_pretrained(before)
         numbers = [add_token(tokenizer, each) for each in names]
         tokenizer.save_pretrained(after)
-        texts |= {f"tokenizer/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
-    place = "tokenizer/added_tokens.json"
+        texts |= {f"{part}/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
+    place = f"{part}/added_tokens.json"
     added = json.loads(texts.get(place, b"{}"))
     added |= {f"{MARKER}{each}".lower(): number for each, number in zip(names, numbers, strict=True)}
     texts[place] = canonical(added)
     # Older releases of transformers have two classes, of which only this one reads `tokenizer.json`; in newer ones
     # both names mean the same.
-    _edit(texts, "model_index.json", lambda index: index.update(tokenizer=["transformers", "CLIPTokenizerFast"]))
+    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", "CLIPTokenizerFast"]}))
     return numbers
 
 
-def _describe_text_encoder(texts: dict[str, bytes], rows: int) -> None:
+def _describe_text_encoder(texts: dict[str, bytes], encoder: str, rows: int) -> None:
     def describe(config: dict[str, Any]) -> None:
         config["vocab_size"] = rows
         # Unless they are told otherwise, programs load the text encoder in the type that its configuration names, and
@@ -308,7 +318,7 @@ def _describe_text_encoder(texts: dict[str, bytes], rows: int) -> None:
             if key in config:
                 config[key] = "float32"
 
-    _edit(texts, "text_encoder/config.json", describe)
+    _edit(texts, f"{encoder}/config.json", describe)
 
 
 def _leave_out_missing(texts: dict[str, bytes], files: Mapping[str, BlobRef]) -> None:

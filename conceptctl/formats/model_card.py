@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import conceptctl
 from conceptctl.presets import Sampling
@@ -12,6 +13,13 @@ from conceptctl.store.manifest import Generation, canonical
 
 ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}
 """Modelspec's names, by the width of the text encoder; other widths have none."""
+_TRAINERS_NAMES = {
+    "stable-diffusion-v1": "sd_v1",
+    "stable-diffusion-v2-512": "sd_v2",
+    "stable-diffusion-v2-768-v": "sd_v2_v",
+    "stable-diffusion-xl-v1-base": "sdxl_base_v1-0",
+}
+"""What trainers of LoRAs call bases (kohya's `ss_base_model_version`), by modelspec's name."""
 
 
 def card(generation: Generation, records: Sequence[Record], *, which: str, sampling: Sampling) -> str:
@@ -69,8 +77,41 @@ def _cell(text: str) -> str:
     return plain
 
 
-def metadata(generation: Generation, records: Sequence[Record], texts: Mapping[str, bytes]) -> dict[str, str]:
+def metadata(generation: Generation, records: Sequence[Record], architecture: str) -> dict[str, str]:
     """Return the metadata of a file with folded weights: modelspec's keys, and what they were made from."""
+    return _described(generation, records, architecture)
+
+
+def adapter_metadata(
+    generation: Generation, records: Sequence[Record], architecture: str, stem: str, rank: int, error: float
+) -> dict[str, str]:
+    """Return the metadata of a file that is added to a checkpoint: modelspec's keys, and those of LoRA trainers.
+
+    Args:
+        generation: What it was made from.
+        records: Its concepts.
+        architecture: Of the base, as modelspec calls it; empty for unknown ones.
+        stem: What the file is called.
+        rank: The rank of its factors; 0 for full differences.
+        error: |difference| / |deltas| where something was left out.
+    """
+    described = _described(generation, records, f"{architecture}/lora" if architecture else "")
+    words = ", ".join(record.name for record in records)
+    described["modelspec.usage_hint"] = f"with the embeddings of the same names: {words}"
+    known = {
+        "ss_v2": str(architecture.startswith("stable-diffusion-v2")),
+        "ss_base_model_version": _TRAINERS_NAMES.get(architecture, ""),
+        "ss_network_module": "networks.lora" if rank else "",
+        "ss_network_dim": str(rank) if rank else "",
+        "ss_network_alpha": str(rank) if rank else "",
+        "ss_network_args": "{}" if rank else "",
+        "ss_output_name": stem,
+        "conceptctl.error": f"{error:.3g}" if error > 1e-5 else "",
+    }
+    return described | {key: value for key, value in known.items() if value}
+
+
+def _described(generation: Generation, records: Sequence[Record], architecture: str) -> dict[str, str]:
     tokens = [f"V*{record.name}" for record in records]
     described = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -78,7 +119,7 @@ def metadata(generation: Generation, records: Sequence[Record], texts: Mapping[s
         "modelspec.implementation": "diffusers",
         "modelspec.trigger_phrase": " ".join(tokens),
         "modelspec.license": "; ".join(f"V*{each.name}: {each.license}" for each in records if each.license),
-        "modelspec.architecture": _architecture(texts),
+        "modelspec.architecture": architecture,
         "conceptctl": canonical(
             {
                 "base": generation.base.sha256,
@@ -90,9 +131,16 @@ def metadata(generation: Generation, records: Sequence[Record], texts: Mapping[s
     return {key: value for key, value in described.items() if value}
 
 
-def _architecture(texts: Mapping[str, bytes]) -> str:
-    width = json.loads(texts.get("text_encoder/config.json", b"{}")).get("hidden_size")
+def architecture(configs: Mapping[str, Any]) -> str:
+    """Return what modelspec calls a base; an empty string for what it has no name for.
+
+    Args:
+        configs: The base's configurations, by their place in its folder.
+    """
+    if "text_encoder_2/config.json" in configs:
+        return "stable-diffusion-xl-v1-base"
+    width = configs.get("text_encoder/config.json", {}).get("hidden_size")
     if width != 1024:
         return ARCHITECTURES.get(width, "")
-    scheduler = json.loads(texts.get("scheduler/scheduler_config.json", b"{}"))
+    scheduler = configs.get("scheduler/scheduler_config.json", {})
     return f"{ARCHITECTURES[width]}-{'768-v' if scheduler.get('prediction_type') == 'v_prediction' else '512'}"

@@ -1,13 +1,14 @@
 """The base: a diffusers folder, copied in once, and known by the sha256 of its tensors.
 
 It is copied and not referred to: a folder can be moved, a hub can forget, and a new release of this program may
-bring another bundled base, and none of that may take a concept away. What the files are called, how they are split
-and where they lay does not enter its identity; what the tensors are does.
+bring another bundled base, and none of that may take a concept away. What the files and the tensors are called, how
+they are split, where they lay and whether they are fp16 or fp32 does not enter its identity; what the numbers are does.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +23,10 @@ from conceptctl.store.tensorfile import Tensor, TensorInfo
 
 TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+_WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
+_WEIGHTS = re.compile(r"(?P<stem>[^.]+?)(?:\.(?P<variant>[^.]+?))?(?P<part>-\d+-of-\d+)?\.safetensors")
+FLOATS = {"F16", "BF16", "F32", "F64"}
+"""What weights are kept in."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Source:
     Attributes:
         weights: Its safetensors files, by their place in the folder.
         texts: Its configurations and vocabularies, by theirs.
-        sha256: Digest over the tensors of its components.
+        sha256: Its identity; see `identity`.
         family: What kind of model it is.
     """
 
@@ -55,18 +60,60 @@ def inspect(folder: Path, family: Family) -> Source:
     if not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    weights = _default_variant([path for path in files if path.suffix == ".safetensors"])
-    with_weights = {path.parent for path in weights}
-    for path in files:
-        if path.suffix in PICKLES and path.parent not in with_weights:
-            raise ImportRefused(f"{path.relative_to(folder)}: a pickle runs code when it is read: only safetensors")
-    texts = [path for path in files if path.suffix in TEXTS]
-    placed = {path.relative_to(folder).as_posix(): path for path in weights}
-    there = {_component(place) for place in placed}
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    weights = {place: named[name] for place, name in chosen_weights(named, family).items()}
+    there = {_component(place) for place in weights}
+    for name in named:
+        component = _component(name)
+        if Path(name).suffix in PICKLES and component in family.components and component not in there:
+            raise ImportRefused(f"{name}: a pickle runs code when it is read: only safetensors")
     if missing := sorted({_component(pattern) for pattern in family.targets} - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
-    named = {path.relative_to(folder).as_posix(): path for path in texts}
-    return Source(placed, named, _identity(placed, family), family)
+    texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
+    return Source(weights, texts, identity(weights, family), family)
+
+
+def chosen_weights(names: Iterable[str], family: Family) -> dict[str, str]:
+    """Choose the files that make a model, among all that lie in a diffusers folder, or on a hub.
+
+    Folders hold the same weights several times: as fp16 and fp32, with and without averaging, whole in one file at the
+    root; and networks beside the model, as a safety checker. One form of each component is taken: that without a
+    variant's name before fp16 before others, and a whole file before parts.
+
+    Args:
+        names: Every file, by its place in the folder.
+        family: Which components make a base.
+
+    Returns:
+        The chosen files by where they belong in a folder that is loaded without naming a variant.
+
+    Raises:
+        ImportRefused: A component is there only in the parts of a variant, which their index names.
+    """
+    found: dict[str, dict[tuple[str, bool], dict[str, str]]] = {}
+    for name in names:
+        component, _, file = name.partition("/")
+        match = _WEIGHTS.fullmatch(file)
+        if match and component in family.components:
+            form = match["variant"] or "", match["part"] is not None
+            plain = f"{component}/{match['stem']}{match['part'] or ''}.safetensors"
+            found.setdefault(component, {}).setdefault(form, {})[plain] = name
+    chosen: dict[str, str] = {}
+    for component, forms in found.items():
+        variant, in_parts = min(forms, key=lambda form: (form[0] not in ("", "fp16"), form[1], form))
+        if variant and in_parts:
+            raise ImportRefused(
+                f"{component}: its weights are there only as parts of the variant {variant}",
+                hint="load it with diffusers and save it in one piece: pipeline.save_pretrained(FOLDER)",
+            )
+        chosen |= forms[variant, in_parts]
+    return chosen
+
+
+def _is_text_of(name: str, components: Collection[str]) -> bool:
+    """Whether a text belongs to what is kept: the index, a component's, or that of a part without weights."""
+    component = _component(name)
+    return name == "model_index.json" or component in components or component.startswith(_WITHOUT_WEIGHTS)
 
 
 def _component(place: str) -> str:
@@ -77,24 +124,72 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _default_variant(weights: list[Path]) -> list[Path]:
-    """Leave out `model.fp16.safetensors` where `model.safetensors` is there too: they hold the same model twice."""
-    plain = {path.parent for path in weights if path.stem.count(".") == 0}
-    return [path for path in weights if path.stem.count(".") == 0 or path.parent not in plain]
+def identity(weights: Mapping[str, Path], family: Family) -> str:
+    """Return what a model is called whatever its tensors are called: a digest of their numbers.
 
+    One model is passed on under several names (libraries rename parameters, checkpoints in one file have names of
+    their own), in fp32 or rounded to fp16, its 1 x 1 convolutions as matrices or not. So every component counts as the
+    set of its tensors, each rounded to fp16, without its name and without axes of length 1. Integers, as the positions
+    that some files list, are no weights.
 
-def _identity(weights: Mapping[str, Path], family: Family) -> str:
+    Args:
+        weights: Safetensors files, by their place in a diffusers folder.
+        family: Which components count.
+
+    Returns:
+        A sha256 in hexadecimal.
+    """
     lines = []
+    for component, _, info, view in _component_tensors(weights, family):
+        if info.dtype in FLOATS:
+            digest = hashlib.sha256(_as_half(info, view)).hexdigest()
+            lines.append(canonical([component, [size for size in info.shape if size != 1], digest]))
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def identity_by_names(weights: Mapping[str, Path], family: Family) -> str:
+    """Return what version 0.1 called a model: names, types and shapes of its tensors entered it."""
+    lines = []
+    for component, name, info, view in _component_tensors(weights, family):
+        digest = hashlib.sha256(view[info.start : info.end]).hexdigest()
+        lines.append(canonical([component, name, info.dtype, info.shape, digest]))
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def is_same(layout: Layout, base: Base, family: Family, sha256: str) -> bool:
+    """Whether an identity, of either form, is that of a store's base.
+
+    Reads every number of the base where it is another than the recorded one.
+    """
+    if sha256 == base.sha256:
+        return True
+    files = {place: blobs.checked(layout, ref, f"base {base.name}: {place}") for place, ref in base.files.items()}
+    return sha256 in (identity(files, family), identity_by_names(files, family))
+
+
+def _component_tensors(
+    weights: Mapping[str, Path], family: Family
+) -> Iterator[tuple[str, str, TensorInfo, memoryview]]:
+    """Yield the tensors of a model's components: component, name, what it is, and the numbers of its file."""
     for place, path in weights.items():
         component = _component(place)
-        if not component.startswith(family.components):
-            continue
-        header = tensorfile.read_header(path)
-        view = tensorfile.numbers(path, header)
-        for name, info in header.tensors.items():
-            digest = hashlib.sha256(view[info.start : info.end]).hexdigest()
-            lines.append(canonical([component, name, info.dtype, info.shape, digest]))
-    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+        if component.startswith(family.components):
+            header = tensorfile.read_header(path)
+            view = tensorfile.numbers(path, header)
+            for name, info in header.tensors.items():
+                yield component, name, info, view
+
+
+def _as_half(info: TensorInfo, view: memoryview) -> memoryview:
+    """Return the bytes of a float tensor in fp16."""
+    import numpy as np
+
+    from conceptctl.store.weights import to_array
+
+    if info.dtype == "F16":
+        return view[info.start : info.end]
+    with np.errstate(over="ignore"):
+        return to_array(info, view).astype("<f2").reshape(-1).view(np.uint8).data
 
 
 def ingest(layout: Layout, source: Source, name: str) -> Base:
@@ -145,21 +240,24 @@ def tensors(layout: Layout, base: Base, *, read: Collection[str] = ()) -> dict[s
     return found
 
 
-def token_table(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> str:
-    """Return the parameter path of the base's token table.
+def token_tables(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> dict[str, str]:
+    """Return the parameter path of each text encoder's token table, in the family's order.
 
     Raises:
-        StoreDamaged: There is none.
+        StoreDamaged: One is not there.
     """
-    for path in found:
-        if any(fnmatchcase(path, pattern) for pattern in family.token_tables.values()):
-            return path
-    raise StoreDamaged("the base has no token table")
+    tables = {}
+    for encoder, pattern in family.token_tables.items():
+        path = next((path for path in found if fnmatchcase(path, pattern)), None)
+        if path is None:
+            raise StoreDamaged(f"the base has no token table in {encoder}")
+        tables[encoder] = path
+    return tables
 
 
-def token_width(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> int:
-    """Return how many numbers a row of the base's token table has."""
-    return found[token_table(found, family)][2].shape[1]
+def token_widths(found: Mapping[str, tuple[Path, str, TensorInfo]], family: Family) -> dict[str, int]:
+    """Return how many numbers a row of each token table has; a concept's file has the rows side by side."""
+    return {encoder: found[path][2].shape[1] for encoder, path in token_tables(found, family).items()}
 
 
 def token_words(layout: Layout, base: Base) -> set[str]:

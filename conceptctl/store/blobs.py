@@ -7,7 +7,7 @@ from conceptctl.errors import ConceptctlError, StoreDamaged
 from conceptctl.store import durable, tensorfile
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef
-from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor
 
 READ_ONLY = 0o400
 
@@ -47,10 +47,10 @@ def add(layout: Layout, chunks: Iterable[bytes | memoryview], size: int) -> Blob
     return ref
 
 
-def add_tensors(layout: Layout, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> BlobRef:
+def add_tensors(layout: Layout, tensors: Mapping[str, Tensor | LazyTensor], metadata: Mapping[str, str]) -> BlobRef:
     """Write tensors as a blob."""
-    pieces = tensorfile.encode(tensors, metadata)
-    return add(layout, pieces, sum(memoryview(piece).nbytes for piece in pieces))
+    encoded = tensorfile.encode(tensors, metadata)
+    return add(layout, encoded, encoded.size)
 
 
 def add_file(layout: Layout, source: Path) -> BlobRef:

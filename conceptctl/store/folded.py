@@ -19,7 +19,7 @@ from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation
 
 if TYPE_CHECKING:
-    from conceptctl.store.weights import Array
+    from conceptctl.store.weights import Array, Sums
 
 
 def build(layout: Layout, generation: Generation) -> BlobRef | None:
@@ -46,7 +46,7 @@ def refuse(concept: Concept, error: StoreDamaged) -> None:
     raise error
 
 
-def read(layout: Layout, generation: Generation, spare: Spare = refuse) -> tuple[dict[str, Array], dict[str, Array]]:
+def read(layout: Layout, generation: Generation, spare: Spare = refuse) -> tuple[Sums, dict[str, Array]]:
     """Return a generation's weights with all of its concepts in them, folded or not.
 
     What is not folded yet is added to the stored weights. Where those are gone, as those of earlier generations are, or
@@ -58,7 +58,8 @@ def read(layout: Layout, generation: Generation, spare: Spare = refuse) -> tuple
         spare: What is done about damaged concepts.
 
     Returns:
-        The weights that its concepts change, fp32, by place; and their token rows, by uid.
+        The weights that its concepts change, fp32, by place, each added up when it is asked for; and their token rows,
+        by uid.
 
     Raises:
         StoreDamaged: The base is damaged, or a concept's delta that is needed.

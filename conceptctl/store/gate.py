@@ -1,9 +1,10 @@
 """The import gate: what a file from elsewhere must be before a byte of it enters a store."""
 
+import dataclasses
 import math
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from conceptctl.errors import ImportRefused, NotFound
@@ -18,7 +19,12 @@ MOST_STATE_KINDS = 16
 
 
 def check_concept_file(
-    path: Path, base_sha256: str, base_tensors: Mapping[str, TensorInfo], family: Family, width: int
+    path: Path,
+    base_sha256: str,
+    base_tensors: Mapping[str, TensorInfo],
+    family: Family,
+    width: int,
+    is_same: Callable[[str], bool] = lambda other: False,
 ) -> Record:
     """Return the record of a concept file that fits a base.
 
@@ -27,7 +33,11 @@ def check_concept_file(
         base_sha256: The base of the store it shall go into.
         base_tensors: The base's tensors, by parameter path.
         family: Which of them deltas go on.
-        width: Numbers in a row of the base's token table.
+        width: Numbers in the rows of the base's token tables together.
+        is_same: Whether another identity than the base's is one of the same base.
+
+    Returns:
+        The record, naming the base as the store does.
 
     Raises:
         NotFound: There is no such file.
@@ -43,7 +53,7 @@ def check_concept_file(
     record = concept.read_record(path)
     if not concept.NAME.fullmatch(record.name) or not concept.UID.fullmatch(record.uid):
         raise ImportRefused(f"{path.name}: the record's name or uid cannot be one")
-    if record.base != base_sha256:
+    if record.base != base_sha256 and not is_same(record.base):
         raise ImportRefused(
             f"{path.name}: needs base {record.base[:64]}, this store has {base_sha256}",
             hint="a store has one base; make another with conceptctl init --base ... --store DIR",
@@ -52,7 +62,7 @@ def check_concept_file(
     _check_tensors(path, header, targets, width)
     _check_state(path, header, targets)
     _check_numbers(path, header, base_tensors)
-    return record
+    return dataclasses.replace(record, base=base_sha256)
 
 
 def _check_tensors(path: Path, header: Header, targets: Mapping[str, TensorInfo], width: int) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,20 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor whose bytes are made when they are written, so that no more than one is in memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], bytes | memoryview]
+
+    @property
+    def data(self) -> bytes | memoryview:
+        """Its bytes, made anew each time."""
+        return self.make()
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     return tensors, header.metadata
 
 
-def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+@dataclass(frozen=True)
+class Encoded:
+    """A file's bytes in pieces."""
+
+    size: int
+    """How many bytes there are."""
+    start: bytes
+    tensors: tuple[Tensor | LazyTensor, ...]
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield the pieces, one tensor after the other."""
+        yield self.start
+        for tensor in self.tensors:
+            yield tensor.data
+
+
+def encode(tensors: Mapping[str, Tensor | LazyTensor], metadata: Mapping[str, str]) -> Encoded:
     """Return a file's bytes in pieces: the same tensors and metadata always give the same bytes."""
     # Wide types first, so that every tensor is aligned to its own width.
     order = sorted(tensors, key=lambda name: (-WIDTHS[tensors[name].dtype], name))
@@ -151,9 +181,10 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[b
     position = 0
     for name in order:
         tensor = tensors[name]
-        end = position + memoryview(tensor.data).nbytes
+        end = position + math.prod(tensor.shape) * WIDTHS[tensor.dtype]
         entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     header = canonical(entries)
     header += b" " * (-len(header) % 8)
-    return [struct.pack("<Q", len(header)), header, *(tensors[name].data for name in order)]
+    start = struct.pack("<Q", len(header)) + header
+    return Encoded(len(start) + position, start, tuple(tensors[name] for name in order))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from conceptctl.errors import StoreDamaged
 from conceptctl.store import tensorfile
-from conceptctl.store.tensorfile import Header, Tensor, TensorInfo
+from conceptctl.store.tensorfile import Header, LazyTensor, Tensor, TensorInfo
 
 Array = NDArray[np.float32]
 
@@ -60,7 +60,7 @@ def concept_tensors(
 
     Args:
         deltas: By the place of the weight in the base.
-        token: Rows of the token table, shape (rows, width).
+        token: Its row of each token table, side by side in the family's order, shape (1, all widths).
         features: Features of the pictures drawn just after learning, shape (pictures, width).
         state: What the method keeps for its next concept, by `KIND/PATH`.
     """
@@ -69,6 +69,12 @@ def concept_tensors(
     if features is not None:
         tensors["features"] = array_tensor(features)
     return tensors | delta_tensors(deltas)
+
+
+def rows_by_table(row: Array, widths: Mapping[str, int]) -> dict[str, Array]:
+    """Take a token's row apart: (1, all widths) into (1, width) by table."""
+    ends = np.cumsum(list(widths.values()))
+    return {table: row[:, end - width : end] for (table, width), end in zip(widths.items(), ends, strict=True)}
 
 
 def delta_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
@@ -108,12 +114,20 @@ def unpack(info: TensorInfo, view: memoryview) -> NDArray[np.bool_]:
 def read_deltas(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Delta]]:
     """Read a concept file's deltas, one at a time, in the order of their places."""
     header = tensorfile.read_header(path)
-    view = tensorfile.numbers(path, header)
     for place in sorted(places(header)):
-        shape = shapes[place]
-        bits = unpack(header.tensors[f"delta/{place}/mask"], view)
-        mask = bits[: math.prod(shape)].reshape(shape)
-        yield place, Delta(mask, to_array(header.tensors[f"delta/{place}/values"], view))
+        yield place, read_delta(path, header, place, shapes[place])
+
+
+def read_delta(path: Path, header: Header, place: str, shape: tuple[int, ...]) -> Delta:
+    """Read one of a concept file's deltas, of a weight of a shape."""
+    view = tensorfile.numbers(path, header)
+    bits = unpack(header.tensors[_mask_name(place)], view)
+    mask = bits[: math.prod(shape)].reshape(shape)
+    return Delta(mask, to_array(header.tensors[f"delta/{place}/values"], view))
+
+
+def _mask_name(place: str) -> str:
+    return f"delta/{place}/mask"
 
 
 def read_floats(path: Path, name: str) -> Array:
@@ -136,45 +150,93 @@ def read_state(path: Path) -> dict[str, Array]:
     return {name.removeprefix("state/"): to_array(info, view) for name, info in named}
 
 
+class Sums(Mapping[str, Array]):
+    """The weights that concepts change, fp32, by place; each is added up when it is asked for.
+
+    Deltas are added to the base's weights in the order given (STAMINA eq. 5, unrolled over tasks).
+    """
+
+    def __init__(
+        self, base: Mapping[str, tuple[Path, str]], concepts: Sequence[Path], stored: Path | None = None
+    ) -> None:
+        """Take where the numbers stand; none is read.
+
+        Args:
+            base: By place: the base's file, and the tensor's name in it.
+            concepts: The file of each concept, in the order of learning.
+            stored: Weights of the concepts before them, that are gone on from; see `folded_tensors`.
+
+        Raises:
+            StoreDamaged: A delta is of a weight that the base does not have.
+        """
+        self._start = dict(base)
+        self._deltas = [(path, tensorfile.read_header(path)) for path in concepts]
+        changed = {place for _, header in self._deltas for place in places(header)}
+        if stored:
+            names = tensorfile.read_header(stored).tensors
+            kept = {name.removeprefix("weights/"): name for name in names if name.startswith("weights/")}
+            self._start |= {place: (stored, name) for place, name in kept.items()}
+            changed |= kept.keys()
+        if missing := sorted(changed - self._start.keys()):
+            raise StoreDamaged(f"the base has no {missing[0]}")
+        self._places, self._changed = sorted(changed), changed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, place: object) -> bool:
+        return place in self._changed
+
+    def __getitem__(self, place: str) -> Array:
+        """Add up one weight matrix: an array of the caller's own."""
+        if place not in self:
+            raise KeyError(place)
+        weight = read_floats(*self._start[place])
+        for path, header in self._deltas:
+            if _mask_name(place) in header.tensors:
+                read_delta(path, header, place, weight.shape).add_to(weight)
+        return weight
+
+    def shape(self, place: str) -> tuple[int, ...]:
+        """The shape of a weight, of which no number is read."""
+        path, name = self._start[place]
+        return tensorfile.read_header(path).tensors[name].shape
+
+
 def fold(
     base: Mapping[str, tuple[Path, str]], concepts: Sequence[tuple[str, Path]], stored: Path | None = None
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Add deltas to the base's weights in the order given (STAMINA eq. 5, unrolled over tasks).
+) -> tuple[Sums, dict[str, Array]]:
+    """Return the weights with concepts in them, and their token rows by uid.
 
     Args:
-        base: By place: the base's file, and the tensor's name in it.
+        base: See `Sums`.
         concepts: The uid and the file of each concept, in the order of learning.
-        stored: Weights of the concepts before them, that are gone on from; see `folded_tensors`.
-
-    Returns:
-        The weights that change, by place; and the token rows, by uid.
+        stored: See `Sums`.
     """
-    folded, tokens = _stored(stored) if stored else ({}, {})
-    changed = sorted({place for _, path in concepts for place in places(tensorfile.read_header(path))} - folded.keys())
-    if missing := [place for place in changed if place not in base]:
-        raise StoreDamaged(f"the base has no {missing[0]}")
-    folded |= {place: read_floats(*base[place]) for place in changed}
-    shapes = {place: weight.shape for place, weight in folded.items()}
-    for uid, path in concepts:
-        for place, delta in read_deltas(path, shapes):
-            delta.add_to(folded[place])
-        tokens[uid] = read_floats(path, "token")
-    return folded, tokens
+    tokens = _stored_tokens(stored) if stored else {}
+    tokens |= {uid: read_floats(path, "token") for uid, path in concepts}
+    return Sums(base, [path for _, path in concepts], stored), tokens
 
 
-def folded_tensors(folded: Mapping[str, Array], tokens: Mapping[str, Array]) -> dict[str, Tensor]:
+def folded_tensors(folded: Mapping[str, Array], tokens: Mapping[str, Array]) -> dict[str, Tensor | LazyTensor]:
     """Return the tensors of a folded-weights blob."""
-    return {f"weights/{place}": array_tensor(weight) for place, weight in folded.items()} | {
-        f"tokens/{uid}": array_tensor(rows) for uid, rows in tokens.items()
-    }
+    made: dict[str, Tensor | LazyTensor] = {f"weights/{place}": lazy_tensor(folded, place) for place in folded}
+    return made | {f"tokens/{uid}": array_tensor(rows) for uid, rows in tokens.items()}
 
 
-def _stored(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What `folded_tensors` wrote: the weights by place, and the token rows by uid."""
+def lazy_tensor(arrays: Mapping[str, Array], place: str) -> Tensor | LazyTensor:
+    """Return one of several fp32 arrays as a tensor to be written; it is asked for when it is."""
+    if isinstance(arrays, Sums):
+        return LazyTensor("F32", arrays.shape(place), lambda: array_tensor(arrays[place]).data)
+    return array_tensor(arrays[place])
+
+
+def _stored_tokens(path: Path) -> dict[str, Array]:
+    """The token rows that `folded_tensors` wrote, by uid."""
     header = tensorfile.read_header(path)
     view = tensorfile.numbers(path, header)
-    found: dict[str, dict[str, Array]] = {"weights": {}, "tokens": {}}
-    for name, info in header.tensors.items():
-        kind, _, of_what = name.partition("/")
-        found[kind][of_what] = to_array(info, view)
-    return found["weights"], found["tokens"]
+    named = ((name, info) for name, info in header.tensors.items() if name.startswith("tokens/"))
+    return {name.removeprefix("tokens/"): to_array(info, view) for name, info in named}

@@ -146,8 +146,12 @@ def _gate(store: Store) -> Callable[[Path], Record]:
     found = base.tensors(store.layout, head.base)
     shapes = {place: info for place, (_, _, info) in found.items()}
     family = families.facts_of(head.base)
-    width = base.token_width(found, family)
-    return lambda path: gate.check_concept_file(path, head.base.sha256, shapes, family, width)
+    width = sum(base.token_widths(found, family).values())
+
+    def is_same(sha256: str) -> bool:
+        return base.is_same(store.layout, head.base, family, sha256)
+
+    return lambda path: gate.check_concept_file(path, head.base.sha256, shapes, family, width, is_same)
 
 
 def _stands_on(record: Record) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from conceptctl.store.store import Store
 POCKET = "pocket"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ def initialize(root: Path, named: str) -> Initialized:
         ImportRefused: It is a pickle, or breaks the rules of its format.
         AlreadyExists: There is a store already, or something else.
     """
-    with _base_folder(named) as (folder, name):
+    with _base_folder(named, root) as (folder, name):
         source = base.inspect(folder, families.recognized(folder).FAMILY)
         store = Store.create(root, source, name)
     return Initialized(store, name, source.sha256)
 
 
 @contextmanager
-def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
+def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
     """Find the diffusers folder that a user means, and what to call it: never a path of the user's."""
     path = Path(named)
     if named == POCKET:
@@ -55,7 +55,7 @@ def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
     elif path.is_file():
         from conceptctl.formats.single_file import converted
 
-        with converted(path) as folder:
+        with converted(path, beside=_nearest(root), check=families.recognized) as folder:
             yield folder, "local file"
     elif HUB_ID.fullmatch(named) and not path.is_absolute():
         yield _from_hub(named), named
@@ -65,16 +65,34 @@ def _base_folder(named: str) -> Iterator[tuple[Path, str]]:
         )
 
 
+def _nearest(root: Path) -> Path:
+    """The folder nearest to where a store will be that is there: on the same disk, which has room for a base."""
+    return next(parent for parent in root.absolute().parents if parent.is_dir())
+
+
 def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
-        families.recognized(Path(snapshot_download(repository, allow_patterns=["*.json"])))
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        folder = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
+        family = families.recognized(folder).FAMILY
+        weights = base.chosen_weights(_hub_files(repository, folder), family).values()
+        return Path(snapshot_download(repository, allow_patterns=[*HUB_TEXTS, *weights]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(
             f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
             hint=f"with a network: hf download {repository} --local-dir DIR; then: conceptctl init --base DIR",
         ) from error
+
+
+def _hub_files(repository: str, folder: Path) -> list[str]:
+    """What a repository holds: as the hub lists it, or without a network what of it has come before."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return list_repo_files(repository)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -77,17 +77,18 @@ def apply_concepts(
     import torch
 
     sums, tokens = folded.read(store.layout, generation, spare)
-    backbone.set_weights({path: torch.from_numpy(weight) for path, weight in sums.items()})
+    found = base.tensors(store.layout, generation.base)
+    made = {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
+    backbone.set_weights({path: torch.from_numpy(made[path]) for path in sums})
     for concept in generation.concepts:
         if concept.uid in tokens:
             backbone.add_token(concept.name, token_rows(backbone, tokens[concept.uid]))
-    found = base.tensors(store.layout, generation.base)
-    return {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in backbone.targets()}
+    return made
 
 
 def token_rows(text: TextSide, row: Array) -> TokenRows:
-    """The stored row of a token, by the table that it belongs to."""
+    """A token's stored row, (1, all widths), as the rows of the tables, (1, D) by table."""
     import torch
 
-    (table,) = text.token_tables()
-    return {table: torch.from_numpy(row)}
+    widths = {name: table.embedding_dim for name, table in text.token_tables().items()}
+    return {name: torch.from_numpy(part.copy()) for name, part in weights.rows_by_table(row, widths).items()}

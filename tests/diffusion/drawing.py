@@ -1,6 +1,7 @@
 """Pictures of a pipeline, drawn as the workflows draw them."""
 
-from conceptctl.families.sd import SdBackbone
+from conceptctl.diffusion.backbone import LatentBackbone
+from conceptctl.families.sd import FAMILY
 from conceptctl.workflows import drawing
 
 
@@ -15,4 +16,4 @@ def draw_set(pipeline, prompt, count, *, steps, guidance):
 
 
 def _sampler(pipeline, prompt, steps, guidance, negative=""):
-    return SdBackbone(pipeline).sampler(prompt, steps=steps, guidance=guidance, negative=negative)
+    return LatentBackbone(pipeline, FAMILY).sampler(prompt, steps=steps, guidance=guidance, negative=negative)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conceptctl.diffusion.conditioning import PromptStates, reference_factor, with_prompts
+from conceptctl.diffusion.networks import text_encoders_of
 from conceptctl.families import sd
 from conceptctl.learning.weights import token_override
 from tests.tiny_pipeline import WIDTH, write_tiny_pipeline
@@ -25,11 +26,11 @@ def pipeline(backbone):
 
 
 def states_of(pipeline, texts, token_ids=()):
-    return PromptStates(pipeline.tokenizer, pipeline.text_encoder, texts, token_ids)
+    return PromptStates(text_encoders_of(pipeline), texts, token_ids)
 
 
 def factor_of(pipeline, texts, **how):
-    return reference_factor(pipeline.tokenizer, pipeline.text_encoder, texts, **how)
+    return reference_factor(text_encoders_of(pipeline), texts, **how)
 
 
 def test_a_learned_row_stands_in_for_the_tables(backbone, pipeline):
@@ -107,7 +108,7 @@ def test_the_factor_is_of_random_prompts_of_the_empty_one_and_of_what_is_named(p
 def test_each_kept_concept_weighs_half_however_many_prompts_and_concepts_there_are(pipeline):
     usual = factor_of(pipeline, [])
     concepts = [["a photo of a cat", "cat"], ["a photo of a dog on a beach"], ["mug", "a mug", "the mug"]]
-    root = with_prompts(pipeline.tokenizer, pipeline.text_encoder, usual, concepts)
+    root = with_prompts(text_encoders_of(pipeline), usual, concepts)
     wanted = usual @ usual.T
     for texts in concepts:
         for text in texts:

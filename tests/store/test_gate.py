@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, ConceptctlError, ImportRefused, NotFound, UsageError
-from conceptctl.store import tensorfile, weights
+from conceptctl.families.sd import FAMILY
+from conceptctl.store import base, tensorfile, weights
 from conceptctl.store.concept import METADATA_KEY, read_record
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.verify import verify
@@ -103,6 +104,14 @@ def test_names_that_are_taken(store, good):
 
 def test_a_file_for_another_base_says_which(store, good):
     refused(store, changed(store, good, lambda tensors: None, base="ab" * 32), "needs base abab")
+
+
+def test_a_concept_of_a_store_that_calls_the_same_base_otherwise(store, good, base_folder):
+    source = base.inspect(base_folder, FAMILY)
+    earlier = base.identity_by_names(source.weights, FAMILY)
+    assert earlier != source.sha256
+    head = import_concept(store, changed(store, good, lambda tensors: None, base=earlier)).generation
+    assert read_record(store.blob(head.concepts[0])).base == source.sha256
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.SafeTensors", "alice.safetensors"])

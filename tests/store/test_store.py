@@ -2,11 +2,12 @@ import os
 import stat
 import threading
 
+import numpy as np
 import pytest
 
-from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged, StoreTooNew
+from conceptctl.errors import AlreadyExists, Busy, ImportRefused, NotFound, StoreDamaged, StoreTooNew
 from conceptctl.families.sd import FAMILY
-from conceptctl.store import base, folded, garbage, jobs, locks
+from conceptctl.store import base, folded, garbage, jobs, locks, tensorfile
 from conceptctl.store.layout import FORMAT_NUMBER
 from conceptctl.store.manifest import Action, decode
 from conceptctl.store.repair import repair
@@ -97,12 +98,75 @@ def test_a_base_is_its_tensors_and_not_its_files(tmp_path, base_folder):
     assert base.inspect(synthetic.write_base(tmp_path / "other", seed=1), FAMILY).sha256 != first.sha256
 
 
-def test_a_second_variant_of_the_same_weights_is_left_out(base_folder):
+def written_otherwise(folder, half, rename, squeezed):
+    """The same base as another program writes it."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors, _ = tensorfile.read_tensors(path)
+        made = {"ids": tensorfile.Tensor("I64", (1, 1), bytes(8))}
+        for name, tensor in tensors.items():
+            array = np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+            data = array.astype("<f2") if half else array
+            shape = (*tensor.shape, 1, 1) if squeezed else tensor.shape
+            made[rename(name)] = tensorfile.Tensor("F16" if half else "F32", shape, data.tobytes())
+        path.write_bytes(b"".join(tensorfile.encode(made, {})))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_a_base_is_its_numbers_and_not_what_they_are_called(tmp_path, base_folder, half, squeezed):
+    same = synthetic.write_base(tmp_path / "same")
+    written_otherwise(same, half, lambda name: name.removeprefix("text_model."), squeezed)
+    assert base.inspect(same, FAMILY).sha256 == base.inspect(base_folder, FAMILY).sha256
+
+
+def test_a_number_changed_is_another_base(tmp_path, base_folder):
+    other = synthetic.write_base(tmp_path / "other")
+    path = other / "unet/diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert base.inspect(other, FAMILY).sha256 != base.inspect(base_folder, FAMILY).sha256
+
+
+def test_only_what_a_pipeline_loads_is_taken(tmp_path, base_folder):
+    """A folder as hubs have them: every form of every part, whole checkpoints, a safety checker, a picture."""
     plain = base_folder / "unet/diffusion_pytorch_model.safetensors"
-    (base_folder / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(plain.read_bytes())
-    assert [place for place in base.inspect(base_folder, FAMILY).weights if place.startswith("unet")] == [
-        "unet/diffusion_pytorch_model.safetensors"
+    for name in ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
+                 "unet/diffusion_pytorch_model-00001-of-00001.safetensors", "v1-5-pruned.safetensors",
+                 "safety_checker/model.safetensors", "text_encoder_old/model.safetensors"):  # fmt: skip
+        (base_folder / name).parent.mkdir(exist_ok=True)
+        (base_folder / name).write_bytes(plain.read_bytes())
+    for name in ("v1-5.ckpt", "safety_checker/pytorch_model.bin", "unet/diffusion_pytorch_model.bin", "README.md",
+                 "safety_checker/config.json", "v1.yaml", "notes.json", "scheduler/scheduler_config.json"):  # fmt: skip
+        (base_folder / name).parent.mkdir(exist_ok=True)
+        (base_folder / name).write_text("{}")
+    source = base.inspect(base_folder, FAMILY)
+    assert sorted(source.weights) == [
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
     ]
+    assert source.weights["unet/diffusion_pytorch_model.safetensors"] == plain
+    assert sorted(source.texts) == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+    ]
+
+
+def test_a_variant_alone_is_taken_by_its_plain_name(base_folder):
+    plain = base_folder / "unet/diffusion_pytorch_model.safetensors"
+    half = plain.rename(plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    plain.with_name("diffusion_pytorch_model.non_ema.safetensors").write_bytes(half.read_bytes())
+    assert base.inspect(base_folder, FAMILY).weights["unet/diffusion_pytorch_model.safetensors"] == half
+    # Its parts are named by an index, which would name them wrongly.
+    half.rename(plain.with_name("diffusion_pytorch_model.fp16-00001-of-00002.safetensors"))
+    plain.with_name("diffusion_pytorch_model.non_ema.safetensors").unlink()
+    with pytest.raises(ImportRefused) as caught:
+        base.inspect(base_folder, FAMILY)
+    assert "save_pretrained" in caught.value.hint
 
 
 def test_a_store_is_made_once(store, base_folder):

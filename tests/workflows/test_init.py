@@ -1,15 +1,22 @@
 """`init` on real diffusers folders, tiny ones with random weights."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from conceptctl.errors import ImportRefused, NotFound
 from conceptctl.families.sd import FAMILY
-from conceptctl.formats.single_file import CONFIGURATIONS
-from conceptctl.store import base
+from conceptctl.formats import single_file
+from conceptctl.store import base, tensorfile
 from conceptctl.store.store import Store
+from conceptctl.workflows.export import export_concepts
+from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.init import initialize
 from tests import synthetic
 
@@ -72,7 +79,7 @@ def test_a_saved_pipeline_comes_back_out_of_a_store(pipeline, folder, tmp_path):
 def test_concepts_change_the_pipelines_own_projections(pipeline, folder, tmp_path):
     store = initialize(tmp_path / "store", str(folder)).store
     tensors = base.tensors(store.layout, store.head().base)
-    assert base.token_width(tensors, FAMILY) == 8
+    assert base.token_widths(tensors, FAMILY) == {"text_encoder": 8}
     shapes = {
         name: tuple(weight.shape)
         for name, weight in pipeline.unet.state_dict().items()
@@ -94,14 +101,26 @@ def test_pocket_is_what_the_package_brings(folder, tmp_path, monkeypatch):
     assert made.base_sha256 == base.inspect(folder, FAMILY).sha256
 
 
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    """The hub's cache on a machine without a network; nothing is in it yet."""
+def test_of_a_hub_only_what_the_pipeline_loads_is_taken(folder, tmp_path, monkeypatch):
+    """From the hub's cache, on a machine without a network."""
     from huggingface_hub import constants
 
+    place = tmp_path / "hub/models--someone--model"
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    for name in ("v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/model.fp16.safetensors"):
+        target = place / "snapshots" / ("0" * 40) / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / "unet/diffusion_pytorch_model.safetensors").read_bytes())
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("0" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
+    made = initialize(tmp_path / "store", "someone/model")
+    assert made.base_name == "someone/model"
+    assert set(made.store.head().base.files) == set(base.inspect(folder, FAMILY).weights)
+    with pytest.raises(NotFound, match="someone/other cannot be had") as caught:
+        initialize(tmp_path / "other", "someone/other")
+    assert "hf download someone/other" in caught.value.hint
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -115,22 +134,20 @@ def single(request, tmp_path_factory):
     return folder, write_single_file(folder, place / "model.safetensors")
 
 
-def put_into(cache, repository, folder):
-    """Put a folder's texts into the hub's cache, as `hf download --include` does."""
-    place = cache / f"models--{repository.replace('/', '--')}"
-    commit = "0" * 40
-    for path in folder.rglob("*"):
-        if path.suffix in (".json", ".txt"):
-            target = place / "snapshots" / commit / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text(commit)
+@pytest.fixture
+def tiny_architecture(single, monkeypatch):
+    """What is known of every checkpoint in one file is that it is like the tiny folder."""
+    folder, _ = single
+    found = {path.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in folder.rglob("*config.json")}
+    found["model_index.json"] = json.loads((folder / "model_index.json").read_text())
+    tokenizer = {each: (folder / "tokenizer" / each).read_bytes() for each in ("vocab.json", "merges.txt")}
+    monkeypatch.setattr(single_file, "configurations", lambda name: json.loads(json.dumps(found)))
+    monkeypatch.setattr(single_file, "vocabulary", lambda: tokenizer)
+    return folder
 
 
-def test_a_single_file_becomes_the_same_base_as_the_folder(single, hub_cache, tmp_path):
+def test_a_single_file_becomes_the_same_base_as_the_folder(single, tiny_architecture, tmp_path):
     folder, path = single
-    put_into(hub_cache, CONFIGURATIONS, folder)
     made = initialize(tmp_path / "store", str(path))
     assert made.base_sha256 == base.inspect(folder, FAMILY).sha256
     head = Store(tmp_path / "store").head()
@@ -139,23 +156,58 @@ def test_a_single_file_becomes_the_same_base_as_the_folder(single, hub_cache, tm
         scheduler = json.loads((laid_out / "scheduler/scheduler_config.json").read_text())
         theirs = json.loads((folder / "scheduler/scheduler_config.json").read_text())
         assert scheduler["prediction_type"] == theirs["prediction_type"]
-        assert (laid_out / "tokenizer/tokenizer.json").is_file()
+        ours, others = (StableDiffusionPipeline.from_pretrained(each) for each in (laid_out, folder))
+        for part in ("unet", "vae", "text_encoder"):
+            there = getattr(others, part).state_dict()
+            for name, weight in getattr(ours, part).state_dict().items():
+                assert torch.equal(weight, there[name])
 
 
-def test_a_single_file_without_a_network_says_what_to_get(single, hub_cache, tmp_path):
+def test_a_single_file_stays_what_it_is_on_the_disk(single, tiny_architecture, tmp_path):
     _, path = single
-    with pytest.raises(NotFound, match=r"model\.safetensors") as caught:
-        initialize(tmp_path / "store", str(path))
-    assert f"hf download {CONFIGURATIONS} --include '*.json' --include '*.txt'" in caught.value.hint
-    assert not (tmp_path / "store").exists()
+    half = {name: value.half() for name, value in load_file(path).items()}
+    # Weights that a training averaged, which nothing needs.
+    more = {"model_ema.decay": torch.ones(50_000), "model.diffusion_model.ids": torch.arange(3)}
+    save_file(half, tmp_path / "half.safetensors")
+    save_file({**half, **more}, tmp_path / "more.safetensors")
+    made, with_more = (initialize(tmp_path / name, str(tmp_path / f"{name}.safetensors")) for name in ("half", "more"))
+    refs = made.store.head().base.files.values()
+    assert sum(ref.size for ref in refs) < 1.05 * (tmp_path / "half.safetensors").stat().st_size
+    for ref in refs:
+        types = {info.dtype for info in tensorfile.read_header(made.store.layout.blob(ref.sha256)).tensors.values()}
+        assert types == {"F16"}
+    # Rounding does not make it another base; nor do other tensors beside it.
+    assert made.base_sha256 == with_more.base_sha256 == initialize(tmp_path / "full", str(path)).base_sha256
 
 
-def test_configurations_that_do_not_fit_a_single_file(single, hub_cache, folder, tmp_path):
+def test_a_concept_travels_between_forms_of_one_base(single, tiny_architecture, tmp_path):
+    folder, path = single
+    stores = [initialize(tmp_path / name, str(named)).store for name, named in (("a", folder), ("b", path))]
+    from tests.tiny_pipeline import WIDTH, key_value_shapes
+
+    synthetic.learn(stores[0], "alice", shapes=key_value_shapes(folder), width=WIDTH)
+    export_concepts(stores[0], ["alice"], tmp_path / "alice.safetensors", raw=True)
+    assert import_concept(stores[1], tmp_path / "alice.safetensors").generation.concept("alice")
+
+
+def test_a_single_file_that_lacks_something_says_what(single, tiny_architecture, tmp_path):
     _, path = single
-    put_into(hub_cache, CONFIGURATIONS, folder)
-    with pytest.raises(NotFound, match=r"model\.safetensors") as caught:
-        initialize(tmp_path / "store", str(path))
+    tensors = load_file(path)
+    key = "model.diffusion_model.out.2.weight"
+    del tensors[key]
+    save_file(tensors, tmp_path / "less.safetensors")
+    with pytest.raises(NotFound, match=re.escape(key)) as caught:
+        initialize(tmp_path / "store", str(tmp_path / "less.safetensors"))
     assert caught.value.hint
+    assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.glob("conceptctl-*"))
+
+
+def test_a_single_file_of_other_sizes_than_are_known(single, tmp_path):
+    _, path = single
+    with pytest.raises(NotFound, match="another model than its keys say") as caught:
+        initialize(tmp_path / "store", str(path))
+    assert "--base FOLDER" in caught.value.hint
     assert not (tmp_path / "store").exists()
 
 
@@ -163,7 +215,10 @@ def test_configurations_that_do_not_fit_a_single_file(single, hub_cache, folder,
     ("name", "word"),
     [
         ("conceptual.weight", "--base FOLDER"),
-        ("conditioner.embedders.1.model.ln_final.weight", "Stable Diffusion 1 or 2"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 1, 2 or XL"),
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "Stable Diffusion 1, 2 or XL"),
+        ("lora_unet_mid_block.lora_up.weight", "whole"),
+        ("model.diffusion_model.out.0.weight", "whole"),
     ],
 )
 def test_a_single_file_of_another_architecture(name, word, tmp_path):

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional
 
 from conceptctl.diffusion.latents import encode
 from conceptctl.diffusion.models import Pipeline
+from conceptctl.diffusion.networks import Network, both, unwanted
+from conceptctl.diffusion.text_encoders import States
 
 _TIMES = (0.2, 0.3, 0.4)
 """When the two are compared, as shares of the schedule's times: with less noise the picture says it all by itself, with
@@ -32,20 +33,20 @@ _EDGE = 0.1
 
 
 @torch.no_grad()
-def difference_masks(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: Tensor) -> list[Image.Image]:
+def difference_masks(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: States) -> list[Image.Image]:
     """Find what was wanted in pictures.
 
     Args:
         pipeline: Whose networks; its noise schedule is that of the training.
         pictures: RGB, of the pipeline's size.
-        wanted: The hidden states of the prompt that they were drawn from, (1, T, D).
+        wanted: What was told of the prompt that they were drawn from, of one sample.
 
     Returns:
         For each picture one of the same size in gray: white where it is seen, black elsewhere.
     """
     latents = encode(pipeline, pictures)
-    empty = pipeline.encode_prompt("", pipeline.device, 1, False)[0]
-    states = torch.cat([each.expand(len(latents), -1, -1) for each in (wanted, empty)])
+    states = both(wanted, unwanted(pipeline, "", wanted), len(latents))
+    network = Network(pipeline)
     from diffusers import DDPMScheduler
 
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -57,7 +58,7 @@ def difference_masks(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted
         for _ in range(_NOISES):
             noise = torch.randn(latents.shape[1:], generator=generator).to(latents.device).expand_as(latents)
             noisy = schedule.add_noise(latents, noise, time).to(states.dtype)
-            with_it, without = pipeline.unet(torch.cat([noisy] * 2), time, states).sample.float().chunk(2)
+            with_it, without = network(torch.cat([noisy] * 2), time, states).sample.float().chunk(2)
             differences.append((with_it - without).square().mean(dim=1).sqrt())
     found = torch.stack(differences).mean(dim=0)
     largest = found.flatten(1).quantile(_LARGEST, dim=1).clamp(min=_LEAST)[:, None, None]

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conceptctl.diffusion.networks import both, unet_arguments
+from conceptctl.diffusion.text_encoders import States
+
 
 @dataclass(frozen=True)
 class GuidedPrompt:
@@ -31,25 +34,26 @@ class GuidedPrompt:
 
 @contextmanager
 def composable_guidance(
-    unet: nn.Module, with_words: Tensor, without_words: Tensor, scale: float, count: int
+    unet: nn.Module, with_words: States, without_words: States, scale: float, count: int
 ) -> Iterator[None]:
     """Add to what a U-Net predicts what some words change.
 
     Args:
         unet: A conditional U-Net.
-        with_words: Hidden states of the class with the words, (1, T, D).
-        without_words: Those without, (1, T, D).
+        with_words: The states of the class with the words, of one sample.
+        without_words: Those without.
         scale: How much of the difference is added.
         count: To how many samples, the last of those that it is called with; the others, if any, are for guidance.
     """
 
     def add(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: tuple[Tensor]) -> tuple[Tensor]:
         samples, *rest = args
-        states = torch.cat([each.expand(count, -1, -1) for each in (with_words, without_words)])
+        added = kwargs.get("added_cond_kwargs") or {}
+        sizes = torch.cat([added["time_ids"][-count:]] * 2) if "time_ids" in added else None
         condition = kwargs.get("timestep_cond")
         twice = {
             **kwargs,
-            "encoder_hidden_states": states,
+            **unet_arguments(both(with_words, without_words, count), sizes),
             "timestep_cond": None if condition is None else torch.cat([condition[-count:]] * 2),
         }
         # Not as a call, which would come here again.

@@ -87,9 +87,11 @@ def commit(
     reference: Reference,
 ) -> Generation:
     """Write the concept's file and the generation that has it."""
+    import torch
+
     from conceptctl.learning.signals import deferred_signals
 
-    (row,) = learned.tokens.values()
+    row = torch.cat(list(learned.tokens.values()), dim=1)
     tensors = weights.concept_tensors(
         {path: weights.Delta.of(delta.numpy()) for path, delta in learned.deltas.items()},
         row.numpy(),

@@ -1,0 +1,148 @@
+"""A loaded latent diffusion pipeline, as the loop and the methods see it; see `learning.backbone`.
+
+What Stable Diffusion 1, 2 and XL share: CLIP text encoders, a U-Net with cross-attention, an autoencoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.diffusion import conditioning
+from conceptctl.diffusion.conditioning import PromptStates
+from conceptctl.diffusion.latents import encode
+from conceptctl.diffusion.models import plain_attention
+from conceptctl.diffusion.networks import Network, text_encoders_of
+from conceptctl.diffusion.noise import DenoisingObjective
+from conceptctl.diffusion.sampling import pipeline_sampler
+from conceptctl.diffusion.text_encoders import TextEncoders
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptctl.learning.backbone import Noising, Sampler, Watch
+    from conceptctl.learning.weights import TokenRows
+    from conceptctl.store.manifest import Family
+
+REFERENCE_PROMPTS = 256
+"""Prompts of random words that stand for whatever may be asked for."""
+
+
+class ClipText:
+    """Tokenizers and their text encoders; see `learning.backbone.TextSide`."""
+
+    def __init__(self, text: TextEncoders) -> None:
+        self.text = text
+        self.device: torch.device = text.device
+
+    def token_tables(self) -> dict[str, nn.Embedding]:
+        """Each text encoder's token table."""
+        return self.text.tables()
+
+    def tokenizer(self) -> Any:
+        """The tokenizer; of several, which have one vocabulary, the first."""
+        return self.text.tokenizer
+
+    def add_token(self, name: str, rows: TokenRows) -> int:
+        """Give the model one concept's token: a word in its tokenizers, a row in its token tables.
+
+        Raises:
+            AlreadyExists: The tokenizer has this token already.
+        """
+        return self.text.add_token(name, rows)
+
+    def set_token(self, token_id: int, rows: TokenRows) -> None:
+        """Replace one row of each token table."""
+        self.text.set_token(token_id, rows)
+
+    def token_start(self, class_word: str) -> TokenRows:
+        """Where a token begins, (1, D) by table."""
+        return self.text.token_start(class_word)
+
+    def hidden_states(self, texts: Sequence[str], token_ids: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """The hidden states of prompts (N, T, D), and which of them are at a token or behind it (N, T)."""
+        return conditioning.hidden_states(self.text, texts, token_ids)
+
+    def reference_moment(
+        self, texts: Sequence[str], *, without: Sequence[int] = (), count: int = REFERENCE_PROMPTS
+    ) -> Tensor:
+        """The second moment (D, D) of whatever may be asked for."""
+        return conditioning.reference_moment(self.text, texts, without=without, count=count)
+
+    def reference_factor(self, texts: Sequence[str], *, without: Sequence[int] = ()) -> Tensor:
+        """The second-moment factor (D, k) of whatever may be asked for."""
+        return conditioning.reference_factor(self.text, texts, without=without)
+
+    def with_prompts(self, factor: Tensor, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Add the states of prompts that are to stay as they are."""
+        return conditioning.with_prompts(self.text, factor, groups)
+
+
+class LatentBackbone(ClipText):
+    """A loaded pipeline, as the loop and the methods see it; see `learning.backbone.Backbone`."""
+
+    def __init__(self, pipeline: Any, family: Family) -> None:
+        """Take a diffusers pipeline, and which of its weights are targets."""
+        super().__init__(text_encoders_of(pipeline))
+        self.pipeline, self.family = pipeline, family
+
+    def targets(self) -> dict[str, nn.Linear]:
+        """Keys and values of the U-Net's cross-attention, by parameter path."""
+        named = {f"unet/{name}.weight": module for name, module in self.pipeline.unet.named_modules()}
+        linear = {path: module for path, module in named.items() if isinstance(module, nn.Linear)}
+        return {path: module for path, module in linear.items() if self.family.is_target(path)}
+
+    def scheduler_name(self) -> str:
+        """What the sampler is called, as A1111 shortens diffusers' names."""
+        return type(self.pipeline.scheduler).__name__.removesuffix("Scheduler")
+
+    def freeze(self) -> None:
+        """Let nothing of the model train."""
+        for module in (self.pipeline.unet, self.pipeline.vae, *self.text.encoders.values()):
+            module.eval().requires_grad_(False)
+
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory."""
+        self.pipeline.unet.enable_gradient_checkpointing()
+
+    def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
+        """Plain products where they are faster in bf16."""
+        return plain_attention(self.pipeline.unet) if autocast else nullcontext()
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures of one size as scaled latents (N, C, H, W), fp32."""
+        return encode(self.pipeline, pictures)
+
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> PromptStates:
+        """Prepare prompts, one for each example."""
+        return PromptStates(self.text, prompts, token_ids)
+
+    def objective(
+        self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> DenoisingObjective:
+        """The denoising loss."""
+        return DenoisingObjective(
+            Network(self.pipeline),
+            self.pipeline.scheduler.config,
+            self.device,
+            snr_gamma=noising.snr_gamma,
+            p2_gamma=noising.p2_gamma,
+            autocast=autocast,
+        )
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace weights, by parameter path."""
+        with torch.no_grad():
+            for path, weight in weights.items():
+                component, _, name = path.partition("/")
+                getattr(self.pipeline, component).get_parameter(name).copy_(weight)
+
+    def sampler(
+        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+    ) -> Sampler:
+        """Prepare to draw pictures of a prompt."""
+        return pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)

@@ -1,0 +1,201 @@
+"""LoRA files, full differences and embeddings: what other programs add to a checkpoint that they have.
+
+| form | keys | who reads it |
+|---|---|---|
+| `lora` | `lora_unet_PATH.lora_up.weight` (rows, r), `.lora_down.weight` (r, columns), `.alpha` = r | diffusers, ComfyUI, A1111, sd-scripts |
+| `diff` | `lora_unet_PATH.diff` (rows, columns) | ComfyUI, A1111; diffusers refuses it |
+| `embedding` | `emb_params` (1, width); with two text encoders `clip_l`, `clip_g` | all |
+
+PATH has `_` for every `.`: the module's name in diffusers, or with two text encoders the one of the original code, which
+is what LoRA trainers write for SDXL.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from conceptctl.formats import low_rank
+from conceptctl.formats.low_rank import Array, Factors
+from conceptctl.store.tensorfile import Tensor
+
+PREFIX = "lora_unet_"
+DTYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """The tensors of a file, and how far they are from the deltas.
+
+    Attributes:
+        tensors: What the file holds.
+        rank: The highest rank among the factors; 0 for full differences.
+        error: |difference| / |deltas| over all weights together, rounding to the type of the file left out.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rank: int
+    error: float
+
+
+def module_name(path: str) -> str:
+    """Return what diffusers calls the module of a U-Net's weight, given its parameter path."""
+    return path.removeprefix("unet/").removesuffix(".weight")
+
+
+def lora(
+    deltas: Mapping[str, Array],
+    *,
+    rank: int | None = None,
+    dtype: str = "F32",
+    named: Callable[[str], str] = module_name,
+) -> Written:
+    """Return a LoRA file's tensors: exact, or truncated to a rank.
+
+    Args:
+        deltas: What is added to each weight, (rows, columns), by parameter path.
+        rank: The highest rank; None for as high as it takes.
+        dtype: The type of the factors, as safetensors calls it.
+        named: What a module is called, given its parameter path.
+    """
+    if rank is None:
+        factors = _exact(deltas)
+    else:
+        factors = {path: low_rank.truncated(delta, rank) for path, delta in deltas.items()}
+    # One rank for all: diffusers takes one scale for a whole file, whatever each module's alpha says.
+    highest = max((each.rank for each in factors.values()), default=0)
+    tensors: dict[str, Tensor] = {}
+    for path, each in factors.items():
+        key, found = PREFIX + named(path).replace(".", "_"), each.padded(highest)
+        tensors[f"{key}.lora_up.weight"] = as_tensor(found.up, dtype)
+        tensors[f"{key}.lora_down.weight"] = as_tensor(found.down, dtype)
+        # The scale is alpha over the rank: one.
+        tensors[f"{key}.alpha"] = as_tensor(np.array(highest, np.float32), dtype)
+    sizes = {path: float(np.linalg.norm(delta)) ** 2 for path, delta in deltas.items()}
+    wrong = sum(sizes[path] * each.error**2 for path, each in factors.items())
+    return Written(tensors, highest, (wrong / (sum(sizes.values()) or 1)) ** 0.5)
+
+
+def _exact(deltas: Mapping[str, Array]) -> dict[str, Factors]:
+    """Exact factors; where ranks are not low, the identity stands on the side that makes the smaller file."""
+    found = {path: low_rank.thin(delta) for path, delta in deltas.items()}
+    thickest = max((each.rank for each in found.values() if each), default=0)
+    full = [delta.shape for path, delta in deltas.items() if found[path] is None]
+
+    def size(rank: int) -> int:
+        return max(rank, thickest) * sum(sum(delta.shape) for delta in deltas.values())
+
+    below = not full or size(max(columns for _, columns in full)) <= size(max(rows for rows, _ in full))
+    return {path: found[path] or low_rank.beside_identity(delta, below=below) for path, delta in deltas.items()}
+
+
+def diff(deltas: Mapping[str, Array], *, dtype: str = "F32", named: Callable[[str], str] = module_name) -> Written:
+    """Return a file of full differences; see `lora`."""
+    keys = {PREFIX + named(path).replace(".", "_"): delta for path, delta in deltas.items()}
+    return Written({f"{key}.diff": as_tensor(delta, dtype) for key, delta in keys.items()}, 0, 0.0)
+
+
+EMBEDDING_KEYS: Mapping[int, tuple[str, ...]] = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
+"""What embeddings are called, by how many text encoders there are."""
+
+
+def embedding(rows: Mapping[str, Array], *, dtype: str = "F32") -> dict[str, Tensor]:
+    """Return an embedding file's tensors.
+
+    Args:
+        rows: One concept's row of each token table, (1, width), in the order of the text encoders.
+        dtype: The type of the file, as safetensors calls it.
+    """
+    keys = EMBEDDING_KEYS[len(rows)]
+    return {key: as_tensor(row, dtype) for key, row in zip(keys, rows.values(), strict=True)}
+
+
+def as_tensor(array: Array, dtype: str) -> Tensor:
+    """Return an fp32 array as a tensor of another type, rounded to nearest."""
+    plain = np.ascontiguousarray(array, dtype="<f4")
+    if dtype == "F16":
+        return Tensor("F16", array.shape, plain.astype("<f2").tobytes())
+    if dtype == "BF16":
+        bits = plain.reshape(-1).view("<u4").astype(np.uint64)
+        # To nearest, ties to even, in the upper half.
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+        return Tensor("BF16", array.shape, rounded.tobytes())
+    return Tensor("F32", array.shape, plain.tobytes())
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A LoRA that another program made, as far as it can be used.
+
+    Attributes:
+        deltas: What it adds to each target, by parameter path, fp32.
+        unused: Modules that it changes and that no delta goes on, by name.
+        unread: Keys that no known form has.
+    """
+
+    deltas: Mapping[str, Array]
+    unused: tuple[str, ...]
+    unread: tuple[str, ...]
+
+
+_FORMS = (
+    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>lora_up|lora_down)\.weight"),
+    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>alpha|diff)"),
+    re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(?P<dotted>.+)\.(?P<part>lora_A|lora_B)(?:\.default)?\.weight"),
+    re.compile(
+        r"(?:unet\.)?(?P<dotted>.+?)(?:\.processor)?\.(?P<which>to_[qkv]|to_out)_lora\.(?P<part>up|down)\.weight"
+    ),
+    re.compile(r"(?:unet\.)?(?P<dotted>.+)\.lora\.(?P<part>up|down)\.weight"),
+    re.compile(r"(?P<flat>lora_te\d?_.+)\.(?P<part>lora_up\.weight|lora_down\.weight|alpha|diff)"),
+)
+_PARTS = {"lora_up": "up", "lora_B": "up", "lora_down": "down", "lora_A": "down"}
+
+
+def read(arrays: Mapping[str, Array], targets: Mapping[str, tuple[int, ...]]) -> Foreign:
+    """Read a LoRA that another program made: kohya's keys, peft's, diffusers' older ones, or full differences.
+
+    Args:
+        arrays: All tensors of the file, as fp32.
+        targets: The shapes of the weights that deltas go on, by parameter path.
+    """
+    flat = {module_name(path).replace(".", "_"): path for path in targets}
+    modules: dict[str, dict[str, Array]] = {}
+    unread = []
+    for key, array in arrays.items():
+        match = next(filter(None, (form.fullmatch(key) for form in _FORMS)), None)
+        if match is None:
+            unread.append(key)
+            continue
+        groups = match.groupdict()
+        name = groups.get("flat") or groups["dotted"].replace(".", "_")
+        if which := groups.get("which"):
+            name = f"{name}_{which}"
+        part = groups["part"].removesuffix(".weight")
+        modules.setdefault(name, {})[_PARTS.get(part, part)] = array
+    deltas: dict[str, Array] = {}
+    unused = []
+    for name, parts in modules.items():
+        delta = _delta(parts)
+        path = flat.get(name)
+        if path is None or delta is None or delta.shape != targets[path]:
+            unused.append(name)
+        else:
+            deltas[path] = delta
+    return Foreign(deltas, tuple(unused), tuple(unread))
+
+
+def _delta(parts: Mapping[str, Array]) -> Array | None:
+    """Return what a module's tensors add to its weight, or None where they are no whole adapter."""
+    if "diff" in parts:
+        return np.ascontiguousarray(parts["diff"])
+    if "up" not in parts or "down" not in parts:
+        return None
+    up, down = (parts[name].squeeze() if parts[name].ndim > 2 else parts[name] for name in ("up", "down"))
+    if up.ndim != 2 or down.ndim != 2 or up.shape[-1] != len(down):
+        return None
+    scale = float(parts["alpha"]) / len(down) if "alpha" in parts else 1.0
+    delta: Array = (scale * (up @ down)).astype(np.float32)
+    return delta

@@ -1,0 +1,228 @@
+"""`export` for other programs: a LoRA, full differences, embeddings, or a whole checkpoint in one file.
+
+What goes out is whole: the concepts that are named, summed, draw on the base alone what they draw in the store. Their
+tokens go into embedding files, since a grown vocabulary breaks other programs' loaders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl import families
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.formats import lora, model_card
+from conceptctl.formats.single_file_writer import tensors_of
+from conceptctl.store import base, durable, folded, tensorfile, weights
+from conceptctl.store.concept import Record, read_record
+from conceptctl.store.manifest import Concept, Generation
+from conceptctl.store.store import Store
+from conceptctl.store.tensorfile import LazyTensor, Tensor
+from conceptctl.workflows.export import find
+from conceptctl.workflows.progress import Progress, ignore
+
+if TYPE_CHECKING:
+    from conceptctl.store.weights import Array
+    from conceptctl.workflows.consolidation import Solved
+
+FORMS = ("lora", "diff", "embedding", "single-file")
+EMBEDDINGS = "embeddings"
+"""The folder of the tokens, beside a file of weights."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What was written.
+
+    Attributes:
+        generation: What the concepts were taken from.
+        path: The file of weights; None where there are embeddings alone.
+        embeddings: The file of each concept's token, by the concept's name.
+        size: Bytes of all files.
+        rank: The highest rank of a LoRA's factors; 0 for other forms.
+        error: |difference| / |deltas| of a LoRA that was truncated; 0 where nothing is left out.
+        changed: For each concept how far its prompts' keys and values are from those in the store; empty where all
+            concepts of the store go together.
+        damaged: Concepts of the store that are damaged: what they draw, and others because of them, is not in it.
+    """
+
+    generation: int
+    path: Path | None
+    embeddings: Mapping[str, Path]
+    size: int
+    rank: int
+    error: float
+    changed: Mapping[str, float]
+    damaged: tuple[str, ...]
+
+
+def export_shared(
+    store: Store,
+    names: Sequence[str],
+    output: Path,
+    form: str,
+    *,
+    at: int | None = None,
+    rank: int | None = None,
+    dtype: str | None = None,
+    progress: Progress = ignore,
+    writing: Progress = ignore,
+) -> Shared:
+    """Write concepts in a form that other programs read.
+
+    Args:
+        store: The store; it is only read.
+        names: Which concepts; none means all.
+        output: A file that is not there. For embeddings of several concepts a folder.
+        form: One of `FORMS`.
+        at: The generation; the newest by default.
+        rank: Of a LoRA: the highest rank, what is beyond it is left out; by default as high as it takes.
+        dtype: "fp16", "bf16" or "fp32"; by default fp32, of a whole checkpoint what it is in the base.
+        progress: Told how many prompts are encoded.
+        writing: Told how many bytes are written.
+
+    Raises:
+        NotFound: There is no such concept or generation, or no folder to put the file in.
+        UsageError: A number that cannot be meant, or no concept to write.
+        AlreadyExists: Something is there already; nothing is overwritten.
+        NoSpace: It does not fit.
+        StoreDamaged: The base or a concept is not as it was committed.
+    """
+    _check(form, rank, dtype)
+    kind = lora.DTYPES[dtype] if dtype else None
+    with store.reading() as head:
+        generation = head if at is None else store.drawable(at)
+        chosen = [find(generation, name) for name in dict.fromkeys(names)] or list(generation.concepts)
+        if not chosen and form != "single-file":
+            raise NotFound("the store has no concepts", hint="conceptctl learn DIR --token NAME")
+        tokens = _token_paths(chosen, output, form)
+        _check_vacant([*([output] if form != "embedding" else []), *tokens.values()])
+        sums, solved = _sums(store, generation, chosen, progress) if form != "embedding" else ({}, None)
+        records = [read_record(store.blob(each, read=True)) for each in chosen]
+        found = base.tensors(store.layout, generation.base)
+        made = _Made(generation, records, kind or "F32", base.configs(store.layout, generation.base))
+        written: lora.Written | None = None
+        size = 0
+        if form in ("lora", "diff"):
+            deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
+            if form == "lora":
+                written = lora.lora(deltas, rank=rank, dtype=made.dtype)
+            else:
+                written = lora.diff(deltas, dtype=made.dtype)
+            size += _write(output, written.tensors, made.adapter_metadata(output, written), writing)
+        elif form == "single-file":
+            size += _write(output, tensors_of(found, made.configs, sums, kind), made.metadata(), writing)
+        for each in chosen:
+            size += _write_token(store, each, tokens[each.name], made)
+    return Shared(
+        generation.seq,
+        None if form == "embedding" else output,
+        tokens,
+        size,
+        written.rank if written else 0,
+        written.error if written else 0.0,
+        {each.name: each.changed for each in solved.kept} if solved else {},
+        solved.damaged if solved else (),
+    )
+
+
+def _check(form: str, rank: int | None, dtype: str | None) -> None:
+    if form not in FORMS:
+        raise UsageError(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}")
+    if rank is not None and form != "lora":
+        raise UsageError(f"a {form} has no rank", hint="--to lora, or leave --rank out")
+    if rank is not None and rank < 1:
+        raise UsageError("a rank is at least 1", hint="leave --rank out for an exact file")
+    if dtype is not None and dtype not in lora.DTYPES:
+        raise UsageError(f"there is no type {dtype!r}", hint=f"--dtype {', '.join(lora.DTYPES)}")
+
+
+def _token_paths(chosen: Sequence[Concept], output: Path, form: str) -> dict[str, Path]:
+    """Where each token goes: programs call an embedding as its file is called."""
+    if form == "embedding" and len(chosen) == 1 and not output.is_dir():
+        return {chosen[0].name: output}
+    folder = output if form == "embedding" else output.parent / EMBEDDINGS
+    return {each.name: folder / f"{each.name}.safetensors" for each in chosen}
+
+
+def _check_vacant(paths: Sequence[Path]) -> None:
+    if taken := next((path for path in paths if path.exists()), None):
+        raise AlreadyExists(f"{taken} is there already", hint="--output takes a new file")
+    for path in paths:
+        # The folder of embeddings is made; the one that a user names must be there.
+        parent = path.parent if path.parent.name != EMBEDDINGS else path.parent.parent
+        if not parent.is_dir() and not parent.parent.is_dir():
+            raise NotFound(f"no folder {parent}")
+
+
+def _sums(
+    store: Store, generation: Generation, chosen: Sequence[Concept], progress: Progress
+) -> tuple[Mapping[str, Array], Solved | None]:
+    """The weights with some concepts: all as they are in the store, or some made whole on the base."""
+    if len(chosen) == len(generation.concepts):
+        return folded.read(store.layout, generation)[0], None
+    from conceptctl.workflows.consolidation import Consolidation
+
+    solved = Consolidation(store, generation, progress=progress).whole({each.uid for each in chosen})
+    return solved.weights, solved
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What files say of themselves."""
+
+    generation: Generation
+    records: Sequence[Record]
+    dtype: str
+    configs: Mapping[str, object]
+
+    def metadata(self) -> dict[str, str]:
+        """Of a whole checkpoint."""
+        return model_card.metadata(self.generation, self.records, model_card.architecture(self.configs))
+
+    def adapter_metadata(self, path: Path, written: lora.Written) -> dict[str, str]:
+        """Of a LoRA or of full differences: modelspec's keys, and those that trainers of LoRAs write."""
+        return model_card.adapter_metadata(
+            self.generation, self.records, model_card.architecture(self.configs), path.stem, written.rank, written.error
+        )
+
+
+def _write_token(store: Store, concept: Concept, path: Path, made: _Made) -> int:
+    row = weights.read_floats(store.blob(concept), "token")
+    found = base.tensors(store.layout, made.generation.base)
+    widths = base.token_widths(found, families.facts_of(made.generation.base))
+    tensors = lora.embedding(weights.rows_by_table(row, widths), dtype=made.dtype)
+    described = {"modelspec.title": f"V*{concept.name}", "modelspec.trigger_phrase": path.stem}
+    return _write(path, tensors, {**described, "modelspec.sai_model_spec": "1.0.1"}, ignore)
+
+
+def _write(
+    target: Path, tensors: Mapping[str, Tensor | LazyTensor], metadata: Mapping[str, str], progress: Progress
+) -> int:
+    """Write one file where none is, one tensor in memory at a time; what a kill leaves has another name."""
+    encoded = tensorfile.encode(tensors, metadata)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    durable.ensure_space(target.parent, encoded.size)
+    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+    done = 0
+
+    def counted() -> Iterator[bytes | memoryview]:
+        nonlocal done
+        for piece in encoded:
+            yield piece
+            done += memoryview(piece).nbytes
+            progress(done, encoded.size)
+
+    try:
+        durable.write_file(scratch, counted(), 0o644)
+        # Unlike a rename, a link never replaces a file that appeared meanwhile.
+        os.link(scratch, target)
+        durable.sync_folder(target.parent)
+    except FileExistsError:
+        raise AlreadyExists(f"{target} is there already") from None
+    finally:
+        durable.remove_file(scratch)
+    return encoded.size

@@ -19,10 +19,13 @@ EPILOG = epilog(
     "conceptctl export alice --to concept --output alice.safetensors",
     "conceptctl export --to concept --output all/",
     "conceptctl export --to diffusers --output my-model",
+    "conceptctl export alice falls --to lora --output both.safetensors",
+    "conceptctl export --to single-file --output model.safetensors --dtype fp16",
     "conceptctl export alice --to diffusers --output only-alice --at 12",
     codes=(2, 4, 5, 7),
 )
-FORMATS = ("concept", "diffusers")
+SHARED = ("single-file", "lora", "diff", "embedding")
+FORMATS = ("concept", "diffusers", *SHARED)
 NamesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="Concepts; all when none is named.", metavar="[NAMES]...", autocompletion=completion.concepts),
@@ -32,7 +35,9 @@ ToOption = Annotated[
     typer.Option(
         "--to",
         help="concept: one file each that another store can import; "
-        "diffusers: the base with the concepts folded in, as a folder that any diffusers program loads.",
+        "diffusers: the base with the concepts folded in, as a folder that any diffusers program loads; "
+        "single-file: the same as one checkpoint; lora: what was learned, for diffusers, ComfyUI, A1111, sd-scripts; "
+        "diff: the same as full differences, for ComfyUI and A1111; embedding: the tokens alone.",
         metavar="FORMAT",
         autocompletion=completion.one_of(*FORMATS),
     ),
@@ -67,9 +72,22 @@ FolderAtOption = Annotated[
     int | None,
     typer.Option(
         "--at",
-        help="With --to diffusers: as of this generation (see log).",
+        help="As of this generation (see log); not with --to concept.",
         metavar="GENERATION",
         autocompletion=completion.generations,
+    ),
+]
+RankOption = Annotated[
+    int | None,
+    typer.Option("--rank", help="With --to lora: leave out what is beyond this rank; exact by default.", metavar="N"),
+]
+TypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Of the numbers in the file: fp16, bf16 or fp32 (the default; of a checkpoint the base's).",
+        metavar="TYPE",
+        autocompletion=completion.one_of("fp16", "bf16", "fp32"),
     ),
 ]
 
@@ -81,26 +99,24 @@ def export(
     beside: BesideOption = None,
     raw: RawOption = False,
     at: FolderAtOption = None,
+    rank: RankOption = None,
+    dtype: TypeOption = None,
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write concepts as files, or the model with them as a folder. Nothing is overwritten.
+    """Write concepts as files, or the model with them as a folder or a file. Nothing is overwritten.
 
     Each concept draws what it draws in the store, though it was learned on top of others that do not go along.
     """
     out = Output(json, quiet)
-    if to not in FORMATS:
-        raise UsageError(f"there is no export format {to!r}", hint=f"formats: {', '.join(FORMATS)}")
     chosen, others = tuple(names or ()), tuple(beside or ())
-    if others and not chosen:
-        raise UsageError(
-            "--with needs the concept that it stands beside", hint=f"conceptctl export NAME {_with(others)}"
-        )
-    if raw and others:
-        raise UsageError("a delta as it was learned stands on what was there then", hint="--raw, or --with NAME")
-    if twice := sorted(set(chosen) & set(others)):
-        raise UsageError(f"{twice[0]!r} cannot stand beside itself", hint="--with names other concepts")
+    _check(to, chosen, others, raw=raw, of_shared=rank is not None or dtype is not None)
+    if to in SHARED:
+        from conceptctl.cli.export_shared import write
+
+        write(out, open_store(store), chosen, output, to, at=at, rank=rank, dtype=dtype)
+        return
     if to == "diffusers":
         if output is None:
             raise UsageError("--to diffusers makes a folder, which needs a name", hint="--output DIR")
@@ -109,6 +125,28 @@ def export(
     if at is not None:
         raise UsageError("a concept file is of the newest generation", hint="leave out --at")
     _files(out, open_store(store), chosen, output or ".", raw, others)
+
+
+def _check(to: str, chosen: tuple[str, ...], others: tuple[str, ...], *, raw: bool, of_shared: bool) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UsageError: Something does not.
+    """
+    if to not in FORMATS:
+        raise UsageError(f"there is no export format {to!r}", hint=f"formats: {', '.join(FORMATS)}")
+    if of_shared and to not in SHARED:
+        raise UsageError("--rank and --dtype are for other programs' files", hint=f"--to {', '.join(SHARED)}")
+    if (raw or others) and to in SHARED:
+        raise UsageError(f"--raw and --with do not go with --to {to}", hint="name all concepts that go along")
+    if others and not chosen:
+        raise UsageError(
+            "--with needs the concept that it stands beside", hint=f"conceptctl export NAME {_with(others)}"
+        )
+    if raw and others:
+        raise UsageError("a delta as it was learned stands on what was there then", hint="--raw, or --with NAME")
+    if twice := sorted(set(chosen) & set(others)):
+        raise UsageError(f"{twice[0]!r} cannot stand beside itself", hint="--with names other concepts")
 
 
 def _with(names: tuple[str, ...]) -> str:

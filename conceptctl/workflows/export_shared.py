@@ -6,6 +6,7 @@ tokens go into embedding files, since a grown vocabulary breaks other programs' 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def export_shared(
         tokens = _token_paths(chosen, output, form)
         _check_vacant([*([output] if form != "embedding" else []), *tokens.values()])
         sums, solved = _sums(store, generation, chosen, progress) if form != "embedding" else ({}, None)
-        records = [read_record(store.blob(each, read=True)) for each in chosen]
+        records = [dataclasses.replace(read_record(store.blob(each, read=True)), name=each.name) for each in chosen]
         found = base.tensors(store.layout, generation.base)
         made = _Made(generation, records, kind or "F32", base.configs(store.layout, generation.base))
         written: lora.Written | None = None
@@ -155,7 +156,7 @@ def _check_vacant(paths: Sequence[Path]) -> None:
         # The folder of embeddings is made; the one that a user names must be there.
         parent = path.parent if path.parent.name != EMBEDDINGS else path.parent.parent
         if not parent.is_dir() and not parent.parent.is_dir():
-            raise NotFound(f"no folder {parent}")
+            raise NotFound(f"no folder {parent}", hint=f"mkdir -p {parent}, or another --output")
 
 
 def _sums(

@@ -24,6 +24,7 @@ COMMANDS = (
     "eval --images alice=concepts/person-000/heldout --images falls=concepts/waterfall-000/heldout",
     "eval --images falls=concepts/waterfall-000/heldout --report only.html",
     "show falls", "export alice -o out.safetensors", "export --raw -o raw", "export --to diffusers -o folder",
+    "export --to lora --rank 4 -o lora.safetensors", "export alice --to embedding -o token.safetensors",
     "forget falls --dry-run", "forget falls --yes", "undo --dry-run", "undo --yes",
     "forget falls --purge --yes", "repair --dry-run", "repair --yes", "compact --dry-run", "compact --yes",
     "gc --dry-run", "gc --yes", "init --store second", "import out.safetensors --as bob --store second",

@@ -1,0 +1,85 @@
+"""`conceptctl export --to lora`, `diff`, `embedding` or `single-file`: what other programs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conceptctl.cli.output import Output
+from conceptctl.cli.stores import listed, share_text, size_text, warn_of_damaged
+from conceptctl.errors import UsageError
+from conceptctl.store.store import Store
+from conceptctl.wording import count
+from conceptctl.workflows.export_shared import Shared, export_shared
+
+ENDING = ".safetensors"
+_WEIGHTS = {
+    "lora": "a LoRA for diffusers, ComfyUI, A1111 and sd-scripts",
+    "diff": "full differences for ComfyUI and A1111",
+    "single-file": "a checkpoint for any program",
+}
+_EXACT = 1e-5
+"""The error of a file in which nothing was left out: that of adding up fp32 numbers."""
+
+
+def write(
+    out: Output,
+    store: Store,
+    names: tuple[str, ...],
+    output: str | None,
+    to: str,
+    *,
+    at: int | None,
+    rank: int | None,
+    dtype: str | None,
+) -> None:
+    """Write the files, and say how they are used."""
+    if output is None:
+        example = "FILE.safetensors" if to != "embedding" else "DIR"
+        raise UsageError(f"--to {to} makes files, which need a name", hint=f"--output {example}")
+    path = Path(output)
+    if to != "embedding" and path.suffix != ENDING:
+        raise UsageError(f"{path}: other programs read {ENDING} files", hint=f"--output {path.with_suffix(ENDING)}")
+    with out.progress() as bar:
+        made = export_shared(
+            store,
+            names,
+            path,
+            to,
+            at=at,
+            rank=rank,
+            dtype=dtype,
+            progress=bar("reading prompts"),
+            writing=bar("writing"),
+        )
+    _show(out, made, to)
+
+
+def _show(out: Output, made: Shared, to: str) -> None:
+    paths = [str(path) for path in (made.path, *made.embeddings.values()) if path]
+    payload = {
+        "generation": made.generation,
+        "format": to,
+        "path": None if made.path is None else str(made.path),
+        "concepts": list(made.embeddings),
+        "embeddings": {name: str(path) for name, path in made.embeddings.items()},
+        "bytes": made.size,
+        "rank": made.rank or None,
+        "error": made.error,
+        "changed": dict(made.changed),
+    }
+    warn_of_damaged(out, made.damaged)
+    if made.error > _EXACT:
+        out.warn(
+            f"truncated to rank {made.rank}: {share_text(made.error)} of what was learned is left out; without --rank "
+            "it is exact"
+        )
+    out.data(payload, paths, paths)
+    names = list(made.embeddings)
+    what = _WEIGHTS.get(to, "an embedding each")
+    rank = f", rank {made.rank}" if made.rank else ""
+    out.say(f"exported {count(len(names), 'concept')} as {what}{rank}; {size_text(made.size)}")
+    if names:
+        words = listed([f"embedding:{name} (ComfyUI), {name} (A1111), V*{name} (diffusers)" for name in names[:1]])
+        out.say(f"its token goes along in an embedding file; in prompts: {words}")
+    for name, changed in made.changed.items():
+        out.say(f"{name}: whole without the others; its prompts' keys and values within {share_text(changed)}")

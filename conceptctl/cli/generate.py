@@ -86,8 +86,8 @@ def generate(
                 warn=out.warn,
             )
         _show(out, made)
-    except (Exception, KeyboardInterrupt):
-        if written:
+    except (Exception, KeyboardInterrupt) as error:
+        if written and not isinstance(error, BrokenPipeError):
             out.say(f"drawn before that, and kept: {' '.join(map(str, written))}", always=True)
         raise
 

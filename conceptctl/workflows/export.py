@@ -21,6 +21,7 @@ from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store, unknown_concept
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.workflows.adding import names_of
+from conceptctl.workflows.places import check_writable
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import introduced_in
 
@@ -90,6 +91,7 @@ def export_concepts(
             raise AlreadyExists(f"{taken[0]} is there already")
         if not into_folder and not output.parent.is_dir():
             raise NotFound(f"no folder {output.parent}")
+        check_writable(output if into_folder else output.parent)
         made = _files(store, head, chosen, others, raw, progress)
         if into_folder:
             output.mkdir(parents=True, exist_ok=True)
@@ -196,7 +198,7 @@ def _write(target: Path, tensors: Mapping[str, Tensor], record: Record) -> int:
     pieces = list(tensorfile.encode(tensors, record.metadata()))
     size = sum(len(memoryview(piece).cast("B")) for piece in pieces)
     durable.ensure_space(target.parent, size)
-    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+    scratch = target.parent / f".{target.name[:40]}-{durable.scratch_path(target.parent).name}"
     try:
         durable.write_file(scratch, pieces, 0o644)
         # Unlike a rename, a link never replaces a file that appeared meanwhile.
@@ -256,6 +258,7 @@ def export_folder(
         generation = head if at is None else store.drawable(at)
         uids = {find(generation, name).uid for name in names}
         solved = None
+        check_writable(target.absolute().parent)
         if uids and not raw and uids != {each.uid for each in generation.concepts}:
             from conceptctl.workflows.consolidation import Consolidation
 

@@ -5,7 +5,7 @@ import json
 import os
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -59,18 +59,40 @@ class Config:
 
 
 def config_path() -> Path:
-    """Return where the defaults are kept: `CONCEPTCTL_CONFIG`, or the platform's place for them."""
+    """Return where the defaults are kept: `CONCEPTCTL_CONFIG`, or the platform's place for them.
+
+    Raises:
+        NotFound: Nobody says where home is.
+    """
     named = os.environ.get("CONCEPTCTL_CONFIG")
-    return Path(named) if named else platformdirs.user_config_path("conceptctl") / "config.toml"
+    return Path(named) if named else at_home(platformdirs.user_config_path, "CONCEPTCTL_CONFIG") / "config.toml"
+
+
+def at_home(find: Callable[[str], Path], instead: str) -> Path:
+    """Return a place that the platform has for programs; `instead` is the hint where a user has no home.
+
+    Raises:
+        NotFound: There is neither HOME nor an entry for the user.
+    """
+    try:
+        path = find("conceptctl")
+    except RuntimeError:
+        path = Path("~")
+    if not path.is_absolute():
+        raise NotFound("this user has no home folder", hint=instead)
+    return path
 
 
 def load_config(path: Path | None = None) -> Config:
-    """Read the defaults; a missing file means the built-in ones.
+    """Read the defaults; a missing file, or no home, means the built-in ones.
 
     Raises:
         UsageError: The file is no TOML, or has a key or a value that means nothing here.
     """
-    return _from_tables(_read_tables(path or config_path()))
+    try:
+        return _from_tables(_read_tables(path or config_path()))
+    except NotFound:
+        return Config()
 
 
 def config_values(config: Config) -> dict[str, Any]:
@@ -100,7 +122,10 @@ def set_value(key: str, text: str | None, path: Path | None = None) -> Config:
     else:
         tables.setdefault(table, {})[name] = _parse(key, text)
     config = _from_tables(tables)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError) as error:
+        raise UsageError(f"{path.parent}: cannot be made: {error.strerror}") from error
     scratch = path.with_suffix(".tmp")
     scratch.write_text(_to_toml(tables), encoding="utf-8")
     scratch.replace(path)
@@ -115,7 +140,8 @@ def unknown_setting(key: str) -> NotFound:
 def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # Daemons live without a home, in /dev/null.
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from error

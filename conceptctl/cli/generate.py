@@ -99,8 +99,8 @@ def _draw(out: Output, store: Store, request: Request, folder: Path, grid: Path 
                 store, request, folder, grid=grid, device=device, progress=stages, written=written.append, warn=out.warn
             )
         _show(out, made)
-    except (Exception, KeyboardInterrupt):
-        if written:
+    except (Exception, KeyboardInterrupt) as error:
+        if written and not isinstance(error, BrokenPipeError):
             out.say(f"drawn before that, and kept: {' '.join(map(str, written))}", always=True)
         raise
 

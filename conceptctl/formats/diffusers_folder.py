@@ -88,7 +88,7 @@ def export_diffusers(
     check_vacant(target)
     folder = _Plan(store.layout, generation, concepts, sums)
     durable.ensure_space(target.parent, folder.size)
-    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+    scratch = target.parent / f".{target.name[:40]}-{durable.scratch_path(target.parent).name}"
     try:
         size = _write(scratch, folder, progress)
         _put_in_place(scratch, target)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from conceptctl.config import at_home
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
 
 FORMAT_NUMBER = 3
@@ -129,18 +130,23 @@ class Layout:
 
 def _init_command(root: Path) -> str:
     """Return the shortest command that makes a store there."""
-    if default_root().absolute() == root == chosen_root(None).absolute():
-        return "conceptctl init"
+    with suppress(NotFound):
+        if default_root().absolute() == root == chosen_root(None).absolute():
+            return "conceptctl init"
     import shlex
 
     return f"conceptctl init --store {shlex.quote(str(root))}"
 
 
 def default_root() -> Path:
-    """Return where the store is when nobody says otherwise."""
+    """Return where the store is when nobody says otherwise.
+
+    Raises:
+        NotFound: Nobody says where home is.
+    """
     import platformdirs
 
-    return platformdirs.user_data_path("conceptctl")
+    return at_home(platformdirs.user_data_path, "--store DIR, or CONCEPTCTL_STORE")
 
 
 def chosen_root(option: Path | None) -> Path:

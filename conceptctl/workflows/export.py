@@ -22,6 +22,7 @@ from conceptctl.store.store import Store, unknown_concept
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.workflows.adding import names_of
 from conceptctl.workflows.concept_log import came
+from conceptctl.workflows.places import check_writable
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import introduced_in
 
@@ -95,6 +96,7 @@ def export_concepts(
             _check_folder(output)
         elif not output.parent.is_dir():
             raise NotFound(f"no folder {output.parent}", hint="-o takes a file in a folder that is there, or FOLDER/")
+        check_writable(output if into_folder else output.parent)
         made = _files(store, head, chosen, others, raw, progress)
         if into_folder:
             output.mkdir(parents=True, exist_ok=True)
@@ -242,7 +244,7 @@ def _write(target: Path, tensors: Mapping[str, Tensor], record: Record) -> int:
     pieces = list(tensorfile.encode(tensors, record.metadata()))
     size = sum(len(memoryview(piece).cast("B")) for piece in pieces)
     durable.ensure_space(target.parent, size)
-    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
+    scratch = target.parent / f".{target.name[:40]}-{durable.scratch_path(target.parent).name}"
     try:
         durable.write_file(scratch, pieces, 0o644)
         # Unlike a rename, a link never replaces a file that appeared meanwhile.
@@ -302,6 +304,7 @@ def export_folder(
         generation = head if at is None else store.drawable(at)
         uids = {_find_then(store, generation, name).uid for name in names}
         solved = None
+        check_writable(target.absolute().parent)
         if uids and not raw and uids != {each.uid for each in generation.concepts}:
             from conceptctl.workflows.consolidation import Consolidation
 

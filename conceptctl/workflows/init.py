@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl import families
-from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.errors import ImportRefused, NotFound, UsageError
 from conceptctl.store import base
 from conceptctl.store.store import Store
+from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,10 +34,14 @@ def initialize(root: Path, named: str) -> Initialized:
         NotFound: There is no such base, or it cannot be had from here; names the command that would work.
         ImportRefused: It is a pickle, or breaks the rules of its format.
         AlreadyExists: There is a store already, or something else.
+        UsageError: Nothing can be written there.
     """
     with _base_folder(named, root) as (folder, name):
         source = base.inspect(folder, families.recognized(folder).FAMILY)
-        store = Store.create(root, source, name)
+        if root.is_symlink() and not root.exists():
+            raise UsageError(f"{root} is a link to nothing")
+        with writable(root.absolute().parent):
+            store = Store.create(root, source, name)
     return Initialized(store, name, source.sha256)
 
 

@@ -45,6 +45,16 @@ def writable(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, which may be made; nothing is left of it.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    with writable(folder):
+        pass
+
+
 def _make(folder: Path, made: list[Path]) -> None:
     """Make a folder where there is none, and note what was made, parents first."""
     missing = []

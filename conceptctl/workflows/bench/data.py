@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conceptctl.errors import AlreadyExists, UsageError
 from conceptctl.pocket.world import concepts as world
+from conceptctl.workflows.places import writable
 
 LENGTHS = (10, 20, 50, 500)
 """The sequences that figures are published for."""
@@ -46,13 +47,14 @@ def write_bench_data(
 
     Raises:
         AlreadyExists: There is something in the folder.
-        UsageError: A number that cannot be meant.
+        UsageError: A number or a place that cannot be meant.
     """
     if length < 1 or training < 1 or heldout < 1 or seed < 0:
         raise UsageError("The numbers of concepts and pictures start at 1, seeds at 0.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExists(f"{folder} is there and is not an empty folder.", hint="name a new folder")
     concepts = world.sequence(length, seed)
-    for item in world.write_folders(concepts, folder, training=training, heldout=heldout):
-        progress(item.name)
+    with writable(folder):
+        for item in world.write_folders(concepts, folder, training=training, heldout=heldout):
+            progress(item.name)
     return Written(folder, tuple(item.name for item in concepts), training, heldout)

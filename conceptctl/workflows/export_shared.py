@@ -23,6 +23,7 @@ from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.store.tensorfile import LazyTensor, Tensor
 from conceptctl.workflows.export import find
+from conceptctl.workflows.places import check_writable
 from conceptctl.workflows.progress import Progress, ignore
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def _check_vacant(paths: Sequence[Path]) -> None:
         parent = path.parent if path.parent.name != EMBEDDINGS else path.parent.parent
         if not parent.is_dir() and not parent.parent.is_dir():
             raise NotFound(f"no folder {parent}", hint=f"mkdir -p {parent}, or another --output")
+        check_writable(path.parent)
 
 
 def _sums(

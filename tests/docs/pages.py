@@ -30,13 +30,11 @@ class Block:
     Attributes:
         language: What is behind the fence: sh, python, text, ...
         skip: Why its commands are not run, or an empty string.
-        coming: Whether this version may not have what it uses yet: then it is left alone.
     """
 
     page: Path
     language: str
     skip: str
-    coming: bool
     text: str
 
     def commands(self) -> list[str]:
@@ -70,7 +68,7 @@ def blocks(page: Path) -> Iterator[Block]:
     """Every fenced block of a page, in order."""
     for match in _FENCE.finditer(text_of(page)):
         info = dict(part.split("=", 1) for part in shlex.split(match["info"]))
-        yield Block(page, match["language"], info.get("skip", ""), "coming" in info, match["text"])
+        yield Block(page, match["language"], info.get("skip", ""), match["text"])
 
 
 def runs(page: Path) -> list[Block]:

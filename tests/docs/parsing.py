@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from conceptctl.cli import app
-from tests.docs.pages import ROOT, is_ours, without_comment
+from tests.docs.pages import ROOT
 
 _SCRIPT = re.compile(r"^(?:python )?(benchmarks/\w+\.(?:py|sh)|docs/scripts/\w+\.py)(?: (.*))?$")
 
@@ -41,18 +41,6 @@ def parse(command: str) -> None:
         called, owner, words = owner.resolve_command(parent, [*parent._protected_args, *parent.args])
     if "--help" not in words:
         owner.make_context(called, list(words), parent=parent)
-
-
-def understands(commands: list[str]) -> bool:
-    """Whether this version has every verb and option of some commands."""
-    try:
-        for command in commands:
-            plain, _ = without_comment(command)
-            if is_ours(plain):
-                parse(plain)
-    except typer.TyperException:
-        return False
-    return True
 
 
 def options(verb: str | None = None) -> set[str]:

@@ -130,7 +130,9 @@ def _epilog(text: str) -> str:
     """Turn the help's EXAMPLES into a block that the tests take as any page's, and its EXIT STATUS into a list."""
     examples, _, status = text.partition("EXIT STATUS")
     lines = [line.strip() for line in examples.replace("\b", "").splitlines()]
-    commands = [line for line in lines if line.startswith("conceptctl")]
+    # A long one goes on behind a backslash.
+    going_on = [before.endswith("\\") for before in ["", *lines]]
+    commands = [line for line, more in zip(lines, going_on, strict=False) if more or line.startswith("conceptctl")]
     codes = [line.split(maxsplit=1) for line in status.splitlines() if line.strip()]
     shown = ", ".join(f"{code} {meaning.strip()}" for code, meaning in codes)
     return "\n\n".join(

@@ -75,7 +75,8 @@ class Reader:
         said = io.StringIO()
         if setting := re.fullmatch(r"export (\w+)=(\S+)", command):
             value = os.path.expandvars(setting[2]).strip('"').replace("~", str(self.folder), 1)
-            os.environ[setting[1]] = self.environment[setting[1]] = value
+            self.environment[setting[1]] = value
+            self.patch.setenv(setting[1], value)
             return
         if is_ours(command):
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -99,6 +100,7 @@ class Reader:
     def at_home(self) -> Iterator[None]:
         """Be in the folder, with the reader's environment."""
         with pytest.MonkeyPatch.context() as patch:
+            self.patch = patch
             shorten(patch)
             patch.chdir(self.folder)
             for name, value in self.environment.items():

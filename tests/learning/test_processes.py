@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,7 +169,7 @@ def test_an_interrupted_run_of_two_processes_goes_on(made, stores):
         start_new_session=True,
     )
     for line in interrupted.stderr:
-        if line.startswith("about"):
+        if re.match(r"learning: \d+ of", line):
             break
     os.killpg(interrupted.pid, signal.SIGINT)
     interrupted.communicate(timeout=60)

@@ -30,7 +30,7 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     from conceptctl.images.gate import check_folder
 
     names = frozenset(each.name for each in head.concepts)
-    tokenizer = wording.tokenizer_of(store, head)
+    tokenizer = wording.tokenizer_of(store, head, request.name)
     side = families.family_of(head.base).picture_side(base.configs(store.layout, head.base))
     takes = preset_of(head.base).learn
     rules = _rules(side, takes, request, names, tokenizer)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.request import Request
 
 
-def tokenizer_of(store: Store, head: Generation) -> Any:
-    """Load the tokenizer of a store's base, with the tokens of all that was learned.
+def tokenizer_of(store: Store, head: Generation, name: str) -> Any:
+    """Load the tokenizer of a store's base, with the tokens of all that was learned but one's that is learned anew.
 
     Raises:
         NotFound: The base has none.
@@ -31,7 +31,8 @@ def tokenizer_of(store: Store, head: Generation) -> Any:
     with base.folder(store.layout, head) as folder:
         tokenizer = families.family_of(head.base).load_tokenizer(folder)
     for concept in head.concepts:
-        add_token(tokenizer, concept.name)
+        if concept.name != name:
+            add_token(tokenizer, concept.name)
     return tokenizer
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from conceptctl.formats import low_rank
 from conceptctl.formats.low_rank import Array, Factors
-from conceptctl.store.tensorfile import Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor
 
 PREFIX = "lora_unet_"
 DTYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
@@ -36,7 +36,7 @@ class Written:
         error: |difference| / |deltas| over all weights together, rounding to the type of the file left out.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor | LazyTensor]
     rank: int
     error: float
 

@@ -67,7 +67,8 @@ def inspect(folder: Path, family: Family) -> Source:
         component = _component(name)
         if Path(name).suffix in PICKLES and component in family.components and component not in there:
             raise ImportRefused(f"{name}: a pickle runs code when it is read: only safetensors")
-    if missing := sorted({_component(pattern) for pattern in family.targets} - there):
+    needed = {_component(pattern) for pattern in (*family.targets, *family.token_tables.values())}
+    if missing := sorted(needed - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
     return Source(weights, texts, identity(weights, family), family)

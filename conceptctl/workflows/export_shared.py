@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conceptctl import families
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
@@ -104,19 +104,11 @@ def export_shared(
         _check_vacant([*([output] if form != "embedding" else []), *tokens.values()])
         sums, solved = _sums(store, generation, chosen, progress) if form != "embedding" else ({}, None)
         records = [dataclasses.replace(read_record(store.blob(each, read=True)), name=each.name) for each in chosen]
-        found = base.tensors(store.layout, generation.base)
         made = _Made(generation, records, kind or "F32", base.configs(store.layout, generation.base))
-        written: lora.Written | None = None
+        written = _written(store, sums, form, rank, kind, made)
         size = 0
-        if form in ("lora", "diff"):
-            deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
-            if form == "lora":
-                written = lora.lora(deltas, rank=rank, dtype=made.dtype)
-            else:
-                written = lora.diff(deltas, dtype=made.dtype)
-            size += _write(output, written.tensors, made.adapter_metadata(output, written), writing)
-        elif form == "single-file":
-            size += _write(output, tensors_of(found, made.configs, sums, kind), made.metadata(), writing)
+        if written:
+            size += _write(output, written.tensors, made.metadata(form, output, written), writing)
         for each in chosen:
             size += _write_token(store, each, tokens[each.name], made)
     return Shared(
@@ -180,17 +172,29 @@ class _Made:
     generation: Generation
     records: Sequence[Record]
     dtype: str
-    configs: Mapping[str, object]
+    configs: Mapping[str, Any]
 
-    def metadata(self) -> dict[str, str]:
-        """Of a whole checkpoint."""
-        return model_card.metadata(self.generation, self.records, model_card.architecture(self.configs))
-
-    def adapter_metadata(self, path: Path, written: lora.Written) -> dict[str, str]:
-        """Of a LoRA or of full differences: modelspec's keys, and those that trainers of LoRAs write."""
+    def metadata(self, form: str, path: Path, written: lora.Written) -> dict[str, str]:
+        """Modelspec's keys; of what is added to a checkpoint also those that trainers of LoRAs write."""
+        architecture = model_card.architecture(self.configs)
+        if form == "single-file":
+            return model_card.metadata(self.generation, self.records, architecture)
         return model_card.adapter_metadata(
-            self.generation, self.records, model_card.architecture(self.configs), path.stem, written.rank, written.error
+            self.generation, self.records, architecture, path.stem, written.rank, written.error
         )
+
+
+def _written(
+    store: Store, sums: Mapping[str, Array], form: str, rank: int | None, kind: str | None, made: _Made
+) -> lora.Written | None:
+    """Make the tensors of the file of weights; None where there are embeddings alone."""
+    found = base.tensors(store.layout, made.generation.base)
+    if form == "embedding":
+        return None
+    if form == "single-file":
+        return lora.Written(tensors_of(found, made.configs, sums, kind), 0, 0.0)
+    deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
+    return lora.lora(deltas, rank=rank, dtype=made.dtype) if form == "lora" else lora.diff(deltas, dtype=made.dtype)
 
 
 def _write_token(store: Store, concept: Concept, path: Path, made: _Made) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from conceptctl import families
 from conceptctl.errors import ImportRefused, NotFound, UsageError
 from conceptctl.store import base
+from conceptctl.store.manifest import Family
 from conceptctl.store.store import Store
 from conceptctl.workflows.places import writable
 
@@ -81,10 +82,8 @@ def _from_hub(repository: str) -> Path:
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
-        folder = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
-        family = families.recognized(folder).FAMILY
-        weights = base.chosen_weights(_hub_files(repository, folder), family).values()
-        return Path(snapshot_download(repository, allow_patterns=[*HUB_TEXTS, *weights]))
+        family = families.recognized(Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))).FAMILY
+        return _fetched(repository, family)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(
             f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
@@ -92,12 +91,19 @@ def _from_hub(repository: str) -> Path:
         ) from error
 
 
-def _hub_files(repository: str, folder: Path) -> list[str]:
-    """What a repository holds: as the hub lists it, or without a network what of it has come before."""
-    from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+def _fetched(repository: str, family: Family) -> Path:
+    """Fetch what a pipeline loads: of each component the first form that there is, plain, as fp16, or any other."""
+    from huggingface_hub import snapshot_download
 
-    try:
-        return list_repo_files(repository)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    missing = set(family.components)
+    folder = Path()
+    for form, but in (("*.safetensors", "*/*.*.safetensors"), ("*.fp16*.safetensors", ""), ("*.safetensors", "")):
+        wanted = [f"{component}/{form}" for component in sorted(missing)]
+        folder = Path(
+            snapshot_download(repository, allow_patterns=[*HUB_TEXTS, *wanted], ignore_patterns=[but] if but else None)
+        )
+        there = [path.relative_to(folder).as_posix() for path in folder.glob("*/*")]
+        missing -= {place.partition("/")[0] for place in base.chosen_weights(there, family)}
+        if not missing:
+            break
+    return folder

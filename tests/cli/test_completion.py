@@ -58,7 +58,7 @@ def offered(stores, monkeypatch, capsys):
         (["rename", "al"], ["alice", "albert"]),
         (["rename", "alice", ""], []),
         (["export", "alice", ""], ["albert", "falls"]),
-        (["export", "--to", ""], ["concept", "diffusers"]),
+        (["export", "--to", ""], ["concept", "diffusers", "single-file", "lora", "diff", "embedding"]),
         (["export", "alice", "--with", "f"], ["falls"]),
         (["export", "--at", "2"], ["2"]),
         (["generate", "x", "--at", ""], ["3", "2", "1", "0"]),

@@ -122,13 +122,13 @@ def test_a_hub_id_of_another_kind_of_model_is_refused_before_its_weights_come(tm
     import huggingface_hub
 
     folder = synthetic.write_base(tmp_path / "snapshot")
-    (folder / "text_encoder_2").mkdir()
+    (folder / "transformer").mkdir()
     asked = []
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *_, allow_patterns: asked.append(allow_patterns) or str(folder)
     )
-    answer(capsys, "init", "--base", "owner/sdxl", "--store", str(tmp_path / "s"), code=8)
-    assert asked == [["*.json"]]
+    answer(capsys, "init", "--base", "owner/sd3", "--store", str(tmp_path / "s"), code=8)
+    assert asked == [["*.json", "*.txt", "*.model"]]
 
 
 def test_a_folder_with_pickles_only(tmp_path, capsys):
@@ -140,7 +140,7 @@ def test_a_folder_with_pickles_only(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("place", "text", "reason"),
     [
-        ("text_encoder_2/config.json", "{}", "two text encoders"),
+        ("transformer/config.json", "{}", "a transformer in the place of a U-Net"),
         ("unet/config.json", '{"in_channels": 9}', "9 channels"),
     ],
 )

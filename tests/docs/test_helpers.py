@@ -65,5 +65,5 @@ def test_fields_that_no_schema_has_are_noticed():
 
 
 def test_a_block_is_what_it_says():
-    block = Block(pages.README, "sh", "", False, "# a comment\n\nconceptctl list\n")
+    block = Block(pages.README, "sh", "", "# a comment\n\nconceptctl list\n")
     assert block.commands() == ["conceptctl list"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.request import Request
 
 
-def tokenizer_of(store: Store, head: Generation, name: str) -> Any:
+def tokenizer_of(store: Store, head: Generation, name: str = "") -> Any:
     """Load the tokenizer of a store's base, with the tokens of all that was learned but one's that is learned anew.
 
     Raises:

@@ -45,8 +45,9 @@ types: $(READY)
 contracts: $(READY)
 	$(BIN)/lint-imports --cache-dir .venv/.cache/imports
 
+# One worker a core, each on one thread: two threads of one worker mostly wait for each other.
 tests: $(READY)
-	$(BIN)/pytest -m 'not long'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not long' -n auto --dist loadfile
 
 # The long forms of the fault tests: hours on a small machine. T1 to T3 need strace, T4 the right to mount.
 faults: $(READY)

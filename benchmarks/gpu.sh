@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks that need a GPU, in one call: what docs/gpu-checks.md lists as pending.
+# All checks that need a GPU, in one call: what docs/lab/gpu-checks.md lists as pending.
 #
 #   OUT=results benchmarks/gpu.sh [MINUTES]
 #

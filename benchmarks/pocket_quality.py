@@ -1,4 +1,4 @@
-"""How good the bundled base is: the table of docs/pocket.md, and its sample grids.
+"""How good the bundled base is: the table of docs/lab/pocket-figures.md, and its sample grids.
 
     python benchmarks/pocket_quality.py [--pictures 200] [--only ROW ...] [--grids FOLDER]
 

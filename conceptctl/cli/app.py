@@ -1,6 +1,5 @@
 """The list of commands, and the only catch-all."""
 
-import importlib
 import os
 import signal
 import sys
@@ -12,23 +11,28 @@ import typer
 
 import conceptctl
 from conceptctl.cli import streams, system_errors
+from conceptctl.cli.help import Verbs, usage_hint, usage_message
 from conceptctl.cli.options import EXIT_STATUS, epilog
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, Interrupted
 
 VERBS = {
     "init": "init:init",
+    "learn": "learn:learn",
+    "generate": "generate:generate",
+    "eval": "eval_:evaluate",
     "list": "list_:list_concepts",
     "ls": "list_:list_concepts",
     "show": "show:show",
     "log": "log:log",
+    "diff": "diff:diff",
     "info": "info:info",
-    "learn": "learn:learn",
-    "generate": "generate:generate",
-    "fold": "fold:fold",
-    "eval": "eval_:evaluate",
-    "undo": "undo:undo",
+    "stats": "stats:stats",
+    "rename": "rename:rename",
     "forget": "forget:forget",
+    "rm": "forget:forget",
+    "undo": "undo:undo",
+    "fold": "fold:fold",
     "export": "export:export",
     "import": "import_:import_file",
     "verify": "verify:verify",
@@ -38,34 +42,72 @@ VERBS = {
     "config": "config:config",
     "bench": "bench:app",
 }
-"""Every verb, by the module in `cli/` and the function or the group in it; the order is that of `--help`."""
+"""Every verb, by the module in `cli/` and the function or the group in it."""
 
-ALIASES = {"ls"}
+GROUPS = {
+    "Teach": {
+        "init": "Make a new store on a base",
+        "learn": "Teach the model one concept from a folder of pictures",
+        "generate": "Draw pictures",
+        "eval": "Measure how every concept fares",
+    },
+    "Look": {
+        "list": "List the concepts, oldest first",
+        "show": "Show what a concept is and how it was learned",
+        "log": "List the generations, newest first",
+        "diff": "Compare two generations",
+        "info": "Show where the store is, its base and the space that is left",
+        "stats": "Count what is in the store, and what takes how much space",
+    },
+    "Keep": {
+        "rename": "Give a concept another name",
+        "forget": "Forget a concept",
+        "undo": "Go back to before the last change",
+        "fold": "Merge every concept that is not folded yet into the stored weights",
+        "export": "Write concepts as files, or the model with them as a folder",
+        "import": "Add a concept from a file",
+    },
+    "Other": {
+        "verify": "Look for damage",
+        "repair": "Make a damaged store usable again",
+        "gc": "Take out what nothing needs",
+        "compact": "Put the weights in the place of all deltas",
+        "config": "Show the defaults, or change one",
+        "bench": "Data for comparing methods",
+    },
+}
+"""The verbs as `--help` lists them, each with how its own help begins; those that stand in none are other names."""
+
+ALIASES = set(VERBS) - {verb for group in GROUPS.values() for verb in group}
 """Verbs that work and that `--help` does not list."""
 
 
-def build(only: str | None = None) -> typer.Typer:
-    """Return the program with all its verbs, or with one: building all of them takes as long as `list`."""
+class Program(Verbs):
+    """The program with all its verbs."""
+
+    places = VERBS
+    groups = GROUPS
+
+
+def build(completion: bool = True) -> typer.Typer:
+    """Return the program; each verb is imported when it is used.
+
+    Args:
+        completion: Whether it has the options that install completion, which cost a little time.
+    """
     app = typer.Typer(
         name="conceptctl",
+        cls=Program,
         help="Teach a text-to-image model one concept at a time, and keep every one of them.",
         no_args_is_help=True,
-        # Its two options are the program's own, and never stand beside a verb.
-        add_completion=only is None,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         # Plain help: drawing boxes takes longer than everything else that `--help` does.
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
         epilog=epilog("conceptctl init", "conceptctl list", "conceptctl undo", codes=tuple(EXIT_STATUS)[1:]),
     )
     app.callback()(_root)
-    for verb, place in VERBS.items() if only is None else [(only, VERBS[only])]:
-        module_name, _, name = place.partition(":")
-        module = importlib.import_module(f"conceptctl.cli.{module_name}")
-        target = getattr(module, name)
-        if isinstance(target, typer.Typer):
-            app.add_typer(target, name=verb)
-        else:
-            app.command(verb, epilog=module.EPILOG, hidden=verb in ALIASES)(target)
     return app
 
 
@@ -102,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
     signals: list[int] = []
     previous = {number: signal.signal(number, _interrupt_into(signals)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result = build(_verb(arguments))(args=list(arguments), prog_name="conceptctl", standalone_mode=False)
+        result = build(not _is_verb(arguments))(args=list(arguments), prog_name="conceptctl", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -120,11 +162,9 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _verb(arguments: Sequence[str]) -> str | None:
-    """Return the verb that a command line starts with, or None when all of them are needed to answer it."""
-    first = arguments[0] if arguments else ""
-    completing = "_CONCEPTCTL_COMPLETE" in os.environ
-    return first if first in VERBS and not completing else None
+def _is_verb(arguments: Sequence[str]) -> bool:
+    """Whether a command line begins with a verb, beside which the program's own options never stand."""
+    return bool(arguments) and arguments[0] in VERBS and "_CONCEPTCTL_COMPLETE" not in os.environ
 
 
 def _interrupt_into(signals: list[int]) -> "signal._HANDLER":
@@ -141,8 +181,8 @@ def _explain(error: Exception, output: Output) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):
         # Without a command the help has been printed, and there is nothing to add.
-        if message := error.format_message():
-            output.failure("UsageError", error.exit_code, message, "conceptctl --help")
+        if message := usage_message(error):
+            output.failure("UsageError", error.exit_code, message, usage_hint(error))
         return error.exit_code
     if isinstance(error, typer.Abort):
         output.failure("Aborted", 130, "nothing was changed")

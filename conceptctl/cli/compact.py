@@ -2,7 +2,8 @@
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, YesOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, open_store, size_text
+from conceptctl.cli.stores import go_on, open_store, settle, size_text
+from conceptctl.wording import count
 
 EPILOG = epilog("conceptctl compact --dry-run", "conceptctl compact --yes", codes=(2, 4, 5, 6, 7))
 
@@ -23,12 +24,14 @@ def compact(
 
     output = Output(json, quiet)
     opened = open_store(store)
+    settle(opened, "compact", wait=wait, dry_run=dry_run)
     plan = workflow.plan_compact(opened)
     shown = [
-        f"compact {len(plan.head.concepts)} concepts: their deltas become one increment, and pictures stay the same",
+        f"compact {count(len(plan.head.concepts), 'concept')}: all deltas become one increment, pictures stay the same",
         f"  nothing needs any more: {size_text(plan.freed_bytes)} (conceptctl gc takes it out); "
         f"the increment: {size_text(plan.added_bytes)}",
-        f"  cannot be gone back to any more: {plan.generations} generations",
+        f"  once gc has run twice, the store {_net(plan.freed_bytes - plan.added_bytes)}",
+        f"  cannot be gone back to any more: {count(plan.generations, 'generation')}",
         "  what a concept alone had changed is not known any more; export gives it whole, and not --raw",
     ]
     done = go_on(output, shown, yes=yes, dry_run=dry_run)
@@ -41,7 +44,17 @@ def compact(
             "generations": plan.generations,
             "freed_bytes": plan.freed_bytes,
             "added_bytes": plan.added_bytes,
+            "net_bytes": plan.added_bytes - plan.freed_bytes,
         },
         [f"generation {head.seq}"] if done else [],
         [str(head.seq)] if done else [],
     )
+    if done:
+        output.say(
+            f"compacted {count(len(head.concepts), 'concept')}, which draw what they drew; "
+            f"conceptctl gc takes out what nothing needs any more"
+        )
+
+
+def _net(smaller: int) -> str:
+    return f"is {size_text(smaller)} smaller" if smaller >= 0 else f"is {size_text(-smaller)} larger"

@@ -1,15 +1,19 @@
 """`conceptctl export`: concepts as files for elsewhere."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli import completion
+from conceptctl.cli.options import OUTPUT, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store, share_text, size_text, warn_of_damaged
+from conceptctl.cli.stores import listed, open_store, share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
+from conceptctl.wording import count
 
 EPILOG = epilog(
     "conceptctl export alice --to concept --output alice.safetensors",
@@ -19,44 +23,69 @@ EPILOG = epilog(
     codes=(2, 4, 5, 7),
 )
 FORMATS = ("concept", "diffusers")
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Concepts; all when none is named.", metavar="[NAMES]...", autocompletion=completion.concepts),
+]
+ToOption = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        help="concept: one file each that another store can import; "
+        "diffusers: the base with the concepts folded in, as a folder that any diffusers program loads.",
+        metavar="FORMAT",
+        autocompletion=completion.one_of(*FORMATS),
+    ),
+]
+PathOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file; a folder for several, or with a / at its end. Here by default.",
+        metavar="PATH",
+        rich_help_panel=OUTPUT,
+    ),
+]
+BesideOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        help="A concept that the base has already where the file is used; repeatable. A folder gets it too.",
+        metavar="NAME",
+        autocompletion=completion.concepts,
+    ),
+]
+RawOption = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="The deltas as they were learned, on top of earlier concepts, instead of each made whole on the base.",
+    ),
+]
+FolderAtOption = Annotated[
+    int | None,
+    typer.Option(
+        "--at",
+        help="With --to diffusers: as of this generation (see log).",
+        metavar="GENERATION",
+        autocompletion=completion.generations,
+    ),
+]
 
 
 def export(
-    names: Annotated[list[str] | None, typer.Argument(help="Concepts; all when none is named.")] = None,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            help="concept: one file each that another store can import; "
-            "diffusers: the base with the concepts folded in, as a folder that any diffusers program loads.",
-        ),
-    ] = "concept",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file, or a folder for several; here by default.")
-    ] = None,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            help="A concept that the base has already where the file is used; repeatable. A folder gets it too.",
-            metavar="NAME",
-        ),
-    ] = None,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="The deltas as they were learned, on top of earlier concepts, instead of each made whole on the base.",
-        ),
-    ] = False,
-    at: Annotated[
-        int | None, typer.Option(help="With --to diffusers: as of this generation (see log).", metavar="GENERATION")
-    ] = None,
+    names: NamesArgument = None,
+    to: ToOption = "concept",
+    output: PathOption = None,
+    beside: BesideOption = None,
+    raw: RawOption = False,
+    at: FolderAtOption = None,
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write concepts as files, or the model with its concepts as a folder. Nothing is overwritten.
+    """Write concepts as files, or the model with them as a folder. Nothing is overwritten.
 
     Each concept draws what it draws in the store, though it was learned on top of others that do not go along.
     """
@@ -75,22 +104,31 @@ def export(
     if to == "diffusers":
         if output is None:
             raise UsageError("--to diffusers makes a folder, which needs a name", hint="--output DIR")
-        _folder(out, open_store(store), (*chosen, *others), output, at, raw)
+        _folder(out, open_store(store), (*chosen, *others), Path(output), at, raw)
         return
     if at is not None:
         raise UsageError("a concept file is of the newest generation", hint="leave out --at")
-    _files(out, open_store(store), chosen, output or Path(), raw, others)
+    _files(out, open_store(store), chosen, output or ".", raw, others)
 
 
 def _with(names: tuple[str, ...]) -> str:
     return " ".join(f"--with {name}" for name in names)
 
 
-def _files(out: Output, store: Store, names: tuple[str, ...], output: Path, raw: bool, beside: tuple[str, ...]) -> None:
+def _files(out: Output, store: Store, names: tuple[str, ...], output: str, raw: bool, beside: tuple[str, ...]) -> None:
     from conceptctl.workflows.export import export_concepts
 
     with out.progress() as bar:
-        written = export_concepts(store, names, output, raw=raw, beside=beside, progress=bar("reading prompts"))
+        written = export_concepts(
+            store,
+            names,
+            Path(output),
+            # A path forgets the slash that says so.
+            into_folder=output.endswith(("/", os.sep)),
+            raw=raw,
+            beside=beside,
+            progress=bar("reading prompts"),
+        )
     paths = [str(each.path) for each in written]
     files = [
         {
@@ -109,12 +147,17 @@ def _files(out: Output, store: Store, names: tuple[str, ...], output: Path, raw:
         out.warn("a forget or a compaction has changed the weights since: these deltas do not make this store again")
     for each in written:
         if each.changed is not None:
-            base = f"the base with {', '.join(each.stands_on)}" if each.stands_on else "the base alone"
+            base = f"the base with {listed(each.stands_on)}" if each.stands_on else "the base alone"
             out.say(f"{each.name}: whole on {base}; its prompts' keys and values within {share_text(each.changed)}")
         elif each.stands_on is None:
             out.say(f"{each.name}: as it was learned; history does not say on top of what")
         elif each.stands_on:
-            out.say(f"{each.name}: as it was learned, on top of {', '.join(each.stands_on)}, and other without them")
+            out.say(f"{each.name}: as it was learned, on top of {listed(each.stands_on)}, and other without them")
+    total = size_text(sum(each.size for each in written))
+    out.say(
+        f"exported {count(len(written), 'concept')}, {total}; another store on the same base takes "
+        f"{'it' if len(written) == 1 else 'them'}: conceptctl import {shlex.quote(paths[0])} --store DIR"
+    )
 
 
 def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at: int | None, raw: bool) -> None:
@@ -136,6 +179,6 @@ def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at:
         "changed": dict(folder.changed),
     }
     out.data(payload, [str(made.folder)], [str(made.folder)])
-    out.say(f"{size_text(made.size)}; in prompts: {' '.join(tokens) or 'no concepts yet'}")
+    out.say(f"exported {size_text(made.size)}; in prompts: {' '.join(tokens) or 'no concepts yet'}")
     for name, changed in folder.changed.items():
         out.say(f"{name}: whole without the others; its prompts' keys and values within {share_text(changed)}")

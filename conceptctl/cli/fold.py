@@ -2,7 +2,7 @@
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store
+from conceptctl.cli.stores import NEXT, listed, open_store
 
 EPILOG = epilog("conceptctl fold", "conceptctl fold --dry-run", codes=(4, 5, 6, 7))
 
@@ -31,3 +31,9 @@ def fold(
         [f"{verb}: {' '.join(names)}" if names else "everything is folded already"],
         names,
     )
+    if dry_run:
+        output.say("dry run: nothing was changed")
+    elif names:
+        output.say(f"folded {listed(names)}: pictures stay the same; conceptctl undo takes that back")
+    elif not result.head.concepts:
+        output.say(NEXT)

@@ -4,11 +4,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, YesOption, epilog
+from conceptctl.cli.options import (
+    ConceptArgument,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    WaitOption,
+    YesOption,
+    epilog,
+)
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, kept_lines, open_store, share_text, size_text
+from conceptctl.cli.stores import go_on, kept_lines, left_text, listed, open_store, settle, share_text, size_text
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
+    from conceptctl.store.manifest import Generation
     from conceptctl.workflows.consolidation import Solved
     from conceptctl.workflows.forget import ForgetPlan
 
@@ -16,7 +27,7 @@ EPILOG = epilog("conceptctl forget alice", "conceptctl forget alice --purge --dr
 
 
 def forget(
-    name: Annotated[str, typer.Argument(help="A concept.")],
+    name: ConceptArgument,
     purge: Annotated[
         bool, typer.Option("--purge", help="Remove it for good, its name and history too; no undo.")
     ] = False,
@@ -32,6 +43,7 @@ def forget(
 
     output = Output(json, quiet)
     opened = open_store(store)
+    settle(opened, "forget", wait=wait, dry_run=dry_run)
     with output.progress() as bar:
         plan = workflow.plan_forget(opened, name, purge_it=purge, progress=bar("reading prompts"))
     done = go_on(output, _shown(plan), yes=yes, dry_run=dry_run)
@@ -53,6 +65,23 @@ def forget(
         [f"generation {head.seq}"] if done else [],
         [str(head.seq)] if done else [],
     )
+    if done:
+        output.say(_done(plan, head))
+
+
+def _done(plan: "ForgetPlan", head: "Generation") -> str:
+    if not plan.concepts:
+        return f"removed {count(plan.interrupted, 'interrupted training')} of {plan.name}; {left_text(head)}"
+    gone = listed([f"V*{name}" for name in dict.fromkeys(each.name for each in plan.concepts)])
+    if plan.is_purge:
+        return f"removed {gone} for good; {left_text(head)}; files you exported and backups are not reached"
+    back = "" if plan.damaged else "; conceptctl undo brings it back"
+    return f"forgot {gone}; {left_text(head)}{back}"
+
+
+def _names(plan: "ForgetPlan") -> str:
+    earlier = [name for name in plan.names if name != plan.name]
+    return f"names ({listed([plan.name, *earlier])})" if earlier else "name"
 
 
 def _others(plan: "ForgetPlan") -> bool:
@@ -72,7 +101,8 @@ def _solved(solved: "Solved") -> list[str]:
 
 def _shown(plan: "ForgetPlan") -> list[str]:
     if not plan.concepts:
-        return [f"forget {plan.name}", "  only an interrupted training; removed for good", "  nothing brings it back"]
+        only = count(plan.interrupted, "interrupted training")
+        return [f"forget {plan.name}", f"  only {only}; removed for good", "  nothing brings it back"]
     own = [each.class_word or "no class" for each in plan.concepts if each.name == plan.name]
     lines = [f"forget {plan.name} ({', '.join(own)})"]
     if others := sorted({each.name for each in plan.concepts} - {plan.name}):
@@ -90,7 +120,7 @@ def _shown(plan: "ForgetPlan") -> list[str]:
     return [
         *lines,
         f"  removed for good: {size_text(plan.removed_bytes)}, and every other blob that holds it",
-        f"  rewritten without its name: {plan.rewritten} generations",
+        f"  rewritten without its {_names(plan)}: {count(plan.rewritten, 'generation')}",
         "  emptied: trash/, tmp/ and damaged/; its interrupted jobs are removed",
         "  nothing brings it back, and undo to before this is refused",
         "  files you exported, backups and file system snapshots are not reached",

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.options import (
+    OUTPUT,
+    AtOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    epilog,
+)
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
 from conceptctl.config import load_config
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
-    from conceptctl.workflows.generate.run import Generated
+    from conceptctl.store.store import Store
+    from conceptctl.workflows.generate.run import Generated, Request
 
 EPILOG = epilog(
     'conceptctl generate "a photo of V*alice next to V*falls" -n 4',
@@ -34,7 +44,7 @@ PromptOnlyOption = Annotated[
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw; V*NAME is a concept.", metavar="PROMPT")],
-    count: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")] = DEFAULT_FOLDER,
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; picture i has seed + i.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Denoising steps.")] = None,
@@ -43,13 +53,17 @@ def generate(
     ] = None,
     negative: Annotated[str | None, typer.Option("--negative", "--negative-prompt", help="What not to draw.")] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="File for the contact sheet; in the folder by default.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="File for the contact sheet; in the folder by default.", metavar="FILE", rich_help_panel=OUTPUT
+        ),
     ] = None,
     prompt_only: PromptOnlyOption = False,
-    at: Annotated[int | None, typer.Option(help="Draw as of this generation (see log).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    at: AtOption = None,
+    device: DeviceOption = "auto",
     no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Leave out of the files how they were made.")
+        bool,
+        typer.Option("--no-metadata", help="Leave out of the files how they were made.", rich_help_panel=OUTPUT),
     ] = False,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -57,13 +71,12 @@ def generate(
 ) -> None:
     """Draw pictures. Each is written as PNG with its recipe inside; nothing is overwritten."""
     out = Output(json, quiet)
-    opened = open_store(store)
     defaults = load_config().sample
-    from conceptctl.workflows.generate.run import Request, generate
+    from conceptctl.workflows.generate.run import Request
 
     request = Request(
         prompt=prompt,
-        count=count,
+        count=number,
         seed=defaults.seed if seed is None else seed,
         steps=defaults.steps if steps is None else steps,
         guidance=defaults.guidance if guidance is None else guidance,
@@ -72,18 +85,18 @@ def generate(
         at=at,
         metadata=not no_metadata,
     )
+    _draw(out, open_store(store), request, output, grid, device)
+
+
+def _draw(out: Output, store: Store, request: Request, folder: Path, grid: Path | None, device: str) -> None:
+    """Draw, and say what was written, also where something comes between."""
+    from conceptctl.workflows.generate.run import generate as draw
+
     written: list[Path] = []
     try:
         with out.progress() as stages:
-            made = generate(
-                opened,
-                request,
-                output,
-                grid=grid,
-                device=device,
-                progress=stages,
-                written=written.append,
-                warn=out.warn,
+            made = draw(
+                store, request, folder, grid=grid, device=device, progress=stages, written=written.append, warn=out.warn
             )
         _show(out, made)
     except (Exception, KeyboardInterrupt) as error:
@@ -104,8 +117,7 @@ def _show(out: Output, made: Generated) -> None:
         out.say(f"side by side, from the left: {shown}; --prompt-only draws from the prompt alone")
     paths = [str(image.path) for image in made.images]
     out.data(payload, [*paths, str(made.contact_sheet)], paths)
-    count = len(paths)
-    out.say(f"drew {count} picture{'s' if count > 1 else ''}; side by side: {made.contact_sheet}")
+    out.say(f"drew {count(len(paths), 'picture')}; side by side: {made.contact_sheet}")
     if not made.known:
         out.say("the store has no concepts yet; next: conceptctl learn DIR --token NAME --class WORD")
     elif not made.named:

@@ -8,7 +8,9 @@ import typer
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, WaitOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import SHOWN, kept_lines, open_store, share_text, warn_of_damaged
+from conceptctl.cli.stores import SHOWN, kept_lines, listed, open_store, share_text, there_text, warn_of_damaged
+from conceptctl.store.concept import UID
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.import_concept import Imported
@@ -63,6 +65,7 @@ def import_file(
         out.say(f"its prompts' keys and values are within {share_text(found.lacking)} of what they were; those of")
         for line in kept_lines(found.kept):
             out.say(line)
+    out.say(f"imported V*{name}; {there_text(head)}; conceptctl undo takes it out again")
 
 
 def _learned_on(name: str, found: "Imported") -> str:
@@ -76,6 +79,10 @@ def _learned_on(name: str, found: "Imported") -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """The first of some names; concepts that this store never knew have none here."""
+    known = [name for name in names if not UID.fullmatch(name)]
+    strangers = len(names) - len(known)
+    if not strangers:
+        return listed(known)
+    others = count(strangers, "other concept" if known else "concept")
+    return listed([*known[: SHOWN - 1], f"{others} that this store never knew"])

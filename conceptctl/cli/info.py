@@ -1,30 +1,30 @@
 """`conceptctl info`: the store as a whole."""
 
 import shutil
-from pathlib import Path
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store, size_text
+from conceptctl.cli.stores import NEXT, open_store, size_text
 from conceptctl.families import facts_of
 from conceptctl.store import jobs
+from conceptctl.workflows.statistics import size_of
 
 EPILOG = epilog("conceptctl info", codes=(4, 5))
 
 
 def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Show where the store is, its base, its sizes and the space that is left."""
+    """Show where the store is, its base and the space that is left."""
     layout = (opened := open_store(store)).layout
     head = opened.head()
     family = facts_of(head.base).name
     base_bytes = sum(ref.size for ref in (*head.base.files.values(), head.base.texts))
     sizes = {
         "base": base_bytes,
-        "other blobs": _size(layout.blobs) - base_bytes,
-        "history": _size(layout.generations) + layout.index.stat().st_size,
-        "jobs": _size(layout.jobs),
-        "trash": _size(layout.trash),
-        "damaged": _size(layout.damaged),
+        "other blobs": size_of(layout.blobs) - base_bytes,
+        "history": size_of(layout.generations) + layout.index.stat().st_size,
+        "jobs": size_of(layout.jobs),
+        "trash": size_of(layout.trash),
+        "damaged": size_of(layout.damaged),
     }
     waiting = sorted(
         {str(job.settings.get("name", "")) for job in jobs.found(layout)} - {each.name for each in head.concepts}
@@ -57,8 +57,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
             for name in waiting
         ),
     ]
-    Output(json, quiet).table(payload, ("what", "value"), rows)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    output = Output(json, quiet)
+    output.table(payload, ("what", "value"), rows)
+    if not head.concepts:
+        output.say(NEXT)

@@ -1,9 +1,11 @@
 """`conceptctl init`: make a store."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
+from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.store.layout import chosen_root
@@ -17,7 +19,13 @@ EPILOG = epilog(
 
 def init(
     base: Annotated[
-        str, typer.Option("--base", help="pocket, a hub id, a diffusers folder or a .safetensors checkpoint.")
+        str,
+        typer.Option(
+            "--base",
+            help="pocket, a hub id, a diffusers folder or a .safetensors checkpoint.",
+            metavar="BASE",
+            autocompletion=completion.one_of("pocket"),
+        ),
     ] = "pocket",
     store: StoreOption = None,
     json: JsonOption = False,
@@ -28,8 +36,11 @@ def init(
 
     made = initialize(chosen_root(store), base)
     root = str(made.store.layout.root)
-    Output(json, quiet).data(
+    output = Output(json, quiet)
+    output.data(
         {"store": root, "base": {"name": made.base_name, "sha256": made.base_sha256}, "generation": 0},
         [f"made a store at {root} on {made.base_name} ({made.base_sha256[:12]})"],
         [root],
     )
+    named = "" if store is None else f" --store {shlex.quote(str(store))}"
+    output.say(f"next: conceptctl learn DIR --token NAME --class WORD{named}")

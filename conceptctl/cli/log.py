@@ -4,27 +4,37 @@ from typing import Annotated
 
 import typer
 
+from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store
+from conceptctl.cli.stores import NEXT, action_text, minute, open_store
 from conceptctl.store.index import LogRow
-from conceptctl.store.store import Store
+from conceptctl.store.store import Store, unknown_concept
+from conceptctl.workflows.concept_log import about
 from conceptctl.workflows.evaluate.history import Kept, as_dict, by_generation, read_all, summary
 
 EPILOG = epilog("conceptctl log", "conceptctl log alice", "conceptctl log --json", codes=(4, 5))
 
-COLUMNS = ("generation", "id", "when", "verb", "what", "concepts")
+COLUMNS = ("generation", "id", "when", "what", "concepts")
 
 
 def log(
-    name: Annotated[str | None, typer.Argument(help="A concept: only what happened to it, and how it fared.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A concept: only what happened to it, and how it fared.",
+            metavar="NAME",
+            autocompletion=completion.concepts,
+        ),
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """List the generations, newest first: when, what was done, and to which concepts.
 
-    With a name, only those that were about that concept; beside each `eval`, what it found.
+    With a name, only those that concerned that concept: also undos that took or brought it back, and what it was
+    called before; beside each `eval`, what it found.
     """
     out = Output(json, quiet)
     opened = open_store(store)
@@ -32,21 +42,30 @@ def log(
     if name is None:
         rows = [_row(row) for row in reversed(history)]
         out.table({"generations": [vars(row) for row in reversed(history)]}, COLUMNS, rows)
+        if len(history) == 1:
+            out.say(NEXT)
         return
-    about = [row for row in reversed(history) if name in row.subject.split()]
+    found = about(history, name)
+    if not found.events:
+        raise unknown_concept(name, opened.head())
     # One that was forgotten has a history still, and nothing else.
-    kept = {} if about and opened.head().concept(name) is None else _kept(opened, name, history, out)
+    kept = _kept(opened, found.now, history, out) if found.now else {}
     figures = {seq: as_dict(each) for seq, each in kept.items()}
-    payload = {"generations": [{**vars(row), "figures": figures.get(row.seq)} for row in about]}
+    events = found.events[::-1]
+    payload = {
+        "generations": [
+            {**vars(each.row), "effect": each.effect, "figures": figures.get(each.row.seq)} for each in events
+        ]
+    }
     newest = kept[max(kept)] if kept else None
     said = {seq: summary(each, newest) for seq, each in kept.items() if newest}
-    shown = [(*_row(row), said.get(row.seq, "")) for row in about]
-    out.table(payload, (*COLUMNS, "figures"), shown)
+    shown = [(*_row(each.row)[:-1], each.effect or said.get(each.row.seq, "")) for each in events]
+    out.table(payload, (*COLUMNS[:-1], "effect"), shown)
 
 
 def _row(row: LogRow) -> tuple[str, ...]:
-    what = row.subject or _goal(row.seq, row.restores)
-    return str(row.seq), row.id[:12], row.time, row.verb, what, str(row.concepts)
+    what = action_text(row.verb, row.subject.split() or [_goal(row.seq, row.restores)])
+    return str(row.seq), row.id[:7], minute(row.time), what, str(row.concepts)
 
 
 def _goal(seq: int, restores: int) -> str:
@@ -55,6 +74,7 @@ def _goal(seq: int, restores: int) -> str:
 
 def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Kept]:
     """What each `eval` of a concept found, by the generation that it committed."""
-    uid = store.concept(name).uid
-    kept = read_all(store.layout, store.head(), uid, warn=out.warn)
+    head = store.head()
+    concept = head.concept(name)
+    kept = read_all(store.layout, head, concept.uid, warn=out.warn) if concept else []
     return by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])

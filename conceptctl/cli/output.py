@@ -2,13 +2,16 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conceptctl.cli import streams
 from conceptctl.errors import ConceptctlError
 from conceptctl.learning.launch import is_main_process, process
+
+if TYPE_CHECKING:
+    from conceptctl.cli.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,24 +80,18 @@ class Output:
                 console.print(table)
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-        """Draw bars on stderr while something takes long.
+    def progress(self) -> Iterator["Progress"]:
+        """Show on stderr how far something is while it takes long: one line on a terminal, a few lines elsewhere.
 
         Yields:
-            What makes a bar, given what is going on: a function that is told how much is done, and how much there is.
+            What begins a stage with `stage`, and is told of it with `update`; a call with what is going on makes a
+            function that is told how much is done, and how much there is.
         """
-        from rich.console import Console
-        from rich.progress import Progress
+        from conceptctl.cli.progress import progress, terminal
 
-        console = Console(stderr=True)
-        unseen = self.as_json or self.quiet or self.silent or not console.is_terminal
-        with Progress(console=console, transient=True, disable=unseen) as bars:
-
-            def bar(text: str) -> Callable[[int, int], None]:
-                task = bars.add_task(text, total=None, visible=False)
-                return lambda done, total: bars.update(task, completed=done, total=total, visible=done < total)
-
-            yield bar
+        unseen = self.as_json or self.quiet or self.silent
+        with progress(self.say, None if unseen else terminal()) as shown:
+            yield shown
 
     def error(self, error: ConceptctlError) -> None:
         """Print an error: one JSON object on stdout, or a line and a hint on stderr."""

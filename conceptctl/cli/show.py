@@ -1,35 +1,43 @@
 """`conceptctl show`: where a concept came from."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
+from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
-from conceptctl.store.concept import read_record
+from conceptctl.presets import preset_of, shipped
+from conceptctl.store.concept import Record, read_record
 from conceptctl.store.index import LogRow
+from conceptctl.store.manifest import Base, Concept
+from conceptctl.workflows.adding import names_of
 from conceptctl.workflows.evaluate.history import as_dict, read_all, summary
 
-EPILOG = epilog("conceptctl show alice", codes=(4, 5))
+EPILOG = epilog("conceptctl show alice", "conceptctl show alice --full", codes=(4, 5))
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A concept.")],
+    name: ConceptArgument,
+    full: Annotated[bool, typer.Option("--full", help="Also every setting, digests and what was measured.")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show everything that is known about a concept, and how it fared in every `eval` so far."""
+    """Show what a concept is and how it was learned, and how it fared in every `eval` so far."""
     out = Output(json, quiet)
     opened = open_store(store)
     entry = opened.concept(name)
-    facts: dict[str, Any] = dataclasses.asdict(read_record(opened.blob(entry)))
-    found = [kept for _, kept in read_all(opened.layout, opened.head(), entry.uid, warn=out.warn)]
+    record = read_record(opened.blob(entry))
+    head = opened.head()
+    facts: dict[str, Any] = dataclasses.asdict(record)
+    found = [kept for _, kept in read_all(opened.layout, head, entry.uid, warn=out.warn)]
     # Of files only: in a store both follow from history.
     facts = {key: value for key, value in facts.items() if key not in ("stands_on", "start")}
     facts |= {
+        "contains": names_of(opened, record.contains),
         "name": name,
         "token": f"V*{name}",
         "folded": entry.folded,
@@ -39,26 +47,72 @@ def show(
         "generation": _first_seen(opened.log(), name),
         "evaluations": [{"generation": kept.generation, "time": kept.time, **as_dict(kept)} for kept in found],
     }
-    evaluations = [(f"at generation {kept.generation}", summary(kept, found[-1])) for kept in found]
-    rows = [
-        (key.replace("_", " "), _text(key, value))
-        for key, value in facts.items()
-        if key != "evaluations" and value not in ("", (), {})
-    ]
-    out.table(facts, ("fact", "value"), [*rows, *evaluations])
+    rows = _most_of_it(entry, record, head.base, facts)
+    rows += [(f"at generation {kept.generation}", summary(kept, found[-1])) for kept in found]
+    if full:
+        rows += _the_rest(record, facts)
+    out.table(facts, ("fact", "value"), rows)
+    if not full:
+        out.say("every setting and digest: --full")
 
 
 def _first_seen(history: list[LogRow], name: str) -> int:
-    """Return the latest generation in which a concept of that name was added."""
-    added = [row.seq for row in history if row.verb in ("learn", "import") and row.subject == name]
-    return max(added, default=0)
+    """Return the generation in which the concept that has a name now was added, by whatever name."""
+    from conceptctl.workflows.concept_log import added_in
+
+    return added_in(history, name)
+
+
+def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What matters of a concept, in words."""
+    state = "consolidated with others" if entry.consolidated else "folded" if entry.folded else "not folded yet"
+    curve = record.loss_curve
+    said = {
+        "token": facts["token"],
+        "class": entry.class_word,
+        "learned": f"{date_text(record.learned)}, generation {facts['generation']}",
+        "from": f"{record.photos} picture{'' if record.photos == 1 else 's'}",
+        "with": f"{record.method}, {record.steps} steps, seed {record.seed}",
+        "preset": _preset(record, base),
+        "loss": f"{curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "",
+        "goes on from": ", ".join(facts["contains"]),
+        "size": f"{size_text(entry.blob.size)}, {state}",
+        "license": record.license,
+        "consent": record.consent,
+    }
+    return [(key, value) for key, value in said.items() if value]
+
+
+def _preset(record: Record, base: Base) -> str:
+    """The preset's name, and what was set otherwise."""
+    name, settings = record.settings.get("preset"), record.settings
+    if not isinstance(name, str):
+        return ""
+    changed = settings.get("differs")
+    if not isinstance(changed, list):
+        # Earlier versions did not say; a preset knows only what it sets itself.
+        preset = shipped().get(name, preset_of(base))
+        usual = preset.settings(record.method)
+        changed = [key for key, value in usual.items() if settings.get(key, record.steps) != value]
+    pairs = [f"{key}={settings.get(key, record.steps)}" for key in changed]
+    return name + (f", but {', '.join(pairs)}" if pairs else "")
+
+
+def _the_rest(record: Record, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What else is known: digests, and every setting by its name."""
+    digests = [(key, str(facts[key])) for key in ("uid", "blob", "base", "program", "after")]
+    settings = [(key, _text(key, value)) for key, value in sorted(record.settings.items())]
+    curve = ", ".join(f"{value:.4g}" for value in record.loss_curve)
+    return [*digests, *settings, ("loss curve", curve)]
 
 
 def _text(key: str, value: Any) -> str:
-    if key == "bytes":
+    if key == "peak_memory" and isinstance(value, int):
         return size_text(value)
-    if key == "loss_curve":
-        return f"{value[0]:.4g} -> {value[-1]:.4g} in {len(value)} points"
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={item}" for name, item in value.items())
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def date_text(time: str) -> str:
+    """Return a time of the store for people: `2026-11-28 21:34 UTC`; what is none, as it is."""
+    day, letter, rest = time.partition("T")
+    return f"{day} {rest[:5]} UTC" if letter and rest.endswith("Z") else time

@@ -1,7 +1,7 @@
 """What verbs on a store share: finding it, asking before something goes away, and saying sizes."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,9 @@ import typer
 from conceptctl.cli.output import Output
 from conceptctl.errors import UsageError
 from conceptctl.store.layout import chosen_root
+from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.consolidation import Held
@@ -44,12 +46,50 @@ def go_on(output: Output, plan: Iterable[str], *, yes: bool, dry_run: bool) -> b
     return True
 
 
+SHOWN = 6
+"""How many names a line or a list has before it says how many more there are."""
+NEXT = "no concepts yet; next: conceptctl learn DIR --token NAME --class WORD"
+"""What an empty store says."""
+
+
+def left_text(head: Generation) -> str:
+    """Say how many concepts a generation has."""
+    return f"{count(len(head.concepts), 'concept')} left" if head.concepts else "no concepts left"
+
+
+def there_text(head: Generation) -> str:
+    """Say how many concepts a generation has, where none has gone."""
+    return f"{count(len(head.concepts), 'concept')} in the store"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence has them: "a, b and c"; the first ones of many."""
+    more = len(words) - SHOWN
+    if more > 0:
+        return f"{', '.join(words[:SHOWN])} and {more} more"
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), *words[-1:]])
+
+
+def action_text(verb: str, names: Sequence[str]) -> str:
+    """Say what made a generation: "fold alice and bob", "rename alice to ally"."""
+    return f"{verb} {' to '.join(names) if verb == 'rename' else listed(names)}".strip()
+
+
+def minute(time: str) -> str:
+    """Return a time for people, to the minute; UTC, as it is kept."""
+    return time[:16].replace("T", " ")
+
+
+def settle(store: Store, verb: str, *, wait: bool, dry_run: bool) -> None:
+    """Where somebody is to be waited for, do it before planning: the plan is then for what they leave."""
+    if wait and not dry_run:
+        with store.writing(verb, wait=True):
+            pass
+
+
 def share_text(share: float) -> str:
     """Return a share for people, in per cent."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-SHOWN = 6
 
 
 def kept_lines(kept: Iterable["Held"]) -> list[str]:

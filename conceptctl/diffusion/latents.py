@@ -11,7 +11,8 @@ from torch import Tensor
 
 from conceptctl.diffusion.models import Pipeline
 
-_TOGETHER = 4
+TOGETHER = 4
+"""How many pictures are encoded together."""
 
 
 @torch.no_grad()
@@ -27,8 +28,8 @@ def encode(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
     """
     vae = pipeline.vae
     parts = []
-    for start in range(0, len(pictures), _TOGETHER):
-        pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + _TOGETHER]])
+    for start in range(0, len(pictures), TOGETHER):
+        pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + TOGETHER]])
         # In the plain layout: another one gives slightly different numbers, in training too.
         signed = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
         parts.append(vae.encode(signed.to(vae.device, vae.dtype)).latent_dist.mode().float())

@@ -129,6 +129,21 @@ def _quieten() -> None:
         library.disable_progress_bar()
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a diffusers folder.
+
+    Raises:
+        NotFound: It is not there, or of another kind.
+    """
+    _quieten()
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    except (ValueError, OSError, AttributeError) as error:
+        raise NotFound(f"the base has no CLIP tokenizer: {error}") from error
+
+
 def load_text_encoder(folder: Path, device: torch.device) -> tuple[Any, Any]:
     """Load the tokenizer and the text encoder of a diffusers folder, and nothing else of it; fp32 everywhere.
 

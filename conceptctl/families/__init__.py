@@ -51,6 +51,13 @@ class FamilyModule(Protocol):
             NotFound: It is another kind of model.
         """
 
+    def load_tokenizer(self, folder: Path) -> Any:
+        """Load what counts prompts and cuts them off, and nothing that needs a device.
+
+        Raises:
+            NotFound: It is another kind of model.
+        """
+
     def load_text_side(self, folder: Path, device: torch.device) -> TextSide:
         """Load what turns prompts into hidden states, and nothing else of a base; fp32.
 

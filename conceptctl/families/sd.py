@@ -87,6 +87,17 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     return SdBackbone(load_pipeline(folder, device, in_full=in_full), family)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a diffusers folder alone.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    from conceptctl.diffusion.models import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
 def load_text_side(folder: Path, device: torch.device) -> SdText:
     """Load the tokenizer and the text encoder of a diffusers folder alone, in fp32.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import tempfile
@@ -182,7 +183,11 @@ class _Plan:
         self.layout = layout
         self.generation = generation
         files = [(each.uid, blobs.checked(layout, each.blob, f"concept {each.name}", read=True)) for each in concepts]
-        self._records = [read_record(path) for _, path in files]
+        # A concept is called what its generation says: its file keeps the name that it came with.
+        self._records = [
+            dataclasses.replace(read_record(path), name=each.name)
+            for each, (_, path) in zip(concepts, files, strict=True)
+        ]
         for place, ref in generation.base.files.items():
             # What is copied as it is, is checked while it is copied.
             if place.startswith(("unet/", "text_encoder/")):

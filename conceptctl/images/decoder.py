@@ -22,7 +22,7 @@ _LONGEST_PART = 64 * MEBIBYTE
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What decoding one picture may take. Of 50 megapixels the worst (WebP) takes 10 s and 1.6 GiB."""
+    """What decoding one picture may take. Of what is not refused for its size the worst is WebP: 2.4 GiB."""
 
     cpu_seconds: int = 30
     """Seconds of computing."""

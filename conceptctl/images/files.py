@@ -154,6 +154,33 @@ def picture_format(head: bytes) -> str:
     raise PicturesRefused(f"not a picture but {what}" if what else f"not a picture: {_WANTED}")
 
 
+def is_picture(path: Path, *, follow: bool) -> bool:
+    """Tell whether a file's first bytes announce a picture; what cannot be read is none."""
+    try:
+        picture_format(_head(path, follow=follow))
+    except PicturesRefused:
+        return False
+    return True
+
+
+def is_plain_text(path: Path, *, follow: bool) -> bool:
+    """Tell whether a file holds a text, and neither a page, a drawing nor what stands for a file that is elsewhere."""
+    try:
+        head = _head(path, follow=follow)
+    except PicturesRefused:
+        return False
+    return bool(head) and _other(head) == "text"
+
+
+def _head(path: Path, *, follow: bool) -> bytes:
+    check_regular(path, follow=follow)
+    try:
+        with open_regular(path, follow=follow) as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
 def _check_mode(mode: int) -> None:
     if stat.S_ISLNK(mode):
         raise PicturesRefused("not a regular file but a symbolic link; --follow-symlinks reads what it points to")

@@ -9,29 +9,8 @@ from PIL import Image
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import captions, files
 from conceptctl.images.decoder import Decoder, Limits
+from conceptctl.images.listing import NAME_A_FOLDER, Listing, list_folder, named
 from conceptctl.images.pixels import Square, Wanted
-
-MOST_FILES = 1000
-"""A concept is learned from a handful: a larger folder is another one than was meant."""
-
-_JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"}
-_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".tif",
-    ".tiff",
-}
-_NAME_A_FOLDER = "name a folder that holds the pictures of one concept"
 
 
 @dataclass(frozen=True)
@@ -42,7 +21,7 @@ class Rules:
     """Side of the square that is learned from, in pixels: the base's own size."""
     min_side: int = 256
     """Shorter side a picture must have."""
-    fewest: int = 3
+    fewest: int = 1
     """Different pictures there must be."""
     skip_bad: bool = False
     """Go on without the pictures that are refused."""
@@ -54,6 +33,8 @@ class Rules:
     """Names of the concepts that captions may speak of, the one that is learned included."""
     captioned: bool = True
     """Read the texts beside pictures; they are passed over otherwise."""
+    judge_caption: Callable[[str], str] = lambda caption: ""
+    """What else a base asks of a caption with `{token}` in it: returns a note or "", and raises `PicturesRefused`."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +78,11 @@ class Checked:
     refusals: tuple[Refusal, ...]
     """What was skipped."""
     ignored: int
-    """Hidden files and what file managers leave behind."""
+    """Hidden files, and what phones, systems and other programs leave beside pictures."""
     notes: tuple[str, ...]
     """What a user would want to know about the folder as a whole."""
     photographic: bool
     """Most of the pictures look like photographs, by the number of their colours."""
-
-
-@dataclass
-class _Listing:
-    """A folder's files, before any of them is opened."""
-
-    candidates: list[Path] = field(default_factory=list)
-    captions: dict[str, Path] = field(default_factory=dict)
-    folders: list[str] = field(default_factory=list)
-    ignored: int = 0
 
 
 def check_folder(
@@ -136,10 +107,10 @@ def check_folder(
             picture; the message names every such file with its reason.
         DeviceFailed: The process that decodes could not be started.
     """
-    listing = _list(folder, rules)
+    listing = list_folder(folder, follow=rules.follow_symlinks)
     if not listing.candidates:
         inside = f"; it holds folders: {', '.join(listing.folders[:3])}" if listing.folders else ""
-        raise PicturesRefused(f"no picture in {_shown(folder)}{inside}", hint=_NAME_A_FOLDER)
+        raise PicturesRefused(f"no picture in {_shown(folder)}{inside}", hint=NAME_A_FOLDER)
     found, refusals = _judge(listing, rules, limits, progress)
     distinct, notes = _distinct(found)
     lines = [f"\n  {refusal}" for refusal in refusals]
@@ -149,80 +120,68 @@ def check_folder(
     if len(distinct) < rules.fewest:
         lines += [f"\n  {note}" for note in notes]
         have = f"{len(distinct)} different pictures in {_shown(folder)}, at least {rules.fewest} are needed"
+        if not distinct:
+            have = f"no picture in {_shown(folder)} is left"
         hint = "add pictures of the same subject, each a little different"
         raise PicturesRefused(have + (":" if lines else "") + "".join(lines), hint=hint)
+    notes += _on_pictures(distinct)
     if listing.folders:
         notes.append(f"not looked into: {', '.join(listing.folders)}")
+    notes += listing.notes if rules.captioned else []
     photographs = sum(square.photographic for _, square in found)
     return Checked(distinct, tuple(refusals), listing.ignored, tuple(notes), 2 * photographs > len(found))
 
 
-def _list(folder: Path, rules: Rules) -> _Listing:
-    listing = _Listing()
-    texts: list[Path] = []
-    for path in files.entries(folder, _NAME_A_FOLDER):
-        name = path.name
-        if name.startswith(".") or name.lower() in _JUNK:
-            listing.ignored += 1
-        elif path.suffix.lower() not in _SUFFIXES and files.is_folder(path, follow=rules.follow_symlinks):
-            listing.folders.append(files.printable(name))
-        elif path.suffix.lower() == captions.SUFFIX:
-            texts.append(path)
-        else:
-            listing.candidates.append(path)
-    _pair(listing, texts)
-    if len(listing.candidates) > MOST_FILES:
-        many = f"{len(listing.candidates)} files in {_shown(folder)}: at most {MOST_FILES} are looked at"
-        raise PicturesRefused(many, hint=_NAME_A_FOLDER)
-    return listing
-
-
-def _pair(listing: _Listing, texts: list[Path]) -> None:
-    """Give each text to the picture of its name; one without a picture is judged as a picture."""
-    stems = {path.stem for path in listing.candidates}
-    for text in texts:
-        if text.stem in stems:
-            listing.captions[text.stem] = text
-        else:
-            listing.candidates.append(text)
-    listing.candidates.sort()
-
-
 def _judge(
-    listing: _Listing, rules: Rules, limits: Limits | None, progress: Callable[[int, int], None]
+    listing: Listing, rules: Rules, limits: Limits | None, progress: Callable[[int, int], None]
 ) -> tuple[list[tuple[Picture, Square]], list[Refusal]]:
     found: list[tuple[Picture, Square]] = []
     refused: list[Refusal] = []
     with Decoder(limits) as decoder:
         for done, path in enumerate(listing.candidates, start=1):
             try:
-                found.append(_picture(path, listing.captions.get(path.stem), rules, decoder))
+                found.append(_picture(path, listing.captions.get(path, []), rules, decoder))
             except PicturesRefused as refusal:
                 refused.append(Refusal(path, str(refusal)))
             progress(done, len(listing.candidates))
     return found, refused
 
 
-def _picture(path: Path, text: Path | None, rules: Rules, decoder: Decoder) -> tuple[Picture, Square]:
+def _picture(path: Path, texts: list[Path], rules: Rules, decoder: Decoder) -> tuple[Picture, Square]:
     files.check_regular(path, follow=rules.follow_symlinks)
     wanted = Wanted(rules.side, rules.min_side, rules.first_frame)
     square = decoder.square(path, wanted, follow=rules.follow_symlinks)
-    caption = None
-    if text and rules.captioned:
-        caption = captions.read_caption(text, rules.concepts, follow=rules.follow_symlinks)
-    return Picture(path, square.size, square.notes, caption, rules.side, square.pixels), square
+    caption, notes = None, square.notes
+    if texts and rules.captioned:
+        follow = rules.follow_symlinks
+        caption, note = captions.read_caption(texts, rules.concepts, rules.judge_caption, follow=follow)
+        notes = (*notes, note) if note else notes
+    return Picture(path, square.size, notes, caption, rules.side, square.pixels), square
 
 
 def _distinct(found: list[tuple[Picture, Square]]) -> tuple[tuple[Picture, ...], list[str]]:
-    """Return the first of each set of equal pictures, and a note for each other one."""
-    first: dict[str, Picture] = {}
+    """Return one of each set of equal pictures, one with a caption where there is one, and a note for each other."""
+    kept: dict[str, Picture] = {}
+    for picture, square in found:
+        known = kept.setdefault(square.digest, picture)
+        if known.caption is None and picture.caption is not None:
+            kept[square.digest] = picture
     notes: list[str] = []
     for picture, square in found:
-        known = first.setdefault(square.digest, picture)
-        if known is not picture:
+        if (known := kept[square.digest]) is not picture:
             same = f"the same pixels as {files.printable(known.path.name)}, counted once"
-            notes.append(f"{_shown(picture.path)}: {same}")
-    return tuple(first.values()), notes
+            unused = ", its caption not used" if picture.caption not in (None, known.caption) else ""
+            notes.append(f"{_shown(picture.path)}: {same}{unused}")
+    return tuple(kept.values()), notes
+
+
+def _on_pictures(pictures: tuple[Picture, ...]) -> list[str]:
+    """Say each thing that was done to pictures once, with the pictures."""
+    noted: dict[str, list[Path]] = {}
+    for picture in pictures:
+        for note in picture.notes:
+            noted.setdefault(note, []).append(picture.path)
+    return [f"{named(paths)}: {note}" for note, paths in noted.items()]
 
 
 def _shown(path: Path) -> str:

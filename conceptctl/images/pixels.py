@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,9 +15,15 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, ImageStat
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import files
+from conceptctl.images.profiles import png_profile
 
-MOST_PIXELS = 50_000_000
-LONGEST_SIDE = 16_384
+FULL_PIXELS = 50_000_000
+"""What is decoded in full size; of a larger picture a whole number of pixels becomes one, before anything else."""
+MOST_PIXELS = {"JPEG": 1_000_000_000, "WEBP": 100_000_000, "AVIF": 100_000_000, "HEIF": 150_000_000}
+"""What memory holds of each format while it is decoded; a JPEG is decoded at a fraction of its size."""
+MOST_OTHERWISE = 200_000_000
+MOST_IN_SCANS = 250_000_000
+"""Of a progressive JPEG, whose decoder holds all of it until the last scan."""
 WIDEST = 4
 """Longer side over shorter side: beyond it the square shows too little of the picture."""
 
@@ -48,6 +55,8 @@ _DAMAGE = (
 _GRAY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 _GRAY = ("1", "L", "LA", "La")
 _MODES = (*_GRAY, *_GRAY16, "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
+_AVERAGED = ("L", "RGB", "RGBA", "CMYK")
+"""Modes whose levels can be averaged as they are."""
 _ICC_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 262, 50706
@@ -97,8 +106,8 @@ def read_square(file: BinaryIO, wanted: Wanted) -> Square:
                 # Decoding alone skips the checksums of the pixel data.
                 header.verify()
         with _opened(file, name) as picture:
-            whole = _upright_srgb(picture, notes)
-        return _square(whole, wanted, notes)
+            whole, size = _upright_srgb(picture, notes)
+        return _square(whole, size, wanted, notes)
 
 
 @contextmanager
@@ -125,9 +134,13 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
 def _check_header(picture: Image.Image, wanted: Wanted) -> list[str]:
     """Refuse by what is known before decoding; return what is to be noted."""
     width, height = picture.size
-    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
-        limits = f"{MOST_PIXELS // 1_000_000} megapixels and {LONGEST_SIDE} on a side"
-        raise PicturesRefused(f"{width} x {height} pixels: too large, at most {limits} are read")
+    name = "JPEG" if picture.format == "MPO" else str(picture.format)
+    most = MOST_IN_SCANS if picture.info.get("progressive") else MOST_PIXELS.get(name, MOST_OTHERWISE)
+    if width * height > most:
+        smaller = "save it smaller" if name == "JPEG" else "save it smaller, or as JPEG"
+        raise PicturesRefused(
+            f"{width} x {height} pixels: memory holds {most // 1_000_000} megapixels of a {name} picture; {smaller}"
+        )
     _check_levels(picture)
     notes = _check_frames(picture, wanted)
     if min(width, height) < wanted.min_side:
@@ -162,11 +175,44 @@ def _check_levels(picture: Image.Image) -> None:
         raise PicturesRefused(f"{picture.mode} colours are not read: save it as RGB")
 
 
-def _upright_srgb(picture: Image.Image, notes: list[str]) -> Image.Image:
+def _upright_srgb(picture: Image.Image, notes: list[str]) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the whole picture, reduced where it is very large, and its own upright size."""
+    width, height = picture.size
+    times = math.ceil((width * height / FULL_PIXELS) ** 0.5)
+    if times > 1:
+        notes.append(f"{width * height / 1e6:.0f} megapixels, read at a fraction of its size")
+        # A JPEG's decoder makes halves, quarters and eighths of it itself, at a fraction of the memory.
+        picture.draft(None, (width // times, height // times))
     picture.load()
-    profile = picture.info.get("icc_profile")
+    profile = picture.info.get("icc_profile") or _said_profile(picture, notes)
+    decoded = picture.size
     _turn_upright(picture, notes)
-    return _to_srgb(_to_plain(picture, notes), profile, notes)
+    turned = picture.size != decoded
+    plain = _to_plain(_reduced(picture), notes)
+    return _to_srgb(plain, profile, notes), (height, width) if turned else (width, height)
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """Average what is still too large to work on, as it lies in memory."""
+    times = math.ceil((picture.width * picture.height / FULL_PIXELS) ** 0.5)
+    if times == 1:
+        return picture
+    if picture.mode not in _AVERAGED:
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    return picture.reduce(times)
+
+
+def _said_profile(picture: Image.Image, notes: list[str]) -> bytes | None:
+    try:
+        if picture.format != "PNG":
+            return None
+        info: dict[str, object] = {
+            name: picture.info[name] for name in ("gamma", "chromaticity", "srgb") if name in picture.info
+        }
+        return png_profile(info, gray=picture.mode in (*_GRAY, *_GRAY16))
+    except ValueError:
+        notes.append("its gamma or its primaries cannot be: ignored")
+        return None
 
 
 def _turn_upright(picture: Image.Image, notes: list[str]) -> None:
@@ -248,7 +294,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return all(high <= SRGB_LEVELS for _, high in shift.extrema)
 
 
-def _square(whole: Image.Image, wanted: Wanted, notes: list[str]) -> Square:
+def _square(whole: Image.Image, size: tuple[int, int], wanted: Wanted, notes: list[str]) -> Square:
     side = wanted.side
     middle = ImageOps.fit(whole, (side, side), Image.Resampling.LANCZOS)
     if all(high - low <= SAME_LEVEL for low, high in ImageStat.Stat(middle).extrema):
@@ -257,4 +303,4 @@ def _square(whole: Image.Image, wanted: Wanted, notes: list[str]) -> Square:
     colours = len(thumbnail.getcolors(64 * 64) or ())
     digest = hashlib.sha256(f"{whole.width} x {whole.height}:".encode())
     digest.update(whole.tobytes())
-    return Square(middle.tobytes(), whole.size, digest.hexdigest(), colours > PHOTO_COLOURS, tuple(notes))
+    return Square(middle.tobytes(), size, digest.hexdigest(), colours > PHOTO_COLOURS, tuple(notes))

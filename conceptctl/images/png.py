@@ -7,6 +7,14 @@ from collections.abc import Mapping
 
 from PIL.PngImagePlugin import PngInfo
 
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF>'
+    "</x:xmpmeta>"
+)
+"""The packet that marks a picture as made by a trained model (IPTC digital source type), in every kind of file."""
+
 
 def png_info(recipe: Mapping[str, object]) -> PngInfo:
     """Say in a PNG file how it was made, in the three ways in which programs look for it.
@@ -29,10 +37,5 @@ def png_info(recipe: Mapping[str, object]) -> PngInfo:
 def made_by_a_model() -> PngInfo:
     """What says of every picture that a trained model made it."""
     info = PngInfo()
-    info.add_itxt(
-        "XML:com.adobe.xmp",
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>',
-    )
+    info.add_itxt("XML:com.adobe.xmp", XMP)
     return info

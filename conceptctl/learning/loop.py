@@ -30,10 +30,12 @@ class Listener:
     phase: Callable[[str, int, int], None] = lambda name, steps, done: None
     """A phase begins: its name, its steps, and how many of them are done already."""
     report: Callable[[Report], None] = lambda report: None
+    step: Callable[[int], None] = lambda done: None
+    """A step of the phase is done: how many are now."""
     save: Callable[[TrainingState], None] = lambda state: None
     """Called every `save_seconds`, and when the training is interrupted; with several processes, in the main one."""
     preview: Callable[[int], None] | None = None
-    """Called with the step, every `preview_steps`, the folded deltas and the token being in place."""
+    """Called with the step, every `preview_steps` and at a phase's end, the folded deltas and the token in place."""
     report_steps: int = 10
     save_seconds: float = 60.0
     preview_steps: int = 100
@@ -175,7 +177,8 @@ def _loop(run: Run, listener: Listener) -> None:
                     run.update(losses)
                     if run.done % listener.report_steps == 0 or run.step == run.end:
                         listener.report(run.report(time.monotonic() - began))
-                if listener.preview and run.done % listener.preview_steps == 0:
+                listener.step(run.done)
+                if listener.preview and _is_shown(run, listener):
                     run.show(listener.preview)
                 if save:
                     _save(run, listener)
@@ -185,6 +188,12 @@ def _loop(run: Run, listener: Listener) -> None:
     except KeyboardInterrupt:
         _save(run, listener)
         raise
+
+
+def _is_shown(run: Run, listener: Listener) -> bool:
+    """Whether it is time to draw; where no weight moves there is nothing new to see."""
+    due = run.done % listener.preview_steps == 0 or run.step == run.end
+    return due and run.phase.gradients is None
 
 
 def _interruptible(together: bool) -> AbstractContextManager[list[int]]:

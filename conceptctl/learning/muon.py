@@ -3,7 +3,7 @@
 Muon orthogonalizes the momentum of each weight matrix (Jordan et al. 2024, "Muon: an optimizer for hidden layers in
 neural networks"), here scaled to the size of AdamW's updates (Liu et al. 2025, "Muon is scalable for LLM training",
 section 2.2), so that both share one learning rate. On the autoencoder it needs about half of AdamW's samples
-(docs/pocket.md).
+(docs/lab/pocket-training.md).
 
 torch.optim.Muon is the same on one matrix, but for rounding: it iterates in bfloat16. It is not used because it refuses
 whatever has not two dimensions: stacks of matrices, which adapters' factors are, and convolutions, which count here as

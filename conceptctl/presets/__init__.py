@@ -22,7 +22,7 @@ from conceptctl.families import facts_of
 from conceptctl.store.manifest import Base
 
 BUNDLED = "bundled"
-"""The feature extractor that this program brings with its base."""
+"""The feature extractor, and the judge, that this program brings with its base."""
 EVERY_METHOD = "all"
 
 
@@ -50,10 +50,14 @@ class Learn:
     """Whose features metrics compare: a hub id of a CLIP model, or `bundled`."""
     feature_extractor_revision: str = ""
     """The commit of it."""
+    judge: str = ""
+    """What reads off pictures which details of a concept they show: `bundled`, or nothing."""
     photographs: bool = True
     """Whether the base draws photographs."""
     slow_on_cpu: bool = False
     """Whether a CPU takes hours."""
+    classes: tuple[str, ...] = ()
+    """Every kind of thing that the base draws, where these are few."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ def _table(what: str, kind: type, value: Any) -> Any:
         if key not in known:
             raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
         fits = type(given) is known[key] or (known[key] is float and type(given) is int)
+        if known[key] is tuple:
+            fits = isinstance(given, list) and all(isinstance(each, str) for each in given)
         if not fits or (isinstance(given, int | float) and given < 0):
             raise UsageError(f"{what}.{key} cannot be {given!r}")
-    return kind(**value)
+    return kind(**{key: tuple(given) if isinstance(given, list) else given for key, given in value.items()})

@@ -19,46 +19,79 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """Pictures of one kind, side by side in one PNG file."""
+class Picture:
+    """One picture, as a file of some kind."""
 
     label: str
+    """Under it; may be empty."""
     description: str
     """What somebody is told who cannot see it."""
-    png: bytes
+    mime: str
+    data: bytes
     size: tuple[int, int]
     """Width and height, in pixels."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One concept's pictures."""
+class Strip:
+    """Pictures of one kind, side by side."""
 
-    name: str
+    label: str
     text: str
-    sheets: tuple[Sheet, ...]
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
+class Card:
+    """One subject: what became of it, and its pictures."""
+
+    name: str
+    kind: str
+    tone: str
+    """`good`, `fair`, `bad` or `unknown`: how its verdict is marked, besides its words."""
+    verdict: str
+    sentence: str
+    strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values along one axis.
+
+    Attributes:
+        label: What it is called.
+        points: x and y, by rising x.
+        error: Half the height of an error bar or band at each point; none by default.
+        main: Whether it is the one to look at, as a mean among single values.
+    """
 
     label: str
     points: tuple[tuple[float, float], ...]
-    """x and y, by rising x."""
+    error: tuple[float, ...] = ()
     main: bool = False
-    """Whether it is the one to look at, as a mean among single values."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis."""
+    """Series over one axis.
+
+    Attributes:
+        kind: `lines`, for one thing over time; `points` or `bars`, for different things side by side.
+        names: What stands below the values 0, 1, ... of the axis, in the place of numbers.
+    """
 
     title: str
     text: str
     x_label: str
     y_label: str
-    lines: tuple[Line, ...]
+    series: tuple[Series, ...]
+    kind: str = "lines"
+    names: tuple[str, ...] = ()
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is anything to compare: at least two places on the axis."""
+        return len({x for each in self.series for x, _ in each.points}) > 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +100,14 @@ class Report:
 
     title: str
     text: str
+    summary: tuple[tuple[str, str], ...]
+    """Tone and words: how many subjects fared how."""
+    cards: tuple[Card, ...]
+    beside: tuple[Strip, ...]
+    """Pictures of prompts that say more than one subject's name."""
+    notes: tuple[str, ...]
+    """What to know before the figures are read."""
     facts: tuple[tuple[str, str], ...]
     """What it was made from, by name."""
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...]
-    subjects: tuple[Subject, ...]

@@ -102,6 +102,11 @@ def start(layout: Layout, settings: Mapping[str, Any]) -> Job:
     for job in found(layout):
         if job.settings == settings:
             return job
+    return begin(layout, settings)
+
+
+def begin(layout: Layout, settings: Mapping[str, Any]) -> Job:
+    """Make a new job, whatever others there are; see `start`."""
     folder = layout.jobs / secrets.token_hex(8)
     durable.make_folder(folder)
     for name in SLOTS:

@@ -7,7 +7,7 @@ mark, so that a killed purge is finished by the next writer.
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from conceptctl.errors import StoreDamaged
 from conceptctl.store import durable, index, locks, manifest
@@ -29,38 +29,52 @@ def history(layout: Layout) -> list[Generation]:
         raise StoreDamaged(f"a manifest is missing: {error.filename}") from None
 
 
-def ever_called(generations: Iterable[Generation], name: str) -> dict[str, Concept]:
-    """Return every concept that ever had a name, by uid."""
-    return {concept.uid: concept for past in generations for concept in past.concepts if concept.name == name}
+def called(generations: Iterable[Generation], name: str) -> dict[str, Concept]:
+    """Return every concept whose last name is this one, by uid: those that were renamed since are somebody else's."""
+    last = {concept.uid: concept for past in generations for concept in past.concepts}
+    return {uid: concept for uid, concept in last.items() if concept.name == name}
+
+
+def names_of(generations: Iterable[Generation], uids: Collection[str]) -> set[str]:
+    """Return every name that some concepts ever had."""
+    return {concept.name for past in generations for concept in past.concepts if concept.uid in uids}
 
 
 def without(generations: list[Generation], name: str, uids: frozenset[str]) -> list[Generation]:
-    """Return history without a concept, as a chain of its own.
+    """Return history without some concepts, as a chain of its own.
 
-    Where the name stood, a number stands. Weights that had the concept folded in or consolidated are forgotten too;
-    undoing to before a purge is refused, so nobody asks for them.
+    Where a name stood, a number stands: that of the purge, and every one that its concepts had before they were
+    renamed, except where it is that of another concept. Weights that had the concepts folded in or consolidated are
+    forgotten too; undoing to before a purge is refused, so nobody asks for them.
     """
     tombstone = f"purged-{generations[-1].purges + 1}"
+    names = {name, *names_of(generations, called(generations, name))}
     chain: list[Generation] = []
+    before: dict[str, str] = {}
     for past in generations:
         tainted = any(concept.uid in uids and concept.folded for concept in past.concepts)
         mixed = any(concept.uid in uids and concept.consolidated for concept in past.concepts)
         left = [each for each in past.concepts if each.uid not in uids]
         if mixed:
             left = [dataclasses.replace(each, consolidated=False) for each in left]
-        names = tuple(tombstone if each == name else each for each in past.action.names)
+        here = {each.name: each.uid for each in past.concepts}
+        theirs = {each for each, uid in (before | here).items() if uid not in uids}
         chain.append(
             dataclasses.replace(
                 past,
                 parent=chain[-1].identity if chain else "",
                 purges=past.purges + 1,
-                action=Action(past.action.verb, names),
+                action=Action(
+                    past.action.verb,
+                    tuple(tombstone if each in names - theirs else each for each in past.action.names),
+                ),
                 concepts=tuple(left),
                 folded=None if tainted else past.folded,
                 consolidated=None if mixed else past.consolidated,
                 attachments=tuple(each for each in past.attachments if each.concept not in uids),
             )
         )
+        before = here
     return chain
 
 

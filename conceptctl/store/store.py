@@ -219,6 +219,10 @@ def unknown_concept(name: str, head: Generation) -> NotFound:
     """Return the error for a concept that is not there, with the nearest names."""
     import difflib
 
+    if not head.concepts:
+        return NotFound(
+            f"no concept {name!r}: the store has none yet", hint=f"conceptctl learn DIR --token {name} --class WORD"
+        )
     near = difflib.get_close_matches(name, [concept.name for concept in head.concepts])
     return NotFound(
         f"no concept {name!r}",

@@ -8,6 +8,7 @@ from conceptctl.store import blobs, index, tensorfile
 from conceptctl.store.index import LOST, LogRow
 from conceptctl.store.layout import FORMAT_NUMBER, Layout
 from conceptctl.store.manifest import BlobRef, Generation, decode, kept
+from conceptctl.wording import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +152,6 @@ def _notes(layout: Layout, rows: list[LogRow], refs: dict[BlobRef, str]) -> Iter
             yield f"generation {row.seq} was lost before a repair; it cannot be undone to"
     names = {ref.sha256 for ref in refs}
     if loose := sum(1 for path in layout.blobs.glob("*/*") if path.name not in names):
-        yield f"{loose} blobs are not needed (conceptctl gc)"
+        yield f"{count(loose, 'blob is', 'blobs are')} not needed (conceptctl gc)"
     if kept := sum(1 for _ in layout.damaged.iterdir()):
-        yield f"{kept} files in damaged/"
+        yield f"{count(kept, 'file')} in damaged/"

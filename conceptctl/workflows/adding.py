@@ -11,7 +11,13 @@ from conceptctl.store.store import Store, Writer
 
 
 def add_concept(
-    writer: Writer, verb: str, record: Record, ref: BlobRef, *, attachments: tuple[Attachment, ...] | None = None
+    writer: Writer,
+    verb: str,
+    record: Record,
+    ref: BlobRef,
+    *,
+    attachments: tuple[Attachment, ...] | None = None,
+    onto: Generation | None = None,
 ) -> Generation:
     """Commit a concept whose file is in the store, as one generation, not folded.
 
@@ -21,32 +27,37 @@ def add_concept(
         record: Where it comes from.
         ref: Its file.
         attachments: What the generation keeps besides; by default what the head keeps.
+        onto: What it is added to, where that is not the head: the head without a concept whose place it takes.
 
     Raises:
         AlreadyExists: Its name, its token or itself is there already.
         UsageError: Its name cannot be one.
     """
-    check_free(writer, record)
+    before = onto or writer.head
+    check_free(before, record, writer.layout)
     if record.contains:
         # A program that knows no such record would undo what it guards.
         writer.raise_format(2)
     added = Concept(record.uid, record.name, record.class_word, record.method, record.learned, False, ref)
-    kept = writer.head.attachments if attachments is None else attachments
     following = writer.head.after(
-        Action(verb, (record.name,)), concepts=(*writer.head.concepts, added), attachments=kept
+        Action(verb, (record.name,)),
+        concepts=(*before.concepts, added),
+        attachments=before.attachments if attachments is None else attachments,
+        consolidated=before.consolidated,
+        folded=before.folded,
     )
     return writer.commit(following)
 
 
-def check_free(writer: Writer, record: Record) -> None:
-    """Make sure that a concept can be added.
+def check_free(head: Generation, record: Record, layout: Layout) -> None:
+    """Make sure that a concept can be added to a generation.
 
     Raises:
         AlreadyExists: Its name, its token or itself is there already.
         UsageError: Its name cannot be one.
     """
-    check_name_free(record.name, writer.head, writer.layout)
-    if twin := next((each for each in writer.head.concepts if each.uid == record.uid), None):
+    check_name_free(record.name, head, layout)
+    if twin := next((each for each in head.concepts if each.uid == record.uid), None):
         raise AlreadyExists(f"this concept is in the store already, as {twin.name!r}")
 
 
@@ -59,7 +70,10 @@ def check_name_free(name: str, head: Generation, layout: Layout) -> None:
     """
     concept.check_name(name)
     if head.concept(name):
-        raise AlreadyExists(f"a concept {name!r} is there already", hint=f"another name, or: conceptctl forget {name}")
+        raise AlreadyExists(
+            f"a concept {name!r} is there already",
+            hint=f"another name; to learn it anew: --replace; conceptctl forget {name}",
+        )
     if f"v*{name}" in base.token_words(layout, head.base):
         raise AlreadyExists(f"V*{name} is a token of the base already", hint="take another name")
 

@@ -97,4 +97,5 @@ def _without_delta(writer: Writer, concept: Concept) -> BlobRef:
     path = blobs.checked(writer.layout, concept.blob, f"concept {concept.name}", read=True)
     tensors, _ = tensorfile.read_tensors(path)
     left = {name: tensor for name, tensor in tensors.items() if not name.startswith("delta/")}
-    return writer.add_tensors(left, read_record(path).metadata())
+    record = dataclasses.replace(read_record(path), name=concept.name)
+    return writer.add_tensors(left, record.metadata())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from conceptctl.store.weights import Array
 
 RIDGE = 0.1
-"""What the outputs of everything else count, beside those of one concept's prompts (docs/consolidation.md: a sweep)."""
+"""What the outputs of everything else count, beside those of one concept's prompts (docs/lab/forgetting.md)."""
 REFERENCE_PROMPTS = 128
 """Prompts of random words that stand for everything else."""
 MOST_PROMPTS, FEWEST = 256, 5

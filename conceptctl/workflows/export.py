@@ -21,6 +21,7 @@ from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store, unknown_concept
 from conceptctl.store.tensorfile import Tensor
 from conceptctl.workflows.adding import names_of
+from conceptctl.workflows.concept_log import came
 from conceptctl.workflows.places import check_writable
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import introduced_in
@@ -58,6 +59,7 @@ def export_concepts(
     names: Sequence[str],
     output: Path,
     *,
+    into_folder: bool = False,
     raw: bool = False,
     beside: Sequence[str] = (),
     progress: Progress = ignore,
@@ -68,6 +70,7 @@ def export_concepts(
         store: The store.
         names: Which concepts; none means all.
         output: A file for one name; a folder for several, or when it is one already.
+        into_folder: Whether it is a folder in any case; made where it is not there.
         raw: Whether their deltas are written as they were learned, on top of earlier ones.
         beside: Concepts that the base will have already where the files are used.
         progress: Told how many prompts are encoded.
@@ -82,15 +85,17 @@ def export_concepts(
         chosen = [find(head, name) for name in dict.fromkeys(names)] or list(head.concepts)
         others = [find(head, name) for name in dict.fromkeys(beside)]
         if not chosen:
-            raise NotFound("the store has no concepts")
+            raise NotFound("the store has no concepts yet", hint="conceptctl learn DIR --token NAME --class WORD")
         if twice := [each.name for each in chosen if each in others]:
             raise UsageError(f"{twice[0]!r} cannot stand beside itself", hint="--with names other concepts")
-        into_folder = len(set(names)) != 1 or output.is_dir()
+        into_folder = into_folder or len(set(names)) != 1 or output.is_dir()
         targets = [output / f"{each.name}.safetensors" if into_folder else output for each in chosen]
         if taken := [target for target in targets if target.exists()]:
             raise AlreadyExists(f"{taken[0]} is there already")
-        if not into_folder and not output.parent.is_dir():
-            raise NotFound(f"no folder {output.parent}")
+        if into_folder:
+            _check_folder(output)
+        elif not output.parent.is_dir():
+            raise NotFound(f"no folder {output.parent}", hint="-o takes a file in a folder that is there, or FOLDER/")
         check_writable(output if into_folder else output.parent)
         made = _files(store, head, chosen, others, raw, progress)
         if into_folder:
@@ -103,6 +108,17 @@ def export_concepts(
         return written
 
 
+def _check_folder(output: Path) -> None:
+    """Make sure that a folder is there or can be made.
+
+    Raises:
+        NotFound: A file is in its way.
+    """
+    there = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise NotFound(f"{there} is a file, and no folder", hint="-o takes a new file, or FOLDER/")
+
+
 def find(head: Generation, name: str) -> Concept:
     """Return a concept of a generation.
 
@@ -113,6 +129,24 @@ def find(head: Generation, name: str) -> Concept:
     if found is None:
         raise unknown_concept(name, head)
     return found
+
+
+def _find_then(store: Store, generation: Generation, name: str) -> Concept:
+    """Return a concept of a generation; where it came later, or is called otherwise since, say when.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    try:
+        return find(generation, name)
+    except NotFound:
+        later = came(store.log(), name, generation.seq)
+        if later is None:
+            raise
+        raise NotFound(
+            f"generation {generation.seq} has no concept {name!r}: it came in generation {later}",
+            hint=f"--at {later} or later",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -135,6 +169,7 @@ def _files(
     if raw:
         _check_raw(store, chosen)
     solver: Consolidation | None = None
+    start_of: Callable[[str], Array] | None = None
     for each in chosen:
         path = store.blob(each, read=True)
         record = dataclasses.replace(read_record(path), name=each.name)
@@ -149,7 +184,8 @@ def _files(
             from conceptctl.workflows.consolidation import Consolidation
 
             solver = Consolidation(store, head, progress=progress)
-        yield _whole(path, record, solver, each, others)
+        start_of = start_of or _start(solver, others)
+        yield _whole(path, record, solver, each, others, start_of)
 
 
 def _check_raw(store: Store, chosen: Iterable[Concept]) -> None:
@@ -176,13 +212,23 @@ def _learned_on(store: Store, concept: Concept) -> tuple[tuple[str, ...] | None,
     return tuple(each.uid for each in before), then.start(before)
 
 
-def _whole(path: Path, record: Record, solver: Consolidation, concept: Concept, others: Sequence[Concept]) -> _File:
+def _start(solver: Consolidation, others: Sequence[Concept]) -> Callable[[str], Array]:
+    """The weights that files stand on: the base's, or those with some concepts in them."""
+    if others:
+        return solver.whole({each.uid for each in others}).weights.__getitem__
+    return lambda place: solver.base_weight(place).numpy()
+
+
+def _whole(
+    path: Path,
+    record: Record,
+    solver: Consolidation,
+    concept: Concept,
+    others: Sequence[Concept],
+    start: Callable[[str], Array],
+) -> _File:
     """A concept's file with a delta on the base, or on the base with others, with which it draws what it draws now."""
     solved = solver.whole({concept.uid, *(each.uid for each in others)})
-    start: Callable[[str], Array] = lambda place: solver.base_weight(place).numpy()  # noqa: E731
-    if others:
-        before = solver.whole({each.uid for each in others})
-        start = before.weights.__getitem__
     deltas = {place: weights.Delta.of(weight - start(place)) for place, weight in solved.weights.items()}
     tensors, _ = tensorfile.read_tensors(path)
     own = {name: tensor for name, tensor in tensors.items() if name in ("token", "features")}
@@ -256,7 +302,7 @@ def export_folder(
     """
     with store.reading() as head:
         generation = head if at is None else store.drawable(at)
-        uids = {find(generation, name).uid for name in names}
+        uids = {_find_then(store, generation, name).uid for name in names}
         solved = None
         check_writable(target.absolute().parent)
         if uids and not raw and uids != {each.uid for each in generation.concepts}:

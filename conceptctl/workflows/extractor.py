@@ -38,11 +38,16 @@ def open_extractor(generation_base: Base, choice: str | None, device: torch.devi
 
         return load_extractor(pocket.clip_folder(), generation_base.name, device)
     named = choice or takes.feature_extractor
-    if Path(named).is_dir() or not HUB_ID.fullmatch(named) or Path(named).is_absolute():
+    if is_local(named):
         return load_extractor(Path(named), "local folder", device)
     # One that a preset names has its weights as safetensors in one commit only, whatever base it is taken for.
     pinned = {each.learn.feature_extractor: each.learn.feature_extractor_revision for each in shipped().values()}
     return load_extractor(_from_hub(named, pinned.get(named) or None), named, device)
+
+
+def is_local(choice: str) -> bool:
+    """Whether what names a feature extractor is a folder, and not a hub id."""
+    return Path(choice).is_dir() or not HUB_ID.fullmatch(choice) or Path(choice).is_absolute()
 
 
 def find_extractor(generation_base: Base, warn: Callable[[str], None]) -> FeatureExtractor | None:

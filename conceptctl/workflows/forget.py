@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class ForgetPlan:
 
     Attributes:
         head: The generation it was planned on.
-        concepts: What goes: the concept of that name; for a purge, all that ever had it, and what only history has
+        concepts: What goes: the concept of that name; for a purge, all that had it last, and what only history has
             and was learned by going on from one of them.
         rebuild: Whether the stored weights become others.
         rewritten: How many generations of history are written anew; 0 unless it is a purge.
@@ -48,6 +48,8 @@ class ForgetPlan:
     solved: Solved | None = None
     damaged: tuple[str, ...] = ()
     """Concepts whose files are damaged: an undo would need them."""
+    names: tuple[str, ...] = ()
+    """What it is, or was, called; for a purge, also before it was renamed."""
 
 
 def hold_others(store: Store, head: Generation, uids: Collection[str], progress: Progress) -> Solved:
@@ -75,12 +77,13 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
     current = head.concept(name)
     if purge_it:
         history = purge.history(store.layout)
-        found = purge.ever_called(history, name)
+        found = _to_purge(history, name)
         found |= {each.uid: each for each in _going_on(store, _ever(history), found) if each not in head.concepts}
     else:
         history = []
         found = {current.uid: current} if current else {}
-    waiting = sum(jobs.tells_of(job, name, found if purge_it else ()) for job in jobs.found(store.layout))
+    known_as = _names(history, name, head, found)
+    waiting = sum(_tells_of(job, known_as, found if purge_it else ()) for job in jobs.found(store.layout))
     if not found and waiting and not purge_it:
         raise NotFound(
             f"there is no concept {name!r}, only a training that was interrupted",
@@ -88,12 +91,7 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
         )
     if not found and not waiting:
         raise unknown_concept(name, head)
-    if going_on := [each.name for each in _going_on(store, head.concepts, found) if each.uid not in found]:
-        names = ", ".join(going_on)
-        raise UsageError(
-            f"{name!r} cannot be forgotten: what was learned of {names} goes on from it, in one adapter with it",
-            hint=f"forget those first, the last one first: conceptctl forget {going_on[-1]}",
-        )
+    check_alone(store, head, name, found)
     rebuild = any(concept.folded for concept in head.concepts if concept.uid in found)
     size = sum(concept.blob.size for concept in found.values()) if purge_it else 0
     rewritten = len(history) if found else 0
@@ -102,8 +100,32 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
         with store.reading():
             solved = hold_others(store, head, frozenset(found), progress)
     return ForgetPlan(
-        head, name, tuple(found.values()), rebuild, rewritten, size, waiting, purge_it, solved, _damaged(store, head)
+        head,
+        name,
+        tuple(found.values()),
+        rebuild,
+        rewritten,
+        size,
+        waiting,
+        purge_it,
+        solved,
+        _damaged(store, head),
+        known_as,
     )
+
+
+def check_alone(store: Store, head: Generation, name: str, uids: Collection[str]) -> None:
+    """Make sure that no concept goes on from some that leave.
+
+    Raises:
+        UsageError: One does, and would mean nothing without them.
+    """
+    if going_on := [each.name for each in _going_on(store, head.concepts, uids) if each.uid not in uids]:
+        names = ", ".join(going_on)
+        raise UsageError(
+            f"{name!r} cannot be forgotten: what was learned of {names} goes on from it, in one adapter with it",
+            hint=f"forget those first, the last one first: conceptctl forget {going_on[-1]}",
+        )
 
 
 def _damaged(store: Store, head: Generation) -> tuple[str, ...]:
@@ -145,6 +167,30 @@ def _going_on(store: Store, concepts: Iterable[Concept], uids: Collection[str]) 
     return found
 
 
+def _to_purge(history: Sequence[Generation], name: str) -> dict[str, Concept]:
+    """Every concept that a purge of a name means.
+
+    Raises:
+        NotFound: All that had it have another name since.
+    """
+    found = purge.called(history, name)
+    earlier = [each for past in history for each in past.concepts if each.name == name]
+    if not found and earlier:
+        now = [each.name for past in history for each in past.concepts if each.uid == earlier[-1].uid][-1]
+        raise NotFound(f"{name!r} is called {now!r} since it was renamed", hint=f"conceptctl forget {now} --purge")
+    return found
+
+
+def _names(history: Sequence[Generation], name: str, head: Generation, uids: Collection[str]) -> tuple[str, ...]:
+    """The names under which a purge looks for interrupted trainings: all that a concept had and no other has now."""
+    theirs = {each.name for each in head.concepts if each.uid not in uids}
+    return (name, *sorted(purge.names_of(history, purge.called(history, name)) - theirs - {name}))
+
+
+def _tells_of(job: jobs.Job, names: Iterable[str], uids: Collection[str]) -> bool:
+    return any(jobs.tells_of(job, each, uids) for each in names)
+
+
 def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
     """Carry out a plan.
 
@@ -159,26 +205,37 @@ def forget(store: Store, plan: ForgetPlan, *, wait: bool = False) -> Generation:
         if plan.is_purge and not plan.concepts:
             # A kill between the concept's file and its commit left a file, and perhaps a manifest, with all of it.
             purge.finish(store.layout)
-            jobs.remove_for(store.layout, plan.name)
+            _remove_jobs(store, plan, ())
             return writer.head
         if not plan.is_purge:
             return writer.commit(_without(writer, writer.head, Action("forget", (plan.name,)), plan, uids))
         chain = purge.without(purge.history(store.layout), plan.name, uids)
         last = _without(writer, chain[-1], Action("purge", (f"purged-{chain[-1].purges}",)), plan, uids)
         writer.say_format(last)
-        jobs.remove_for(store.layout, plan.name, uids)
+        _remove_jobs(store, plan, uids)
         purge.replace_history(store.layout, [*chain, last])
         purge.finish(store.layout)
         return last
 
 
+def _remove_jobs(store: Store, plan: ForgetPlan, uids: Collection[str]) -> None:
+    for name in plan.names:
+        jobs.remove_for(store.layout, name, uids)
+
+
 def _without(writer: Writer, before: Generation, action: Action, plan: ForgetPlan, uids: Collection[str]) -> Generation:
-    """The generation after a forget, with its weights in the store.
+    """The generation after a forget; `before` is the head, or what a purge makes of it."""
+    left = remaining(writer, before, plan, uids)
+    parts = ("concepts", "attachments", "consolidated", "folded")
+    return before.after(action, **{part: getattr(left, part) for part in parts})
+
+
+def remaining(writer: Writer, before: Generation, plan: ForgetPlan, uids: Collection[str]) -> Generation:
+    """A generation without some concepts, not committed; its weights are in the store.
 
     Args:
         writer: The right to change the store.
-        before: What it follows: the head, or what a purge makes of it.
-        action: What makes it.
+        before: What the generation is otherwise.
         plan: With the weights.
         uids: What goes.
     """
@@ -196,5 +253,4 @@ def _without(writer: Writer, before: Generation, action: Action, plan: ForgetPla
     elif plan.rebuild:
         # Only its token goes, which stands in the stored weights as well.
         left = dataclasses.replace(left, folded=folded.build(writer.layout, left))
-    parts = ("concepts", "attachments", "consolidated", "folded")
-    return before.after(action, **{part: getattr(left, part) for part in parts})
+    return left

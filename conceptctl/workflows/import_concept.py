@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl import families
-from conceptctl.errors import ImportRefused
-from conceptctl.store import base, gate, tensorfile, weights
+from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.store import base, durable, gate, tensorfile, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, Writer
+from conceptctl.wording import count
 from conceptctl.workflows.adding import add_concept, check_free, names_of
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import recipe_of, word_of
@@ -81,10 +83,10 @@ def import_concept(
     # What a file stands on is said when it leaves a store; inside, history says it.
     record = dataclasses.replace(offered, name=rename or offered.name, stands_on=None, start="")
     stands_on = _stands_on(offered)
-    with store.writing("import", wait=wait) as writer:
-        check_free(writer, record)
+    with store.writing("import", wait=wait) as writer, _held(writer, path, offered, checked) as held:
+        check_free(writer.head, record, writer.layout)
         _check_complete(writer, record)
-        tensors, _ = tensorfile.read_tensors(path)
+        tensors, _ = tensorfile.read_tensors(held)
         there = tuple(each.uid for each in writer.head.concepts)
         missing = tuple(uid for uid in stands_on or () if uid not in there)
         same = offered.start == writer.head.start(writer.head.concepts)
@@ -92,20 +94,50 @@ def import_concept(
         if not (raw or same or not there):
             # What it was learned on top of is here, though perhaps not alone: the base is further from what it was.
             with_others = not set(there).isdisjoint(stands_on or ())
-            solved = join_others(store, writer.head, record, path, with_others, progress)
+            solved = join_others(store, writer.head, record, held, with_others, progress)
             # Nothing can go on from what was solved for, as from what is exported whole.
             tensors = {name: each for name, each in tensors.items() if name in ("token", "features")}
             tensors |= weights.delta_tensors(solved.deltas)
             record = dataclasses.replace(record, contains=())
         ref = writer.add_tensors(tensors, record.metadata())
-        # The file may have been replaced since it was looked at: what counts is what is in the store now.
-        if checked(store.layout.blob(ref.sha256)) != record:
-            raise ImportRefused(f"{path.name}: it changed while it was read")
+        # What was solved for is looked at like what comes from elsewhere.
+        checked(store.layout.blob(ref.sha256))
         made = add_concept(writer, "import", record, ref)
     kept, lacking, damaged = (solved.kept, solved.lacking, solved.damaged) if solved else ((), None, ())
     names = None if stands_on is None else names_of(store, stands_on)
     bare = not same and (stands_on is None or bool(missing) or bool(stands_on and offered.start))
     return Imported(made, names, names_of(store, missing), bare, kept, lacking, damaged)
+
+
+@contextmanager
+def _held(writer: Writer, path: Path, offered: Record, checked: Callable[[Path], Record]) -> Iterator[Path]:
+    """Copy a file that has been looked at to where nobody replaces it while it is read once more.
+
+    Raises:
+        ImportRefused: It has been replaced or cut since.
+        NotFound: It has been taken away since.
+        NoSpace: The copy does not fit.
+    """
+    scratch = durable.scratch_path(writer.layout.tmp)
+    try:
+        durable.ensure_space(writer.layout.tmp, path.stat().st_size)
+        with path.open("rb") as stream:
+            durable.write_file(scratch, iter(lambda: stream.read(durable.CHUNK), b""))
+    except FileNotFoundError:
+        raise NotFound(f"{path}: it was taken away while it was read") from None
+    try:
+        if not _is(scratch, offered, checked):
+            raise ImportRefused(f"{path.name}: it changed while it was read", hint="run the same command again")
+        yield scratch
+    finally:
+        durable.remove_file(scratch)
+
+
+def _is(path: Path, offered: Record, checked: Callable[[Path], Record]) -> bool:
+    try:
+        return checked(path) == offered
+    except ImportRefused:
+        return False
 
 
 def _gate(store: Store) -> Callable[[Path], Record]:
@@ -181,6 +213,6 @@ def _check_complete(writer: Writer, record: Record) -> None:
     if missing := [uid for uid in record.contains if uid not in there]:
         raise ImportRefused(
             f"{record.name!r} goes on from others in one adapter ({record.method}), and means nothing without them; "
-            f"not in this store: {', '.join(missing)}",
+            f"{count(len(missing), 'of them is', 'of them are')} not in this store",
             hint="export it without --raw, or import those first, in the order in which they were learned",
         )

@@ -7,7 +7,7 @@ import pytest
 
 from tests import synthetic
 
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pydantic")
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pydantic", "jinja2", "matplotlib")
 
 
 def loaded_by(arguments: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ def fail_with(error, monkeypatch):
     def verb(**_):
         raise error
 
-    monkeypatch.setattr(app, "build", lambda only: verb)
+    monkeypatch.setattr(app, "build", lambda completion: verb)
 
 
 def test_help_lists_the_exit_codes(capsys):
@@ -96,6 +96,6 @@ def test_signals_end_with_128_plus_their_number(number, monkeypatch, capsys):
             return 130  # what typer makes of it
         raise AssertionError("not interrupted")
 
-    monkeypatch.setattr(app, "build", lambda only: verb)
+    monkeypatch.setattr(app, "build", lambda completion: verb)
     assert app.run(["--json"]) == 128 + number
     assert json.loads(capsys.readouterr().out)["error"]["code"] == 128 + number

@@ -156,10 +156,12 @@ def test_a_folder_with_another_kind_of_model(tmp_path, capsys, place, text, reas
 def test_list(two, capsys):
     listed = answer(capsys, "list")
     assert [each["name"] for each in listed["concepts"]] == ["alice", "bob"]
-    assert set(listed["concepts"][0]) == {"name", "class", "method", "learned", "folded", "bytes", "damaged"}
+    assert set(listed["concepts"][0]) == {
+        "name", "class", "method", "learned", "folded", "consolidated", "bytes", "damaged"
+    }  # fmt: skip
     assert run(["ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split("\t") == ["name", "class", "method", "learned", "folded", "size"]
+    assert lines[0].split("\t") == ["name", "class", "method", "learned", "weights", "size"]
     assert len(lines) == 3
     assert run(["list", "--quiet"]) == 0
     assert capsys.readouterr().out == "alice\nbob\n"
@@ -180,7 +182,17 @@ def test_show_tells_where_a_concept_came_from(two, capsys):
     assert shown["generation"] == 1
     assert (shown["steps"], shown["photos"], shown["seed"]) == (500, 12, 0)
     assert run(["show", "alice"]) == 0
-    assert "0.5 -> 0.125 in 3 points" in capsys.readouterr().out
+    brief = capsys.readouterr().out
+    assert "loss\t0.5 -> 0.125\n" in brief
+    assert "from\t12 pictures\n" in brief
+    assert "not folded yet" in brief
+    assert shown["uid"] not in brief
+    assert run(["show", "alice", "--full"]) == 0
+    whole = capsys.readouterr().out
+    assert whole.startswith(brief)
+    assert f"uid\t{shown['uid']}\n" in whole
+    assert "rank\t16\n" in whole
+    assert "loss curve\t0.5, 0.25, 0.125\n" in whole
     problem = answer(capsys, "show", "alise", code=5)["error"]
     assert "alice" in problem["hint"]
 
@@ -293,7 +305,7 @@ def test_asking(two, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda *_, **__: True)
     assert run(["undo"]) == 0
-    assert "generation 2 -> a new one equal to 1" in capsys.readouterr().err
+    assert "undo generation 2 (import bob)\n  to a new generation equal to 1 (import alice)" in capsys.readouterr().err
 
 
 def test_verify_is_not_ok_about_damage(two, capsys):

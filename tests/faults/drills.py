@@ -96,6 +96,7 @@ DRILLS = (
     Drill("fold", _with_concepts, ("fold",)),
     Drill("undo", _with_folded, ("undo", "--yes")),
     Drill("undo-rebuild", _with_folded, ("undo", "2", "--yes")),
+    Drill("rename", _with_folded, ("rename", "alice", "ally")),
     Drill("forget", _with_concepts, ("forget", SECRET, "--yes")),
     Drill("forget-folded", _with_folded, ("forget", SECRET, "--yes")),
     Drill("purge", _with_folded, ("forget", SECRET, "--purge", "--yes")),

@@ -6,6 +6,7 @@ import pytest
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images.gate import Rules, check_folder
+from conceptctl.images.listing import list_folder
 from tests.images.faulty import encoded, good_folder, picture
 
 SMALL = Rules(side=64, min_side=64)
@@ -112,10 +113,77 @@ def test_skip_bad_skips_the_picture_of_a_bad_caption(folder):
     assert [one.path.name for one in checked.pictures] == ["good1.png", "good2.png", "more.png"]
 
 
-def test_a_text_without_a_picture_is_no_caption(folder):
-    (folder / "god0.txt").write_text("a {token}")
-    with pytest.raises(PicturesRefused, match=r"god0\.txt: not a picture but text"):
-        check_folder(folder, SMALL)
+def test_a_text_without_a_picture_is_named_and_not_read(folder):
+    for name in ("god0.txt", "README.txt", "LICENSE", "notes.caption"):
+        (folder / name).write_text("a {token}")
+    checked = check_folder(folder, SMALL)
+    assert [one.caption for one in checked.pictures] == [None] * 3
+    said = "no picture has the name of a text, so it is not read: LICENSE, README.txt, god0.txt and 1 more"
+    assert (checked.notes, checked.ignored) == ((said,), 4)
+
+
+@pytest.mark.parametrize(
+    ("photo", "text"),
+    [
+        ("x.png", "x.png.txt"),
+        ("x.png", "x.caption"),
+        ("x.png", "x.CAPTION"),
+        ("x.png", "x.png.caption"),
+        ("X.PNG", "x.txt"),
+        ("x.PNG", "x.png.txt"),
+        ("x.y.png", "x.y.txt"),
+        ("\u00e9.png", "e\u0301.txt"),
+    ],
+)
+def test_captions_as_other_trainers_name_them(folder, photo, text):
+    (folder / photo).write_bytes(encoded(picture(9)))
+    (folder / text).write_text("a {token} by the sea")
+    found = list_folder(folder, follow=False)
+    assert found.captions == {folder / photo: [folder / text]}
+    assert (len(found.candidates), found.notes) == (4, [])
+
+
+def test_of_two_names_that_differ_in_case_alone_each_has_its_own(folder):
+    for name in ("x", "X"):
+        (folder / f"{name}.png").write_bytes(encoded(picture(ord(name))))
+        (folder / f"{name}.txt").write_text(f"{{token}} and {name}")
+    captions = {one.path.name: one.caption for one in check_folder(folder, SMALL).pictures}
+    assert (captions["x.png"], captions["X.png"]) == ("{token} and x", "{token} and X")
+
+
+@pytest.mark.parametrize("other", ["good0.TXT", "good0.caption", "good0.png.txt"])
+def test_a_second_caption_is_named(folder, other):
+    (folder / "good0.txt").write_text("one {token}")
+    (folder / other).write_text("two {token}")
+    names = " and ".join(sorted(["good0.txt", other]))
+    assert why(folder) == f"it has 2 captions that differ, {names}: keep one of them"
+    (folder / other).write_text("one\n{token}\n")
+    assert check_folder(folder, SMALL).pictures[0].caption == "one {token}"
+
+
+def test_a_base_may_ask_more_of_captions(folder):
+    def judge(caption):
+        if "sea" in caption:
+            raise PicturesRefused("no seas")
+        return "is long" if len(caption) > 12 else ""
+
+    rules = Rules(side=64, min_side=64, judge_caption=judge)
+    (folder / "good0.txt").write_text("{token} by the sea")
+    assert why(folder, rules) == "its caption good0.txt: no seas"
+    (folder / "good0.txt").write_text("{token} in the snow")
+    assert check_folder(folder, rules).notes == ("good0.png: its caption is long",)
+
+
+def test_of_the_same_picture_the_one_with_a_caption_counts(folder):
+    (folder / "z.png").write_bytes((folder / "good0.png").read_bytes())
+    (folder / "z.txt").write_text("{token} again")
+    checked = check_folder(folder, SMALL)
+    assert (checked.pictures[0].path.name, checked.pictures[0].caption) == ("z.png", "{token} again")
+    assert checked.notes == (f"{folder / 'good0.png'}: the same pixels as z.png, counted once",)
+    (folder / "good0.txt").write_text("{token} before")
+    checked = check_folder(folder, SMALL)
+    assert checked.pictures[0].caption == "{token} before"
+    assert checked.notes[0].endswith("the same pixels as good0.png, counted once, its caption not used")
 
 
 def test_a_bad_picture_hides_nothing_of_its_caption(folder):

@@ -23,7 +23,7 @@ from conceptctl.pocket.world.kinds import KINDS
 
 CPU = torch.device("cpu")
 
-# Weights below these are broken. What they should reach, and do, stands in docs/pocket.md.
+# Weights below these are broken. What they should reach, and do, stands in docs/lab/pocket-figures.md.
 JUDGE_FLOOR = 0.95
 ACCEPTED_FLOOR = 0.7
 

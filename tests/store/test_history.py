@@ -12,6 +12,7 @@ from conceptctl.store.tensorfile import Tensor
 from conceptctl.store.verify import verify
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
+from conceptctl.workflows.rename import rename
 from conceptctl.workflows.undo import plan_undo, undo
 from tests import synthetic
 
@@ -300,6 +301,68 @@ def test_every_concept_that_had_the_name_is_purged(store):
     synthetic.learn(store, "zyxsecret", 9)
     forget(store, plan_forget(store, "zyxsecret", purge_it=True))
     assert not store.layout.blob(first.blob.sha256).exists()
+
+
+def renamed(store, old, new):
+    rename(store, old, new)
+    return store.concept(new).uid
+
+
+def test_a_purge_finds_every_name_that_a_concept_had(store):
+    learn_all(store, "alice", "zyxsecret")
+    uid = renamed(store, "zyxsecret", "zyxother")
+    renamed(store, "zyxother", "zyxlast")
+    with store.writing("test"):
+        jobs.start(store.layout, {"name": "zyxsecret"})
+        jobs.start(store.layout, {"name": "alice"})
+    assert len(traces(store, b"zyx")) >= 5
+    with pytest.raises(NotFound, match="'zyxsecret' is called 'zyxlast'") as caught:
+        plan_forget(store, "zyxsecret", purge_it=True)
+    assert caught.value.hint == "conceptctl forget zyxlast --purge"
+    plan = plan_forget(store, "zyxlast", purge_it=True)
+    assert plan.names == ("zyxlast", "zyxother", "zyxsecret")
+    assert plan.interrupted == 1
+    forget(store, plan)
+    assert traces(store, b"zyx", uid.encode()) == set()
+    assert [job.settings["name"] for job in jobs.found(store.layout)] == ["alice"]
+    assert [row.subject for row in store.log()] == [
+        "", "alice", "purged-1", "purged-1 purged-1", "purged-1 purged-1", "purged-1",
+    ]  # fmt: skip
+    assert verify(store.layout, read_data=True).problems == ()
+
+
+def test_a_purge_leaves_another_concept_the_name_that_one_had(store):
+    learn_all(store, "bob")
+    renamed(store, "bob", "zyxsecret")
+    synthetic.learn(store, "bob", 7)
+    with store.writing("test"):
+        jobs.start(store.layout, {"name": "bob"})
+    fold(store)
+    forget(store, plan_forget(store, "zyxsecret", purge_it=True))
+    assert traces(store, b"zyxsecret") == set()
+    assert names(store) == ["bob"]
+    # The first bob is the one that is purged, the others are not.
+    assert [row.subject for row in store.log()] == [
+        "", "purged-1", "purged-1 purged-1", "bob", "purged-1 bob", "purged-1",
+    ]  # fmt: skip
+    assert len(list(jobs.found(store.layout))) == 1
+
+
+def test_the_one_that_has_the_name_now_is_purged_and_not_the_one_that_had_it(store):
+    learn_all(store, "bob")
+    first = renamed(store, "bob", "rob")
+    synthetic.learn(store, "bob", 7)
+    forget(store, plan_forget(store, "bob", purge_it=True))
+    assert [(each.name, each.uid) for each in store.head().concepts] == [("rob", first)]
+    assert [row.subject for row in store.log()] == ["", "bob", "bob rob", "purged-1", "purged-1"]
+
+
+def test_a_rename_that_was_undone_is_purged_too(store):
+    learn_all(store, "alice")
+    renamed(store, "alice", "zyxsecret")
+    undo(store, plan_undo(store))
+    forget(store, plan_forget(store, "alice", purge_it=True))
+    assert traces(store, b"zyxsecret", b'"alice"') == set()
 
 
 def test_nothing_goes_back_to_before_a_purge(store):

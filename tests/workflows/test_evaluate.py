@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows import reference_samples
 from conceptctl.workflows.evaluate import history
 from conceptctl.workflows.evaluate.evaluation import Request, Watch
-from conceptctl.workflows.evaluate.heldout import read_pictures
-from conceptctl.workflows.evaluate.report import comparable
+from conceptctl.workflows.evaluate.heldout import learned_from, read_pictures
+from conceptctl.workflows.evaluate.report import comparable, make_report
 from conceptctl.workflows.evaluate.run import evaluate
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
@@ -159,7 +160,7 @@ def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extracto
     backbone = load(store, store.head(), "cpu")
     sample = backbone.sampler("a photo of a V*alice", steps=evaluated.STEPS, guidance=evaluated.GUIDANCE)
     present = extractor.images(list(draw_set(sample, REFERENCE_SAMPLES)))
-    real = extractor.images(read_pictures(store, store.head(), {"alice": heldout / "alice"})["alice"])
+    real = extractor.images(read_pictures(store, store.head(), {"alice": heldout / "alice"}).pictures["alice"])
     alice = found.measured[0].kept
     assert alice.figures["A_mmd"] == pytest.approx(mmd(real, present), rel=1e-6)
     assert alice.figures["clip_t2i"] == pytest.approx(
@@ -252,11 +253,14 @@ def test_every_run_is_kept_as_one_generation(store, heldout, measure):
 @pytest.mark.parametrize(
     ("then", "source"), [("remembered", "reference samples"), ("redrawn", "redrawn"), ("", "")]
 )  # fmt: skip
-def test_an_evaluation_of_an_earlier_version_is_read(store, heldout, measure, then, source, capsys):
+def test_an_evaluation_of_an_earlier_version_is_read(store, heldout, measure, then, source, capsys, tmp_path):
     alice = measure(store, heldout).measured[0]
     undo(store, plan_undo(store))
     entry = dataclasses.asdict(alice.kept)
     assert entry.pop("after_learning") == "reference samples"
+    assert entry.pop("verdict")["text"]
+    for name in ("closeness", "closeness_learned", "nearest_heldout", "nearest_class"):
+        del entry["figures"][name]
     entry["then"] = then
     with store.writing("eval") as writer:
         blob = writer.add_tensors({}, {METADATA_KEY: manifest.canonical({"evaluation": entry}).decode()})
@@ -264,20 +268,65 @@ def test_an_evaluation_of_an_earlier_version_is_read(store, heldout, measure, th
         writer.commit(writer.head.after(manifest.Action("eval", ("alice",)), attachments=(attached,)))
     said = []
     found = history.read_all(store.layout, store.head(), warn=said.append)
-    assert found == [(alice.uid, dataclasses.replace(alice.kept, after_learning=source))]
+    earlier = dataclasses.replace(alice.kept, after_learning=source, verdict={}, figures=entry["figures"])
+    assert found == [(alice.uid, earlier)]
     assert said == []
     root = str(store.layout.root)
     assert run(["show", "alice", "--store", root, "--json"]) == 0
     (shown,) = json.loads(capsys.readouterr().out)["evaluations"]
     assert shown["A_mmd"] == alice.kept.figures["A_mmd"]
-    # It stands beside those of now.
-    again = measure(store, heldout)
+    # It stands beside those of now, in the report too.
+    again = measure(store, heldout, report=tmp_path / "report.html")
     assert [each for _, each in history.read_all(store.layout, store.head(), alice.uid)] == [
         found[0][1],
         again.measured[0].kept,
     ]
     runs = comparable(again, history.read_all(store.layout, store.head()))
     assert list(runs) == [alice.kept.generation, again.head.seq]
+
+
+def test_since_when_a_concept_drifts_is_found_in_earlier_runs(alone, shapes, extractor, heldout, measure, monkeypatch):
+    for module in ("run", "verdict"):
+        monkeypatch.setattr(f"conceptctl.workflows.evaluate.{module}.is_kept", lambda kept: kept.figures["F_mmd"] == 0)
+    since = []
+    for seed, name in enumerate(("falls", "tom"), 2):
+        since.append(measure(alone, heldout, count=4).measured[0].kept.verdict["since"])
+        learn(alone, name, seed, shapes, extractor)
+    since += [measure(alone, heldout, count=count).measured[0].kept.verdict["since"] for count in (4, 3)]
+    # Of three pictures there is no earlier run, so that it is only known now.
+    assert since == [None, 2, 2, 3]
+
+
+def test_what_was_measured_otherwise_is_joined_by_no_curve(store, heldout, measure, tmp_path):
+    measure(store, heldout, count=3)
+    same = measure(store, heldout, count=4)
+    write_heldout(heldout, "alice", count=5)
+    now = measure(store, heldout, count=4)
+    assert not now.alike
+    alice, falls = (each.uid for each in now.measured)
+    runs = comparable(now, history.read_all(store.layout, store.head()))
+    # Falls was measured like this once before; alice with one held-out picture less.
+    assert {seq: set(run) for seq, run in runs.items()} == {
+        same.head.seq: {falls},
+        now.head.seq: {alice, falls},
+    }
+    report = make_report(now, history.read_all(store.layout, store.head()))
+    quality = next(chart for chart in report.charts if chart.title == "Quality")
+    assert {series.label: len(series.points) for series in quality.series} == {"alice": 1, "falls": 2}
+    assert all(table.caption != "Averages over concepts" for table in report.tables)
+    assert any("different numbers of pictures" in note for note in report.notes)
+
+
+def test_pictures_that_were_learned_from_are_warned_of_where_it_can_be_known(store, heldout, tmp_path, measure):
+    said = []
+    lesson = write_heldout(tmp_path / "data/alice", "train") / "train"
+    measure(store, None, images={"alice": lesson}, watch=Watch(warn=said.append))
+    assert any("alice" in text and "learned from measures nothing" in text for text in said)
+    held = write_heldout(tmp_path / "data/alice", "heldout") / "heldout"
+    assert learned_from(held) == ""
+    (held / "copy.png").write_bytes(next(lesson.iterdir()).read_bytes())
+    assert "1 of 5 held-out pictures, copy.png among them" in learned_from(held)
+    assert learned_from(heldout / "alice") == ""
 
 
 def test_a_damaged_evaluation_stops_nothing(store, heldout, measure):
@@ -427,7 +476,9 @@ def test_what_changes_meanwhile_is_respected(store, heldout, measure):
             done.append(True)
             forget(store, plan_forget(store, "alice"))
 
-    found = measure(store, heldout, watch=Watch(stage=lambda what, _: change(what) if what == "drawing" else None))
+    found = measure(
+        store, heldout, watch=Watch(stage=lambda what, _: change(what) if what.startswith("drawing V*") else None)
+    )
     assert [each.name for each in found.measured] == ["alice", "falls"]
     assert store.log()[-1].subject == "falls"
     assert len(store.head().attachments) == 1
@@ -553,6 +604,11 @@ def test_the_command(command, capsys):
     assert set(answer["rbf"]) == {"sigma", "A_mmd", "F_mmd", "P_mmd", "BwT_mmd"}
     assert [each["name"] for each in answer["concepts"]] == ["alice", "falls"]
     assert answer["concepts"][0]["changed_first"] == 1
+    verdict = answer["concepts"][0]["verdict"]
+    assert {"code", "text", "sentence", "pictures", "like", "like_after_learning", "thresholds"} <= set(verdict)
+    assert verdict["pictures"] == 4
+    assert verdict["seen"] is None
+    assert any("KID" in warning for warning in answer["warnings"])
     assert set(answer["concepts"][0]["n_param"]) == {"trained", "trained_in_all", "stored"}
 
 
@@ -578,13 +634,51 @@ def test_help(capsys):
 def test_the_command_for_people(command, capsys):
     assert command("-n", "4") == 0
     said = capsys.readouterr()
+    lines = [line.split("\t") for line in said.out.splitlines()]
+    assert lines[0] == ["concept", "pictures", "quality", "kept", "verdict"]
+    assert [line[0] for line in lines[1:]] == ["alice", "falls"]
+    assert all(line[1] == "4/4" for line in lines[1:])
+    assert lines[2][3] == "yes"
+    assert "KID" not in said.err
+    assert command("-n", "4", "--full") == 0
+    said = capsys.readouterr()
     assert [line.split("\t")[0] for line in said.out.splitlines()] == ["concept", "alice", "falls", "average"]
-    for words in ("degree 2", "gamma", "offset 1", "unit-norm", "biased", "sha256"):
+    for words in ("degree 2", "gamma", "offset 1", "unit-norm", "biased", "sha256", "KID is of as few as 4"):
         assert words in said.err
     assert command("-n", "4", "--quiet") == 0
     said = capsys.readouterr()
     assert said.out == "alice\nfalls\n"
     assert said.err == ""
+
+
+def test_the_table_fits_a_narrow_terminal(command, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("conceptctl.workflows.evaluate.verdict.ALIKE", 100.0)
+    monkeypatch.setattr("conceptctl.metrics.closeness.Scale.tells_apart", True)
+    monkeypatch.setattr("conceptctl.metrics.closeness.LIKE", -100.0)
+    assert command("-n", "4") == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    words = " ".join(" ".join(lines).split())
+    assert lines[0].split() == ["concept", "pictures", "quality", "kept", "verdict"]
+    assert "4/4 alike" in words
+    assert "learned in part" in words
+
+
+def test_what_is_drawn_is_named_with_its_count(store, heldout, measure, tmp_path):
+    told = []
+    watch = Watch(lambda what, total: told.append([what, total, 0]), lambda done: _count(told[-1], done))
+    measure(store, heldout, watch=watch, count=4, report=tmp_path / "r.html")
+    stages = {what: (total, done) for what, total, done in told}
+    assert stages["drawing V*alice (1 of 2)"] == stages["drawing V*falls (2 of 2)"] == (4, 4)
+    assert stages["drawing 'a photo of a person' with the base alone"] == (8, 8)
+    assert stages["drawing prompts beside the concepts"] == (3, 3)
+
+
+def _count(stage, done):
+    stage[2] += done
 
 
 def test_show_and_log_tell_how_it_fared(command, store, capsys):
@@ -648,12 +742,16 @@ def test_a_report_is_written_and_never_over_another(store, heldout, measure, tmp
     measure(store, heldout, report=path)
     text = path.read_text()
     assert "V*alice" in text
-    assert text.count("data:image/png;base64,") == 6
+    # Of both: four held out, and six of then and of now; two prompts beside them and one pair, three pictures each.
+    assert text.count('src="data:image/') == 2 * (4 + 6 + 6) + 3 * 3
+    assert "“a photo of V*alice next to V*falls”" in text
     before = store.head().seq
     with pytest.raises(AlreadyExists):
         measure(store, heldout, report=path)
     with pytest.raises(NotFound, match="no folder"):
         measure(store, heldout, report=tmp_path / "none/report.html")
+    with pytest.raises(UsageError, match="too long"):
+        measure(store, heldout, report=tmp_path / f"{'a' * 300}.html")
     assert store.head().seq == before
     assert path.read_text() == text
 

@@ -12,6 +12,7 @@ from conceptctl.cli.app import run
 from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
+from conceptctl.images.contact_sheet import contact_sheet
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw
 from conceptctl.workflows.fold import fold
@@ -292,12 +293,21 @@ def test_a_prompt_that_is_too_long_is_warned_of(store, tmp_path):
     assert said[2].endswith("a cat person'")
 
 
-def test_the_contact_sheet_holds_every_picture(store, tmp_path):
+def test_the_contact_sheet_holds_every_picture_enlarged_with_its_seed(store, tmp_path):
     made = generate(store, Request("a cat", count=3, steps=1), tmp_path, grid=tmp_path / "sheets/g.png", device="cpu")
     sheet = pixels(made.contact_sheet)
     assert made.contact_sheet == tmp_path / "sheets/g.png"
-    assert sheet.shape == (32, 32, 3)
-    assert np.array_equal(sheet[:16, 16:], pixels(made.images[1].path))
+    wanted = contact_sheet([Image.open(image.path) for image in made.images], "a cat", ["seed 0", "seed 1", "seed 2"])
+    assert np.array_equal(sheet, np.asarray(wanted))
+    assert sheet.shape[1] == 512
+    assert any(np.array_equal(row[256::16], line) for row in sheet for line in pixels(made.images[1].path)[:1])
+
+
+def test_a_contact_sheet_of_another_kind_says_that_a_model_made_it(store, tmp_path):
+    made = generate(store, Request("a cat", steps=1), tmp_path, grid=tmp_path / "g.jpg", device="cpu")
+    assert b"trainedAlgorithmicMedia" in made.contact_sheet.read_bytes()
+    bare = generate(store, Request("a cat", steps=1, metadata=False), tmp_path, grid=tmp_path / "b.jpg", device="cpu")
+    assert b"trainedAlgorithmicMedia" not in bare.contact_sheet.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -322,8 +332,20 @@ def test_places_that_pictures_cannot_go_to(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="not a folder"):
         generate(store, Request("a cat"), tmp_path / "file")
-    with pytest.raises(UsageError, match=r"'.sheet'"):
-        generate(store, Request("a cat"), tmp_path / "out", grid=tmp_path / "g.sheet")
+    for name in ("g.sheet", "g.psd", "g"):
+        with pytest.raises(UsageError, match=r"'.sheet'|'.psd'|no ending") as caught:
+            generate(store, Request("a cat"), tmp_path / "out", grid=tmp_path / name)
+        assert ".webp" in caught.value.hint
+    (tmp_path / "g.png").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        generate(store, Request("a cat"), tmp_path / "out", grid=tmp_path / "g.png")
+    for place in (tmp_path / "file" / "out", tmp_path / ("a" * 300), tmp_path / "new" / ("a" * 300) / "deep"):
+        with pytest.raises(UsageError, match=r"not a folder|Not a directory|too long"):
+            generate(store, Request("a cat"), place)
+        with pytest.raises(UsageError, match=r"not a folder|Not a directory|too long"):
+            generate(store, Request("a cat"), tmp_path / "out", grid=place / "g.png")
+    with pytest.raises(UsageError, match="too long"):
+        generate(store, Request("a cat"), tmp_path / "out", grid=tmp_path / f"{'a' * 300}.png")
     assert not (tmp_path / "out").exists()
 
 
@@ -426,7 +448,7 @@ def test_the_command(store, tmp_path, capsys):
     assert [image["seed"] for image in answer["images"]] == [4, 5]
     assert answer["generation"] == 2
     assert answer["regions"] == []
-    assert pixels(answer["contact_sheet"]).shape == (16, 32, 3)
+    assert pixels(answer["contact_sheet"]).shape[1] == 512
     assert "warnings" not in answer
     assert run(["generate", "V*alice " + "a cat " * 40, "--json", *options]) == 0
     assert "too long" in json.loads(capsys.readouterr().out)["warnings"][0]

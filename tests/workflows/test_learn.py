@@ -211,12 +211,12 @@ def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["preview", "checkpointing"])
-def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=2))
+def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path, what):
     shown, stores = [], [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
     teach(stores[0], folder)
-    watch = Watch(preview=lambda step, pictures: shown.append(step)) if what == "preview" else None
-    teach(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing")
+    watch = Watch(sample=shown.append) if what == "preview" else None
+    samples = {"sample_every": 2, "output": tmp_path / "out"} if what == "preview" else {}
+    teach(stores[1], folder, watch=watch, gradient_checkpointing=what == "checkpointing", **samples)
     ours, theirs = (delta(each, "alice") for each in stores)
     # Checkpointing computes some of it twice, in another order.
     assert all(np.allclose(ours[place], theirs[place], atol=1e-5) for place in ours | theirs)
@@ -694,7 +694,7 @@ def test_a_caption_may_name_another_concept_that_is_there(store, folder, tmp_pat
 def test_a_caption_whose_concept_is_cut_off_is_refused(store, folder, tmp_path):
     captioned = write_pictures(tmp_path / "long")
     (captioned / "0.txt").write_text("a photo of a cat " * 40 + "and {token}")
-    with pytest.raises(PicturesRefused, match=r"does not see its V\*alice"):
+    with pytest.raises(PicturesRefused, match=r"0\.txt: too long: \{token\} lies beyond the 30 tokens"):
         teach(store, captioned)
     assert store.head().seq == 0
 
@@ -740,6 +740,11 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"class_word": "\udcff"}, UsageError),
         ({"consent": "\udcff"}, UsageError),
         ({"auxiliary": -3}, UsageError),
+        ({"auxiliary": 10**9}, UsageError),
+        ({"settings": {"rank": 10**12}}, UsageError),
+        ({"settings": {"steps": 10**400}}, UsageError),
+        ({"settings": {"temperature": 1e-300}}, UsageError),
+        ({"settings": {"init_std": 1e300}}, UsageError),
         ({"train": TrainConfig(seed=-1)}, UsageError),
         ({"train": TrainConfig(seed=2**63)}, UsageError),
         ({"feature_extractor": "/nowhere"}, NotFound),
@@ -748,7 +753,7 @@ def test_whole_numbers_are_numbers(store, folder):
 )
 def test_what_cannot_be_meant_changes_nothing(store, folder, tmp_path, changes, error):
     changes = {**changes, "folder": tmp_path / changes["folder"]} if "folder" in changes else changes
-    for act in (learn,) if "feature_extractor" in changes else (plan, learn):
+    for act in (plan, learn):
         with pytest.raises(error):
             act(store, dataclasses.replace(asked(folder), **changes), device="cpu")
     assert store.head().seq == 0
@@ -819,13 +824,12 @@ def test_the_command(store, folder, capsys, tmp_path, monkeypatch):
     assert run(["learn", str(folder), "--token", "alice", "--json", *options]) == 5
     assert "reference_samples" in json.loads(capsys.readouterr().out)["error"]["message"]
     made = ["learn", str(folder), "--token", "alice", "--class", "cat", "--aux", "2", "--preview", "--fold", "--json"]
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=5))
+    made += ["--sample-every", "5"]
     assert run([*made, *options[:-2]]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert [Path(path).name.split("-")[:3] for path in answer["previews"]] == [
-        ["alice", "step", step] for step in ("5", "10")
-    ]
-    assert all(Path(path).is_file() for path in answer["previews"])
+    places = [f"conceptctl-out/alice/alice-step-{step}.png" for step in ("05", "10", "12")]
+    assert answer["samples"] == places
+    assert all(Path(path).is_file() for path in places)
     assert answer["generation"] == 2
     assert answer["concept"] == {"name": "alice", "token": "V*alice", "folded": True}
     assert store.concept("alice").folded
@@ -1120,10 +1124,9 @@ def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys,
 def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
-    monkeypatch.setattr("conceptctl.workflows.learn.training.Listener", partial(Listener, preview_steps=1))
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
     assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
-    assert "warning: no preview" in capsys.readouterr().err
+    assert "warning: not written in conceptctl-out/alice" in capsys.readouterr().err
     assert store.concept("alice")
 
 
@@ -1134,6 +1137,7 @@ def test_notices_stand_in_the_answer(store, folder, capsys):
     warnings = json.loads(said.out)["warnings"]
     assert "hours on a CPU" in "".join(warnings)
     assert "no class word" in "".join(warnings)
+    warnings = [text.replace("V*alice", "V*bob") for text in warnings]
     assert run(["learn", str(folder), "--token", "bob", "--aux", "3", *options]) == 0
     said = capsys.readouterr().err
     assert all(f"warning: {text}" in said for text in warnings)
@@ -1231,7 +1235,7 @@ def test_the_first_learn_makes_a_store_on_the_bundled_base_and_learns_in_it(tmp_
     assert capsys.readouterr().out == "alice\n"
 
 
-PROGRESS = r"loss (\S+)  density (\d+) %  denoising (\S+)  sparsity (\S+)"
+PROGRESS = r"loss (\S+?){0}density (\d+) %{0}denoising (\S+?){0}sparsity (\S+)"
 
 
 def shown_while_learning(store, folder, capsys):
@@ -1246,36 +1250,48 @@ def assert_is_a_loss_with_its_parts(loss, density, denoising, sparsity):
     assert 0 < int(density) < 100
 
 
-def test_progress_is_a_few_lines_where_there_is_no_terminal(store, folder, capsys):
-    lines = shown_while_learning(store, folder, capsys).splitlines()
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_a_few_plain_lines_where_there_is_no_terminal_or_no_colour_is_wanted(
+    store, folder, capsys, monkeypatch, terminal
+):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("NO_COLOR", "1")
+    shown = shown_while_learning(store, folder, capsys)
+    assert "\x1b" not in shown
+    lines = shown.splitlines()
     begin = lines.index("learning: 30 to do")
-    assert re.fullmatch(r"about \d+ s left", lines[begin + 1])
-    for step, line in zip((20, 30), lines[begin + 2 : begin + 4], strict=True):
-        found = re.fullmatch(rf"step {step} of 30  {PROGRESS}", line)
-        assert_is_a_loss_with_its_parts(*found.groups())
+    (last,) = [line for line in lines[begin:] if line.startswith("learning: 30 of 30")]
+    found = re.fullmatch(rf"learning: 30 of 30, \d:\d\d elapsed, 0:00 left.*?, {PROGRESS.format(', ')}", last)
+    assert_is_a_loss_with_its_parts(*found.groups())
 
 
-@pytest.mark.parametrize("columns", [160, 80])
-def test_progress_is_a_bar_on_a_terminal(store, folder, capsys, monkeypatch, columns):
+@pytest.mark.parametrize("columns", [160, 80, 60])
+def test_progress_is_one_line_on_a_terminal(store, folder, capsys, monkeypatch, columns):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("NO_COLOR", raising=False)
     plain = Display.report
 
     def report(self, report):
         plain(self, report)
-        # A tiny model learns faster than a bar is drawn.
-        self.bar.refresh()
+        # A tiny model learns faster than a line is drawn.
+        self.shown.refresh()
 
     monkeypatch.setattr(Display, "report", report)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown_while_learning(store, folder, capsys))
-    if columns == 80:
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("learning")]
+    assert max(map(len, lines)) < columns
+    if columns < 160:
         # There is no room for the loss's parts.
-        assert re.search(r"learning \S+ +30/30 \d:\d\d:\d\d loss \S+  density \d+ %", shown)
+        assert re.search(r"learning\S* .*100 %  (\d:\d\d elapsed, )?0:00 left.*  loss \d\.\d{4}$", lines[-1])
         return
-    bars = re.findall(rf"learning \S+ +(\d+)/30 (\S+) {PROGRESS}", shown)
-    assert {found[0] for found in bars} >= {"10", "20", "30"}
-    # How much is left is known as soon as two reports have come.
-    assert all(re.fullmatch(r"\d:\d\d:\d\d", found[1]) for found in bars if found[0] != "10")
-    for found in bars:
-        assert_is_a_loss_with_its_parts(*found[2:])
+    times = r"\d:\d\d elapsed, \d:\d\d left(?: in stage)?"
+    bars = [re.fullmatch(rf"learning (\d+)/30 \S+ \d+ %  {times}  {PROGRESS.format('  ')}\s*", line) for line in lines]
+    assert "in stage" not in lines[-1]
+    found = [bar.groups() for bar in bars if bar]
+    assert {each[0] for each in found} >= {"10", "20", "30"}
+    for each in found:
+        assert_is_a_loss_with_its_parts(*each[1:])

@@ -56,6 +56,17 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Pictures of a prompt that says more than a concept's name, for a report."""
+
+    prompt: str
+    names: tuple[str, ...]
+    """The concepts in it."""
+    pictures: tuple[Image.Image, ...]
+    """By seed, from 0."""
+
+
+@dataclass(frozen=True)
 class Parameters:
     """N_param: how much was trained and is kept, in % of the U-Net; None where no record says it."""
 
@@ -99,4 +110,11 @@ class Evaluation:
     """The generation that brought each concept, by uid."""
     left_out: tuple[str, ...]
     """Concepts without held-out pictures."""
+    beside: tuple[Beside, ...] = ()
+    """Prompts beside each concept, and pairs of concepts; drawn for a report only."""
     report: Path | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Whether all concepts were measured with equally many pictures, so that their figures have a mean."""
+        return len({(each.kept.drawn, each.kept.heldout) for each in self.measured}) == 1

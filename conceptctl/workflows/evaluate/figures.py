@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.metrics.clip_scores import clip_i2i, clip_t2i
+from conceptctl.metrics.closeness import Scale
 from conceptctl.metrics.continual import Sets, figures_of
 from conceptctl.metrics.diversity import diversity
 from conceptctl.metrics.kid import kid
@@ -19,22 +20,28 @@ KERNEL = PolynomialKernel()
 CROSS_CHECK = RbfKernel()
 
 
-def figures(sets: Sets, prompt: Tensor | None) -> dict[str, float | None]:
+def figures(sets: Sets, prompt: Tensor | None, scale: Scale) -> dict[str, float | None]:
     """Compute all that is said of one concept, but for the cross-check.
 
     Args:
         sets: Features of its pictures.
         prompt: Features of what was asked for, in words that CLIP knows, (1, D).
+        scale: From the class's pictures to the held-out ones.
     """
+    before = sets.after_learning
     return _presentable(
         {
             **figures_of(sets, KERNEL),
             "kid": kid(sets.current, sets.heldout),
             "clip_i2i": clip_i2i(sets.current, sets.heldout),
             "clip_t2i": None if prompt is None else clip_t2i(sets.current, prompt),
-            "noise_floor": noise_floor(sets.current if sets.after_learning is None else sets.after_learning, KERNEL),
+            "noise_floor": noise_floor(sets.current if before is None else before, KERNEL),
             "noise_floor_heldout": noise_floor(sets.heldout, KERNEL),
             "diversity": diversity(sets.current, sets.heldout),
+            "closeness": scale.places(sets.current).mean().item(),
+            "closeness_learned": None if before is None else scale.places(before).mean().item(),
+            "nearest_heldout": scale.high,
+            "nearest_class": scale.low,
         }
     )
 

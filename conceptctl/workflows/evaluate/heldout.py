@@ -22,6 +22,8 @@ FEWEST = 2
 """Different pictures that a figure needs: how far apart they are is one of the figures."""
 INNER = "heldout"
 """Where `bench data` puts them inside a concept's folder."""
+LESSONS = ("train", "training", "learn")
+"""What folders are called that pictures are learned from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Folders:
     """Concepts that have none."""
     strange: tuple[str, ...]
     """Folders that are called like no concept."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Held-out pictures by the concept's name, and the names of those whose pictures look like photographs."""
+
+    pictures: Mapping[str, list[Image.Image]]
+    photographs: frozenset[str]
 
 
 def find_folders(folder: Path | None, named: Mapping[str, Path], head: Generation) -> Folders:
@@ -88,7 +98,7 @@ def read_pictures(
     follow_symlinks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
-) -> dict[str, list[Image.Image]]:
+) -> Read:
     """Read every folder's pictures as squares of the base's size, by the rules that `learn` has, captions apart.
 
     Args:
@@ -117,6 +127,7 @@ def read_pictures(
         captioned=False,
     )
     pictures: dict[str, list[Image.Image]] = {}
+    photographs = set()
     refusals: list[PicturesRefused] = []
     for name, folder in folders.items():
         try:
@@ -126,7 +137,38 @@ def read_pictures(
             continue
         for note in (*checked.notes, *map(str, checked.refusals)):
             warn(f"{name}: {note}")
+        if checked.photographic:
+            photographs.add(name)
         pictures[name] = [picture.image() for picture in checked.pictures]
     if refusals:
         raise PicturesRefused("\n".join(map(str, refusals)), hint=refusals[0].hint)
-    return pictures
+    return Read(pictures, frozenset(photographs))
+
+
+def learned_from(folder: Path) -> str:
+    """Say whether held-out pictures look as if they had been learned from; nothing where nothing speaks for it.
+
+    A store keeps nothing of the pictures that it learned from, not even digests, so this cannot be known for sure: it
+    looks at what the folder and those beside it are called, and at whether a file is the same in both. Pictures that
+    were copied elsewhere, or changed a little, are not found. Nor can it be seen from what is drawn: pictures as near
+    to the held-out ones as those that were learned from are also drawn where held-out ones are few or much alike.
+    """
+    here = folder.absolute()
+    if here.name.lower() in LESSONS:
+        return f"its held-out pictures lie in a folder called {here.name!r}: what was learned from measures nothing"
+    beside = [path for name in LESSONS if (path := here.parent / name).is_dir()]
+    sizes: dict[int, list[Path]] = {}
+    for path in (each for other in beside for each in other.iterdir() if each.is_file()):
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    ours = [path for path in here.iterdir() if path.is_file() and not path.name.startswith(".")]
+    same = [path for path in ours if any(_equal(path, other) for other in sizes.get(path.stat().st_size, ()))]
+    if not same:
+        return ""
+    return (
+        f"{len(same)} of {len(ours)} held-out pictures, {same[0].name} among them, are also in {beside[0]}: what was "
+        "learned from measures nothing"
+    )
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from conceptctl.errors import ImportRefused, StoreDamaged
@@ -54,6 +54,8 @@ class Kept:
     """A_mmd, F_mmd and so on; None for what cannot be said."""
     rbf: Mapping[str, float | None]
     """The four MMDs once more, with the kernel that also sees spread."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """What `verdict.judge` said, as a dictionary; empty in evaluations of earlier versions."""
 
 
 def new_run() -> str:
@@ -140,24 +142,32 @@ def by_generation(kept: Sequence[Kept], generations: Sequence[int]) -> dict[int,
 def as_dict(kept: Kept) -> dict[str, Any]:
     """Return the figures of an evaluation with all that they depend on."""
     how = {"drawn": kept.drawn, "heldout": kept.heldout, "kernel": dict(kept.kernel), "extractor": dict(kept.extractor)}
-    return {**how, **kept.figures}
+    return {**how, **kept.figures, "verdict": dict(kept.verdict) or None}
+
+
+def differences(kept: Kept, other: Kept) -> tuple[str, ...]:
+    """Say in what two evaluations differ so that their figures cannot be compared; nothing where they can."""
+    # The estimator is biased: how many pictures were compared counts as well.
+    return tuple(
+        what
+        for what, ours, theirs in (
+            ("kernel", kept.kernel, other.kernel),
+            ("extractor", kept.extractor["sha256"], other.extractor["sha256"]),
+            ("number of pictures", (kept.drawn, kept.heldout), (other.drawn, other.heldout)),
+        )
+        if ours != theirs
+    )
 
 
 def summary(kept: Kept, newest: Kept) -> str:
     """Say the figures of an evaluation in one line, and whether they can be compared with the newest ones."""
     shown = {name: kept.figures.get(name) for name in ("A_mmd", "F_mmd", "P_mmd")}
     line = ", ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in shown.items())
-    # The estimator is biased: how many pictures were compared counts as well.
-    differs = [
-        what
-        for what, ours, theirs in (
-            ("kernel", kept.kernel, newest.kernel),
-            ("extractor", kept.extractor["sha256"], newest.extractor["sha256"]),
-            ("number of pictures", (kept.drawn, kept.heldout), (newest.drawn, newest.heldout)),
-        )
-        if ours != theirs
-    ]
-    return line + (f" (not to be compared with the newest: another {', another '.join(differs)})" if differs else "")
+    if kept.verdict:
+        line = f"{kept.verdict['text']}; {line}"
+    if differs := differences(kept, newest):
+        line += f" (not to be compared with the newest: another {', another '.join(differs)})"
+    return line
 
 
 def _read(layout: Layout, attachment: Attachment) -> Kept:
@@ -168,6 +178,7 @@ def _read(layout: Layout, attachment: Attachment) -> Kept:
             # What earlier versions called it.
             entry["after_learning"] = {"remembered": FROM_FEATURES}.get(entry["then"], entry["then"])
         # Fields that a later version adds are not this one's concern.
-        return Kept(**{field.name: entry[field.name] for field in fields(Kept)})
+        optional = {each.name for each in fields(Kept) if each.default_factory is not MISSING}
+        return Kept(**{each.name: entry[each.name] for each in fields(Kept) if each.name not in optional - set(entry)})
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged(f"{KIND}: blob {attachment.blob.sha256[:12]}: it holds no figures") from None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import conceptctl
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.images.contact_sheet import contact_sheet
-from conceptctl.images.png import made_by_a_model, png_info
+from conceptctl.images.png import png_info
+from conceptctl.images.writing import save_new
 from conceptctl.presets import preset_of
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept, Generation
@@ -136,12 +138,13 @@ def _generate(store: Store, request: Request, folder: Path, sheet: Path, device:
         with enough_memory(MORE_MEMORY):
             picture = next(drawing)
         info = png_info(ready.recipe(request, seed, picture)) if request.metadata else None
-        path = _save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", pnginfo=info)
+        path = save_new(picture, folder / f"{_stem(request.prompt)}-{seed}.png", noted=request.metadata, info=info)
         images.append(Drawn(path, seed))
         pictures.append(picture)
         watch.written(path)
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    sheet = _save_new(contact_sheet(pictures), sheet, pnginfo=made_by_a_model() if request.metadata else None)
+    seeds = [f"seed {image.seed}" for image in images]
+    sheet = save_new(contact_sheet(pictures, request.prompt, seeds), sheet, noted=request.metadata)
     watch.written(sheet)
     known = tuple(concept.name for concept in ready.generation.concepts)
     return Generated(ready.generation.seq, tuple(images), sheet, ready.regions, ready.named, known)
@@ -263,26 +266,34 @@ def _stem(prompt: str) -> str:
 
 
 def _check_places(folder: Path, grid: Path | None) -> None:
-    from PIL import Image
+    from conceptctl.images.writing import check_kind
 
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder", hint="-o takes a folder; --grid the contact sheet's file")
-    if grid is not None and grid.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{grid}: no kind of picture is called {grid.suffix!r}", hint=f"--grid {grid.stem}.png")
+    check_place(folder, "-o takes a folder; --grid the contact sheet's file")
+    if grid is not None:
+        check_kind(grid)
+        check_place(grid.parent, "--grid takes a file in a folder")
+        if len(os.fsencode(grid.name)) > os.pathconf("/", "PC_NAME_MAX"):
+            raise UsageError(f"{grid}: File name too long", hint="--grid takes a file in a folder")
+        if grid.is_dir():
+            raise UsageError(f"{grid} is a folder", hint="--grid takes a file")
 
 
-def _save_new(picture: Image.Image, path: Path, **how: Any) -> Path:
-    """Write a picture where nothing is yet: at the path, or the first of `name-2`, `name-3`, ... that is free."""
-    from PIL import Image
+def check_place(folder: Path, hint: str) -> None:
+    """Make sure that a folder is there, or can be made.
 
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    candidate, number = path, 1
-    while True:
-        try:
-            # Somebody else may draw into the same folder.
-            with candidate.open("xb") as file:
-                picture.save(file, format=kind, **how)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = path.with_stem(f"{path.stem}-{number}")
+    Raises:
+        UsageError: It cannot: something in its path is a file, is not to be written to, or has a name that cannot be.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        # `exists` answers for what is missing, and raises for what can never be.
+        raise UsageError(f"{folder}: {error.strerror}", hint=hint) from None
+    if not there.is_dir():
+        raise UsageError(f"{there} is not a folder", hint=hint)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there} cannot be written to", hint=hint)
+    # Nobody has looked yet at the names of folders that are to be made.
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in folder.parts):
+        raise UsageError(f"{folder}: File name too long", hint=hint)

@@ -47,7 +47,7 @@ def find(
         # Damaged ones are passed by: what the base draws can be drawn again.
         if attachment.kind == KIND and not blobs.problem(layout, attachment.blob, read=True):
             path = layout.blob(attachment.blob.sha256)
-            if tensorfile.read_header(path).metadata == _about(head, class_word, count):
+            if tensorfile.read_header(path).metadata == about(head, class_word, count):
                 rest = tuple(each for each in attachments if each != attachment)
                 return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
     return None
@@ -106,13 +106,14 @@ def draw(
 
 def keep(writer: Writer, latents: Tensor, class_word: str, attachments: Attachments) -> Attachments:
     """Write what was drawn into the store, and return the attachments with it as the last."""
-    about = _about(writer.head, class_word, len(latents))
-    ref = writer.add_tensors({"latents": weights.array_tensor(latents.numpy())}, about)
+    said = about(writer.head, class_word, len(latents))
+    ref = writer.add_tensors({"latents": weights.array_tensor(latents.numpy())}, said)
     drawn = Attachment(KIND, "", ref)
     return (*(each for each in attachments if each != drawn), drawn)
 
 
-def _about(head: Generation, class_word: str, count: int) -> dict[str, str]:
+def about(head: Generation, class_word: str, count: int) -> dict[str, str]:
+    """What auxiliary pictures of one base depend on, and nothing else."""
     sampling = preset_of(head.base).sampling
     return {
         "class": class_word,

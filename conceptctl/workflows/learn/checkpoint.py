@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,29 @@ if TYPE_CHECKING:
     from conceptctl.learning.method import Method
     from conceptctl.workflows.learn.plan import Plan
     from conceptctl.workflows.learn.request import Request
+
+_DESCRIBER = "described_by"
+_FIXED = {
+    "program": "by another version of this program",
+    "state_format": "by another version of this program",
+    "after": "on other concepts",
+    "consolidated": "on other concepts",
+    _DESCRIBER: "with other descriptions of its pictures",
+}
+"""Settings that no option gives back."""
+_OPTIONS = {
+    "class": "--class",
+    "method": "--method",
+    "auxiliary": "--aux",
+    "seed": "--seed",
+    "precision": "--mixed-precision",
+    "steps": "--steps",
+    "batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "scheduler": "--lr-scheduler",
+    "rank": "--rank",
+    "accumulation": "--gradient-accumulation-steps",
+}
 
 
 @dataclass
@@ -62,7 +86,9 @@ class Resumed:
             self.job.save(0, {}, {"curve": [], "counted": 0, **self.kept})
 
 
-def settings_of(request: Request, method: Method, plan: Plan, head: Generation, describer: str) -> dict[str, Any]:
+def settings_of(
+    request: Request, method: Method, plan: Plan, head: Generation, describer: str | None
+) -> dict[str, Any]:
     """Everything that makes a run the same work.
 
     Args:
@@ -70,7 +96,8 @@ def settings_of(request: Request, method: Method, plan: Plan, head: Generation, 
         method: With what.
         plan: How.
         head: On top of what; folding it meanwhile, or evaluating it, changes nothing for this run.
-        describer: The digest of what describes pictures; another one would see other things in the same ones.
+        describer: The digest of what describes pictures; another one would see other things in the same ones. "" for
+            nothing, None where it is not known.
     """
     from conceptctl.learning.checkpoint import STATE_FORMAT
 
@@ -88,34 +115,156 @@ def settings_of(request: Request, method: Method, plan: Plan, head: Generation, 
         "after": [each.uid for each in head.concepts],
         **({"consolidated": head.consolidated.sha256} if head.consolidated else {}),
     }
-    return {**settings, "described_by": describer} if describer else settings
+    return {**settings, _DESCRIBER: describer} if describer != "" else settings
 
 
-def begun_otherwise(layout: Layout, settings: Mapping[str, Any]) -> bool:
-    """Whether there is an interrupted run about the same concept, but not of this request by this program."""
-    found = [job.settings for job in jobs.found(layout)]
-    return settings not in found and any(each.get("name") == settings["name"] for each in found)
+@dataclass(frozen=True)
+class Interrupted:
+    """A run about a concept that was interrupted, beside what is asked for now."""
+
+    job: Job
+    slot: Slot | None
+    differs: Mapping[str, tuple[Any, Any]]
+    """Settings that are others: what they were, and what they are now."""
+    other_pictures: bool
+    """It is about other pictures, or other captions."""
+
+    @property
+    def step(self) -> int:
+        """How far its training was."""
+        return max(0, self.slot.step) if self.slot else 0
+
+    @property
+    def same(self) -> bool:
+        """Whether it is what is asked for now, and goes on."""
+        return not self.differs and not self.other_pictures
 
 
-def take_up(layout: Layout, settings: Mapping[str, Any], checked: Checked) -> Resumed:
-    """Find the interrupted run of a request, or begin a new one; for the process that writes the store."""
-    job = jobs.start(layout, settings)
-    pictures = [job.digest(picture.pixels + (picture.caption or "").encode()) for picture in checked.pictures]
-    slot = job.load()
-    if slot is not None and slot.state.get("pictures") != pictures:
-        # The same command over other pictures is another run.
-        job.finish()
-        job, slot = jobs.start(layout, settings), None
-        pictures = [job.digest(picture.pixels + (picture.caption or "").encode()) for picture in checked.pictures]
-    return _resumed(job, slot, {"pictures": pictures})
+def interrupted(layout: Layout, settings: Mapping[str, Any], checked: Checked) -> list[Interrupted]:
+    """Find the interrupted runs about a request's concept, the furthest first."""
+    found = []
+    for job in jobs.found(layout):
+        if job.settings.get("name") == settings["name"]:
+            slot = job.load()
+            # One that had saved nothing is as good as none.
+            others = slot is not None and slot.state.get("pictures") != _digests(job, checked)
+            found.append(Interrupted(job, slot, _differing(job.settings, settings), others))
+    return sorted(found, key=lambda run: run.step, reverse=True)
 
 
-def look_on(layout: Layout, settings: Mapping[str, Any]) -> Resumed:
+def reached(runs: Sequence[Interrupted]) -> int:
+    """The step from which a run goes on; 0 from its beginning."""
+    return next((run.step for run in runs if run.same), 0)
+
+
+def begins_anew(runs: Sequence[Interrupted]) -> list[str]:
+    """Say of each interrupted run that a new one does not go on with what sets them apart, and how to go on with it."""
+    apart = [run for run in runs if run.differs or (run.other_pictures and run.step)]
+    # Of those that had not begun to train nothing is lost.
+    return [_apart(run) for run in [run for run in apart if run.step] or apart[:1]]
+
+
+def _apart(run: Interrupted) -> str:
+    name = f"V*{run.job.settings['name']}"
+    about = [_said(key, *values) for key, values in run.differs.items() if key not in _FIXED]
+    # Other pictures and settings are described otherwise of themselves.
+    differs = set(run.differs) - ({_DESCRIBER} if about or run.other_pictures else set())
+    fixed = list(dict.fromkeys(text for key, text in _FIXED.items() if key in differs))
+    others = ["with other pictures or captions"] if run.other_pictures else []
+    begun = [*(["with other settings (" + "; ".join(about) + ")"] if about else []), *others, *fixed]
+    said = f"an interrupted run of {name}, at step {run.step}, was begun {', '.join(begun)}: this one begins anew"
+    if not run.step:
+        return said
+    if fixed:
+        return f"{said}. That one cannot go on, and is removed when {name} is learned"
+    again = [_option(key, then) for key, (then, _) in run.differs.items() if key not in _FIXED]
+    command = "the same command" + (f" with {' '.join(filter(None, again))}" if any(again) else "")
+    pictures = ", over the pictures and captions as they were" if run.other_pictures else ""
+    return f"{said}. That one is kept until {name} is learned; to go on with it: {command}{pictures}"
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings, those of the method among them, that two runs have otherwise."""
+    before, after = ({**each, **each.get("config", {})} for each in (then, now))
+    if after.get(_DESCRIBER, "") is None:
+        after[_DESCRIBER] = before.get(_DESCRIBER, "")
+    leave_out = {"config", "name"}
+    if before.get("method") != after["method"]:
+        # Each has its own.
+        leave_out |= {*then.get("config", {}), *now["config"]}
+    if before.get("auxiliary") != after["auxiliary"]:
+        # It follows from that.
+        leave_out.add("auxiliary_batch")
+    keys = [key for key in {**before, **after} if key not in leave_out]
+    return {key: (before.get(key, ""), after.get(key, "")) for key in keys if before.get(key, "") != after.get(key, "")}
+
+
+def _said(key: str, then: Any, now: Any) -> str:
+    def shown(value: Any) -> Any:
+        return "yes" if value is True else "no" if value is False or value == "" else value
+
+    return f"{key.replace('_', ' ')} {shown(then)}, now {shown(now)}"
+
+
+def _option(key: str, value: Any) -> str:
+    """What on the command line makes a setting what it was."""
+    if key == "flip":
+        return "--flip" if value else "(without --flip)"
+    if key == "class" and not value:
+        return "(without --class)"
+    text = shlex.quote(str(value))
+    return f"{_OPTIONS[key]} {text}" if key in _OPTIONS else f"--set {key}={text}"
+
+
+def take_up(layout: Layout, settings: Mapping[str, Any], checked: Checked, drawn_by: Mapping[str, str]) -> Resumed:
+    """Find the interrupted run of a request, or begin a new one; for the process that writes the store.
+
+    Runs with other settings stay until the concept is learned. So do those over other pictures or captions, if they had
+    trained at all. What any of them had drawn beside is taken over: it depends on none of that.
+
+    Args:
+        layout: The store.
+        settings: Of the run.
+        checked: Its pictures.
+        drawn_by: What its auxiliary pictures depend on.
+    """
+    runs = interrupted(layout, settings, checked)
+    job = _its_own(runs) or jobs.begin(layout, settings)
+    kept = {"pictures": _digests(job, checked), "drawn_by": dict(drawn_by)}
+    if job.load() is None and (drawn := _drawn_elsewhere(layout, drawn_by)):
+        state = {"curve": [], "counted": 0, **kept}
+        if found := drawn.state.get("auxiliary"):
+            job.save(0, {}, {**state, "auxiliary": found})
+        else:
+            job.save(drawn.step, drawn.tensors, state)
+    for run in runs:
+        if run.other_pictures and not run.differs and not run.step:
+            run.job.finish()
+    return _resumed(job, job.load(), kept)
+
+
+def look_on(layout: Layout, settings: Mapping[str, Any], checked: Checked) -> Resumed:
     """Find the same in a process beside the one that writes the store, after it has."""
-    job = next((each for each in jobs.found(layout) if each.settings == settings), None)
+    job = _its_own(interrupted(layout, settings, checked))
     resumed = _resumed(job, job.load() if job else None, {})
     resumed.job = None
     return resumed
+
+
+def _its_own(runs: Sequence[Interrupted]) -> Job | None:
+    same = [run for run in runs if run.same]
+    return next((run.job for run in same if run.slot), same[0].job if same else None)
+
+
+def _digests(job: Job, checked: Checked) -> list[str]:
+    return [job.digest(picture.pixels + (picture.caption or "").encode()) for picture in checked.pictures]
+
+
+def _drawn_elsewhere(layout: Layout, drawn_by: Mapping[str, str]) -> Slot | None:
+    """The slot of any interrupted run that has the most of the same auxiliary pictures."""
+    slots = [slot for job in jobs.found(layout) if (slot := job.load()) and slot.state.get("drawn_by") == drawn_by]
+    some = [slot for slot in slots if slot.step < 0 or "auxiliary" in slot.state]
+    return max(some, key=lambda slot: min(slot.step, 0), default=None)
 
 
 def _resumed(job: Job | None, slot: Slot | None, kept: dict[str, Any]) -> Resumed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import conceptctl
 from conceptctl.presets import shipped
@@ -12,6 +12,7 @@ from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Attachment, Generation, now
 from conceptctl.store.store import Writer
 from conceptctl.workflows.adding import add_concept
+from conceptctl.workflows.learn.pace import peak_memory
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Learned, Method
@@ -52,16 +53,29 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
             **{name: value for name, value in config.items() if name != "steps"},
             # What a file is called may be a path's or another concept's name.
             "preset": prepared.preset.name if prepared.request.preset in (None, *shipped()) else "file",
+            "differs": list(prepared.plan.differs),
             "auxiliary": prepared.plan.auxiliary,
+            **({"flip": True} if prepared.request.flip else {}),
             "precision": prepared.precision,
             "trained_parameters": parameters,
             "trained_in_unet": parameters - token,
             **{name: round(value, 6) for name, value in trained.measures.items()},
+            **_taken(prepared, trained),
             **(reference.settings or {}),
         },
         loss_curve=tuple(round(value, 6) for value in trained.state.curve),
         contains=trained.learned.contains,
     )
+
+
+def _taken(prepared: Prepared, trained: Trained) -> dict[str, Any]:
+    """What it took, for whoever asks what the next one will."""
+    taken: dict[str, Any] = {"trained_on": prepared.device.type}
+    if memory := peak_memory(prepared.device):
+        taken["peak_memory"] = memory
+    if trained.seconds_a_step is not None:
+        taken["seconds_a_step"] = float(f"{trained.seconds_a_step:.3g}")
+    return taken
 
 
 def commit(
@@ -84,7 +98,7 @@ def commit(
     )
     ref = writer.add_tensors(tensors, record.metadata())
     with deferred_signals():
-        made = add_concept(writer, "learn", record, ref, attachments=attachments)
+        made = add_concept(writer, "learn", record, ref, attachments=attachments, onto=prepared.head)
         # Also what was begun with other settings: the name is taken now.
         jobs.remove_for(writer.layout, prepared.request.name)
     return made

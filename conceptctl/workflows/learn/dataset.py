@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import ImageOps
 
-from conceptctl.diffusion.prompts import cut_off
-from conceptctl.errors import PicturesRefused
+from conceptctl.diffusion.latents import TOGETHER
 from conceptctl.learning.examples import Examples
 from conceptctl.workflows.learn import descriptions
 from conceptctl.workflows.learn.auxiliary import prompt_of
@@ -45,7 +44,6 @@ def make_dataset(
     method: Method,
     checked: Checked,
     *,
-    token_id: int,
     describer: FeatureExtractor | None,
     auxiliary: Tensor | None,
     watch: Watch,
@@ -57,13 +55,9 @@ def make_dataset(
         request: What is learned.
         method: With what.
         checked: The pictures.
-        token_id: The concept's token.
         describer: What says what is around the concept where there is no caption; None for nothing.
         auxiliary: The latents of auxiliary pictures.
-        watch: Is told what is cut off.
-
-    Raises:
-        PicturesRefused: A caption is so long that the base does not see the concept in it.
+        watch: Is told what is going on.
     """
     pictures = [picture.image() for picture in checked.pictures]
     prompts = [[prompt] for prompt in prompts_of(request, method, checked)]
@@ -73,10 +67,10 @@ def make_dataset(
         around = _describe(backbone, describer, checked, pictures, prompts, request.class_word)
         notes = (*notes, descriptions.summary(around))
     different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
-    for prompt in different:
-        _check_seen(backbone, prompt, token_id, request.name, watch)
+    watch.stage("encoding the pictures", len(pictures) * (2 if request.flip else 1))
     beside = (auxiliary, prompt_of(request.class_word)) if auxiliary is not None else None
-    return Dataset(gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside), different, notes)
+    examples = gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside, progress=watch.advance)
+    return Dataset(examples, different, notes)
 
 
 def _describe(
@@ -96,17 +90,6 @@ def _describe(
     return around
 
 
-def _check_seen(backbone: Backbone, prompt: str, token_id: int, name: str, watch: Watch) -> None:
-    tokenizer = backbone.tokenizer()
-    if lost := cut_off(tokenizer, prompt):
-        watch.warn(f"a caption is too long for this base; not seen: {lost!r}")
-    if token_id not in tokenizer(prompt, truncation=True).input_ids:
-        raise PicturesRefused(
-            f"the caption {prompt!r} is too long for this base, which does not see its V*{name}",
-            hint="shorten it, or name the concept earlier",
-        )
-
-
 def gather(
     backbone: Backbone,
     pictures: Sequence[Image.Image],
@@ -114,6 +97,7 @@ def gather(
     *,
     flip: bool,
     auxiliary: tuple[Tensor, str] | None,
+    progress: Callable[[int], None] = lambda encoded: None,
 ) -> Examples:
     """Encode everything that a concept is learned from.
 
@@ -123,6 +107,7 @@ def gather(
         prompts: Of each picture, one or more.
         flip: Whether mirrored pictures count as well.
         auxiliary: The latents of auxiliary pictures, and the prompt of all of them.
+        progress: Told of every few more that are encoded.
     """
     shown, of_each = list(pictures), list(prompts)
     if flip:
@@ -130,7 +115,12 @@ def gather(
         of_each *= 2
     # Every picture counts alike, however many prompts it has.
     times = math.lcm(*map(len, of_each))
-    latents = backbone.encode(shown).repeat_interleave(times, dim=0)
+    parts = []
+    # As many as a backbone encodes together: the latents are the same to the bit.
+    for start in range(0, len(shown), TOGETHER):
+        parts.append(backbone.encode(shown[start : start + TOGETHER]))
+        progress(len(parts[-1]))
+    latents = torch.cat(parts).repeat_interleave(times, dim=0)
     said = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
     concept = len(said)
     if auxiliary is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from conceptctl import families
 from conceptctl.errors import UsageError
@@ -10,10 +11,14 @@ from conceptctl.presets import Learn, preset_of
 from conceptctl.store import base
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
+from conceptctl.workflows.learn import wording
 from conceptctl.workflows.learn.request import Request, Watch
 
 if TYPE_CHECKING:
     from conceptctl.images.gate import Checked, Rules
+
+FEW = 3
+"""Pictures below which a user is warned: what they have in common is more than the concept."""
 
 
 def check_pictures(store: Store, head: Generation, request: Request, watch: Watch) -> Checked:
@@ -25,23 +30,37 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     from conceptctl.images.gate import check_folder
 
     names = frozenset(each.name for each in head.concepts)
+    tokenizer = wording.tokenizer_of(store, head)
     side = families.family_of(head.base).picture_side(base.configs(store.layout, head.base))
     takes = preset_of(head.base).learn
-    rules = _rules(side, takes, request, names)
-    watch.stage("looking at the pictures", 0)
-    checked = check_folder(request.folder, rules, progress=lambda done, total: watch.advance(1))
+    rules = _rules(side, takes, request, names, tokenizer)
+    for said in wording.on_class(request, takes, tokenizer):
+        watch.warn(said)
+
+    def looked(done: int, total: int) -> None:
+        if done == 1:
+            watch.stage("looking at the pictures", total)
+        watch.advance(1)
+
+    checked = check_folder(request.folder, rules, progress=looked)
     if checked.photographic and not takes.photographs:
         watch.warn(
             f"these look like photographs, and this base draws {side} x {side} pictures: likeness is not to be "
             "expected (for photographs: conceptctl init --base HUB_ID --store DIR)"
         )
+    if len(checked.pictures) < FEW:
+        watch.warn(
+            f"only {'one picture' if len(checked.pictures) == 1 else f'{len(checked.pictures)} different pictures'}: "
+            f"what is around V*{request.name} is learned with it; a handful, each a little different, is better"
+        )
     return checked
 
 
-def check_pictures_for(side: int, takes: Learn, request: Request) -> None:
+def check_pictures_for(base_folder: Path, side: int, takes: Learn, request: Request) -> None:
     """Pass a folder through the picture gate as a store that is not there yet would.
 
     Args:
+        base_folder: Its base, as a diffusers folder.
         side: Of the pictures that its base draws, in pixels.
         takes: What the base's preset says.
         request: Whose folder.
@@ -51,10 +70,10 @@ def check_pictures_for(side: int, takes: Learn, request: Request) -> None:
     """
     from conceptctl.images.gate import check_folder
 
-    check_folder(request.folder, _rules(side, takes, request, frozenset()))
+    check_folder(request.folder, _rules(side, takes, request, frozenset(), wording.tokenizer_in(base_folder)))
 
 
-def _rules(side: int, takes: Learn, request: Request, concepts: frozenset[str]) -> Rules:
+def _rules(side: int, takes: Learn, request: Request, concepts: frozenset[str], tokenizer: Any) -> Rules:
     from conceptctl.images.gate import Rules
 
     if request.resolution not in (None, side):
@@ -69,4 +88,5 @@ def _rules(side: int, takes: Learn, request: Request, concepts: frozenset[str]) 
         first_frame=request.first_frame,
         follow_symlinks=request.follow_symlinks,
         concepts=concepts | {request.name},
+        judge_caption=wording.caption_judge(tokenizer, request.name),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from conceptctl.store import folded
 from conceptctl.store.manifest import Attachment
 from conceptctl.store.store import Writer
 from conceptctl.workflows.learn import auxiliary
@@ -59,6 +60,8 @@ def _auxiliary(
     word, count = prepared.request.class_word, prepared.plan.auxiliary
     found = auxiliary.find(prepared.store.layout, prepared.head, word, count, attachments)
     if found is None:
+        # What is damaged is said before anything is drawn.
+        folded.read(prepared.store.layout, prepared.head)
         latents = auxiliary.draw(
             backbone,
             prepared.head,

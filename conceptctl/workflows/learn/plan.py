@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
-from conceptctl.workflows.adding import check_name_free
+from conceptctl.workflows.learn import checkpoint
 from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.replace import check_name
 from conceptctl.workflows.learn.request import (
     Request,
     Watch,
@@ -19,6 +20,7 @@ from conceptctl.workflows.learn.request import (
     make_method,
     precision_of,
 )
+from conceptctl.workflows.learn.samples import check_prompts
 
 if TYPE_CHECKING:
     from conceptctl.images.gate import Checked
@@ -47,6 +49,8 @@ class Plan:
     reference_samples: int
     device: str
     precision: str
+    resumes: int | None = None
+    """The step from which an interrupted run would go on; None where there is none to go on with."""
 
     def as_preset(self) -> dict[str, Any]:
         """All of it that a preset can say, as `--preset FILE` reads it."""
@@ -58,8 +62,17 @@ class Plan:
         }
 
 
-def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None) -> Plan:
+def plan(
+    store: Store, request: Request, *, device: str = "auto", watch: Watch | None = None, is_there: bool = False
+) -> Plan:
     """Check everything that can be checked without training, and change nothing.
+
+    Args:
+        store: The store.
+        request: What would be learned.
+        device: "auto", "cpu" or "cuda".
+        watch: Who is told.
+        is_there: Whether the concept was learned, and its name need not be free.
 
     Raises:
         NotFound: There is no such method, preset or setting.
@@ -68,6 +81,7 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
         AlreadyExists: There is such a concept.
     """
     from conceptctl.diffusion.models import choose_device
+    from conceptctl.workflows import extractor
 
     check_facts(request)
     found = choose_device(device)
@@ -75,9 +89,28 @@ def plan(store: Store, request: Request, *, device: str = "auto", watch: Watch |
     head = store.head()
     preset = chosen_preset(request, preset_of(head.base))
     method = make_method(request, preset)
-    check_name_free(request.name, head, store.layout)
-    checked = check_pictures(store, head, request, watch or Watch())
-    return planned(request, preset, method, checked, str(found), precision)
+    if not is_there:
+        check_name(request, head, store)
+    check_prompts(request, head)
+    watch = watch or Watch()
+    checked = check_pictures(store, head, request, watch)
+    made = planned(request, preset, method, checked, str(found), precision)
+    if request.feature_extractor is not None and extractor.is_local(request.feature_extractor):
+        extractor.open_extractor(head.base, request.feature_extractor, found)
+    if request.replace:
+        # Its runs are on the weights without the old one, which nobody has found yet.
+        return made
+    # What else describes pictures may have to be fetched, and is not for a plan.
+    describer = None if is_described(request, preset, method, checked) else ""
+    settings = checkpoint.settings_of(request, method, made, head, describer)
+    runs = checkpoint.interrupted(store.layout, settings, checked)
+    for said in checkpoint.begins_anew(runs):
+        watch.warn(said)
+    if not (step := checkpoint.reached(runs)):
+        return made
+    return dataclasses.replace(
+        made, resumes=step, notes=(f"goes on with an interrupted run, from step {step}", *made.notes)
+    )
 
 
 def planned(request: Request, preset: Preset, method: Method, checked: Checked, device: str, precision: str) -> Plan:
@@ -95,7 +128,7 @@ def planned(request: Request, preset: Preset, method: Method, checked: Checked, 
         differs={name: value for name, value in config.items() if value != usual[name]},
         pictures=len(checked.pictures),
         skipped=tuple(str(refusal) for refusal in checked.refusals),
-        notes=(*checked.notes, *_note_on_describing(request, method, checked)),
+        notes=(*checked.notes, *_note_on_describing(request, preset, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
         reference_samples=samples,
@@ -104,18 +137,22 @@ def planned(request: Request, preset: Preset, method: Method, checked: Checked, 
     )
 
 
-def is_described(request: Request, method: Method, checked: Checked) -> bool:
+def is_described(request: Request, preset: Preset, method: Method, checked: Checked) -> bool:
     """Whether anything is said of what is around the concept.
 
     Without a class word CLIP would name the concept itself, a waterfall "in a forest", and what is said is not learned.
+    Nor are photographs described on a base that draws none: what CLIP knows of its drawings does not hold for them.
     """
     wanted = method.config.prompts == "described" and bool(request.class_word)
-    return wanted and any(not picture.caption for picture in checked.pictures)
+    foreign = checked.photographic and not preset.learn.photographs
+    return wanted and not foreign and any(not picture.caption for picture in checked.pictures)
 
 
-def _note_on_describing(request: Request, method: Method, checked: Checked) -> tuple[str, ...]:
-    if is_described(request, method, checked):
+def _note_on_describing(request: Request, preset: Preset, method: Method, checked: Checked) -> tuple[str, ...]:
+    if is_described(request, preset, method, checked):
         return ("pictures without a caption are described by what CLIP sees around the concept",)
+    if method.config.prompts == "described" and checked.photographic and not preset.learn.photographs:
+        return ("photographs are not described: what this base's CLIP knows are drawings",)
     if method.config.prompts == "described" and not request.class_word:
         return ("without a class word (--class) nothing is said of what is around the concept",)
     return ()

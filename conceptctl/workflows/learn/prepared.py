@@ -73,11 +73,9 @@ def prepare(
     head = head if accelerator.is_main_process else store.head()
     checked = check_pictures(store, head, request, watch)
     plan = planned(request, preset, method, checked, str(accelerator.device), precision)
-    if request.auxiliary and not request.class_word:
-        watch.warn("no class word (--class), so no auxiliary pictures are drawn")
     if chosen.type == "cpu" and preset_of(head.base).learn.slow_on_cpu:
         watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
-    described = is_described(request, method, checked)
+    described = is_described(request, preset, method, checked)
     found: FeatureExtractor | None = None
     # One that is not there is said now, and not when everything is drawn or learned. The main process fetches it.
     with accelerator.main_process_first():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import preset_of
-from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.drawing import BATCH, draw_set
+from conceptctl.workflows.learn.pace import in_whole_batches
 from conceptctl.workflows.learn.plan import plain_prompt
 from conceptctl.workflows.reference_samples import PLACEHOLDER_NAME
 
@@ -33,11 +36,14 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
         return Reference()
     sampling = preset_of(prepared.head.base).sampling
     prepared.watch.stage("drawing reference samples", count)
+    prepared.watch.ahead(0.0)
+    began = time.monotonic()
     sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
-    pictures = []
-    for picture in draw_set(sample, count, accelerator=prepared.accelerator):
-        pictures.append(picture)
-        prepared.watch.advance(1)
+    drawing, pictures = draw_set(sample, count, accelerator=prepared.accelerator), []
+    while batch := list(itertools.islice(drawing, BATCH)):
+        pictures += batch
+        prepared.watch.advance(len(batch))
+    seconds = (time.monotonic() - began) / in_whole_batches(count)
     # In a precision that evaluation will not draw in, features are another's.
     in_full = prepared.device.type != "cpu" and prepared.precision == "no"
     return Reference(
@@ -48,5 +54,6 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
             "reference_device": prepared.device.type + ("-fp32" if in_full else ""),
             "reference_guidance": sampling.guidance,
             "feature_extractor": extractor.sha256,
+            "seconds_a_picture": float(f"{seconds:.3g}"),
         },
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +18,28 @@ from conceptctl.presets import EVERY_METHOD, Preset, named_preset
 from conceptctl.store import concept
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from conceptctl.learning.method import Method
     from conceptctl.learning.run import Report
 
 MOST_SEEDS = 2**63
+LONGEST_CLASS = 64
+"""Letters: no text encoder reads a much longer one as a kind of thing."""
+_AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]\s*")
+"""Also as a shell's quoting and Asian keyboards leave it."""
 PRECISIONS = ("no", "bf16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
     "teacher_temperature", "consolidation_share",
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
-_AT_MOST = {"fisher_decay": 1, "consolidation_share": 100}
+_AT_MOST = {
+    "fisher_decay": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
+    "auxiliary_batch": 10**4, "accumulation": 10**4,
+}  # fmt: skip
+"""More of them no machine gets through, which is better said at once than when memory runs out."""
+MOST_AUXILIARY = 10**5
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+"""Of fp32, in which everything is learned."""
 _AT_LEAST = {"dc_concepts": 2}
 FORMER_SETTINGS = {"open_by": "mask_logit_mean", "spread": "mask_logit_std", "start": "init_std"}
 """Settings by the names that earlier versions had for them: records and scripts may still have those."""
@@ -64,6 +75,22 @@ class Request:
     follow_symlinks: bool = False
     license: str = ""
     consent: str = ""
+    replace: bool = False
+    """Whether the concept takes the place of one of its name."""
+    preview: bool = False
+    """Draw the concept's own prompt every `sample_every` steps."""
+    sample_prompts: tuple[str, ...] = ()
+    """More prompts to draw, or others."""
+    sample_every: int | None = None
+    """Steps between samples; a tenth of all of them by default."""
+    output: Path = Path("conceptctl-out")
+    """Where samples go, in a folder of the run."""
+    log_to: Path | None = None
+    """Where losses and samples go instead."""
+
+    def __post_init__(self) -> None:
+        """A name may be given as prompts have it: V*alice is alice."""
+        object.__setattr__(self, "name", _AS_IN_PROMPTS.sub("", self.name, count=1))
 
 
 @dataclass(frozen=True)
@@ -75,9 +102,13 @@ class Watch:
     advance: Callable[[int], None] = lambda done: None
     """So many units of the stage are done."""
     report: Callable[[Report], None] = lambda report: None
+    step: Callable[[int], None] = lambda done: None
+    """So many steps of the phase are done."""
+    ahead: Callable[[float], None] = lambda seconds: None
+    """About so many seconds come after the stage; told where that is known."""
     warn: Callable[[str], None] = lambda text: None
-    preview: Callable[[int, list[Image.Image]], None] | None = None
-    """Called with a step and pictures drawn after it."""
+    sample: Callable[[Path], None] = lambda path: None
+    """Pictures of a step were written."""
 
 
 def check(request: Request, preset: Preset, device: str = "auto") -> None:
@@ -108,8 +139,9 @@ def check_facts(request: Request) -> None:
     concept.check_name(request.name)
     word = request.class_word
     odd = not word.isprintable() or word != " ".join(word.split()) or bool(set(word) & {"{", "}"})
-    if odd or "V*" in word.upper():
-        raise UsageError(f"{word!a} cannot be a class", hint="--class person, --class 'mountain bike'")
+    if odd or "V*" in word.upper() or len(word) > LONGEST_CLASS:
+        shown = ascii(word if len(word) <= LONGEST_CLASS else word[:20] + "...")
+        raise UsageError(f"{shown} cannot be a class", hint="--class person, --class 'mountain bike'")
     for option, text in (("--license", request.license), ("--consent", request.consent)):
         try:
             text.encode("utf-8")
@@ -117,6 +149,10 @@ def check_facts(request: Request) -> None:
             raise UsageError(f"{option} {text!a} is not UTF-8 text") from None
     if request.auxiliary is not None and request.auxiliary < 0:
         raise UsageError(f"auxiliary pictures are counted from 0, not {request.auxiliary}", hint="--aux 0 for none")
+    if (request.auxiliary or 0) > MOST_AUXILIARY:
+        raise UsageError(
+            f"{request.auxiliary} auxiliary pictures are too many: at most {MOST_AUXILIARY}", hint="--aux 200"
+        )
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"there is no precision {request.mixed_precision!r} to learn in",
@@ -124,6 +160,20 @@ def check_facts(request: Request) -> None:
         )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
+    _check_samples(request)
+
+
+def _check_samples(request: Request) -> None:
+    if request.sample_every is not None and request.sample_every < 1:
+        raise UsageError(f"samples are drawn every 1 or more steps, not every {request.sample_every}")
+    if odd := [prompt for prompt in request.sample_prompts if not prompt.strip() or not prompt.isprintable()]:
+        raise UsageError(f"{odd[0]!a} cannot be drawn", hint="--sample-prompt 'a photo of V*NAME in the snow'")
+    place = request.log_to
+    # As far as it is there: what is missing of it is made.
+    while place is not None and not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if place is not None and not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UsageError(f"--log-to {request.log_to}: nothing can be written in {place}", hint="name another folder")
 
 
 def chosen_preset(request: Request, own: Preset) -> Preset:
@@ -215,7 +265,7 @@ def _check_number(name: str, value: Any, kind: type) -> None:
     words = name.replace("_", " ")
     if type(value) not in ((int, float) if kind is float else (kind,)):
         raise UsageError(f"{words} must be a {'whole number' if kind is int else 'number'}, not {value!r}")
-    if not math.isfinite(value):
+    if isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
         raise UsageError(f"{words} cannot be {value}")
     if name in _MORE_THAN_NOTHING and value <= 0:
         raise UsageError(f"{words} must be more than 0, not {value}")

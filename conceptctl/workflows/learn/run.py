@@ -18,12 +18,13 @@ from conceptctl.presets import preset_of
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows.adding import check_free
 from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
-from conceptctl.workflows.learn.commit import commit, draft, record_of
+from conceptctl.workflows.learn.commit import commit, record_of
 from conceptctl.workflows.learn.plan import Plan
+from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
+from conceptctl.workflows.learn.samples import check_prompts
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Task
@@ -43,6 +44,8 @@ class LearnedConcept:
     generation: Generation
     record: Record
     seconds: float
+    replaced: bool = False
+    """Whether it took the place of one of its name."""
 
 
 def learn(
@@ -67,6 +70,7 @@ def learn(
         UsageError: A name or a number that cannot be meant.
         PicturesRefused: The folder holds something that must not be learned from.
         AlreadyExists: There is such a concept, or the base has such a token.
+        NotFound: There is no such concept, and one was to be replaced.
         Busy: Somebody else changes the store.
         DeviceFailed: The loss became no number, or memory ran out; the store is unchanged.
     """
@@ -78,8 +82,9 @@ def learn(
         head = writer.head if writer else store.head()
         preset = chosen_preset(request, preset_of(head.base))
         method = make_method(request, preset)
+        check_prompts(request, head)
         if writer:
-            check_free(writer, draft(request, method, head))
+            check_name(request, head, store)
         from conceptctl.diffusion.models import enough_memory
         from conceptctl.workflows.learn.prepared import prepare
 
@@ -105,14 +110,17 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     from conceptctl.workflows.learn.reference import draw_reference
     from conceptctl.workflows.learn.training import train_concept
 
+    if prepared.request.replace and writer:
+        prepared = without_the_old_one(prepared, writer)
     resumed = resume(prepared, writer)
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)
-    dataset = _dataset(prepared, model, token_id)
+    dataset = _dataset(prepared, model)
     prepared = dataclasses.replace(
         prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
     )
+    prepared.watch.stage("preparing the training", 0)
     task = _task(prepared, model, token_id, start)
     trained = train_concept(prepared, model, token_id, task, dataset, resumed)
     put_in(model, token_id, trained.learned)
@@ -121,7 +129,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
         return None
     record = record_of(prepared, trained, reference)
     made = commit(prepared, writer, model.attachments, record, trained.learned, reference)
-    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began)
+    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
 
 
 def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
@@ -131,18 +139,18 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
     layout = prepared.store.layout
     if writer is None:
         prepared.accelerator.wait_for_everyone()
-        return checkpoint.look_on(layout, settings)
-    if checkpoint.begun_otherwise(layout, settings):
-        prepared.watch.warn(
-            f"an interrupted run of V*{prepared.request.name} was begun by another version, in another precision or "
-            "with other settings; this one begins anew"
-        )
-    resumed = checkpoint.take_up(layout, settings, prepared.checked)
+        return checkpoint.look_on(layout, settings, prepared.checked)
+    for said in checkpoint.begins_anew(checkpoint.interrupted(layout, settings, prepared.checked)):
+        prepared.watch.warn(said)
+    drawn_by = auxiliary.about(prepared.head, prepared.request.class_word, prepared.plan.auxiliary)
+    resumed = checkpoint.take_up(layout, settings, prepared.checked, drawn_by)
+    if resumed.state and resumed.state.step:
+        prepared.watch.stage(f"going on with an interrupted run, from step {resumed.state.step}", 0)
     prepared.accelerator.wait_for_everyone()
     return resumed
 
 
-def _dataset(prepared: Prepared, model: Model, token_id: int) -> Dataset:
+def _dataset(prepared: Prepared, model: Model) -> Dataset:
     from conceptctl.workflows.learn.dataset import make_dataset
 
     return make_dataset(
@@ -150,7 +158,6 @@ def _dataset(prepared: Prepared, model: Model, token_id: int) -> Dataset:
         prepared.request,
         prepared.method,
         prepared.checked,
-        token_id=token_id,
         describer=prepared.extractor if prepared.described else None,
         auxiliary=model.auxiliary,
         watch=prepared.watch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,13 @@ from conceptctl.errors import DeviceFailed
 from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
 from conceptctl.learning.weights import Deltas
-from conceptctl.presets import preset_of
-from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.dataset import Dataset
+from conceptctl.workflows.learn.estimate import steps_a_picture as steps_a_picture_before
+from conceptctl.workflows.learn.journal import Journal
 from conceptctl.workflows.learn.model import Model
+from conceptctl.workflows.learn.pace import Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
+    from conceptctl.learning.run import Report
 
-PREVIEW_PICTURES = 4
 LOSS_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
 
@@ -37,6 +39,90 @@ class Trained:
     trainable: Trainable
     state: TrainingState
     measures: dict[str, float]
+    seconds_a_step: float | None
+    """While the concept was learned, here and now; None where too few steps were left to say."""
+
+
+class _Told:
+    """Tells of a training: to whoever watches, and in the run's folder."""
+
+    def __init__(self, prepared: Prepared, backbone: Backbone, resumed: Resumed) -> None:
+        self.pace = Pace()
+        self._prepared, self._watch = prepared, prepared.watch
+        self._phases = 0
+        self._steps_after = _steps_after(prepared)
+        self._journal = _journal(prepared, resumed)
+        self._draw = samples.sampler(prepared, backbone, self._journal) if self._journal else None
+
+    def listener(self, resumed: Resumed) -> Listener:
+        """Who listens to the training."""
+        return Listener(
+            phase=self.phase,
+            report=self.report,
+            step=self.step,
+            save=resumed.save,
+            preview=self.draw if self._draw else None,
+            preview_steps=samples.every(self._prepared.request, self._prepared.method.config.steps),
+        )
+
+    def phase(self, name: str, steps: int, done: int) -> None:
+        """A phase begins, or goes on."""
+        self._phases += 1
+        self._watch.stage(name, steps)
+        self._watch.advance(done)
+        if self._journal:
+            self._journal.phase(name, steps, done)
+
+    def step(self, done: int) -> None:
+        """A step is done."""
+        self._watch.step(done)
+        if self._phases == 1:
+            self.pace.step(done)
+        pace = self.pace.seconds_a_step
+        # How long a phase takes that follows is known to nobody.
+        is_last = self._phases > 1 or not getattr(self._prepared.method.config, "consolidation_share", 0)
+        if pace is not None and is_last:
+            self._watch.ahead(pace * self._steps_after)
+
+    def report(self, report: Report) -> None:
+        """Losses and measures are there."""
+        if self._journal:
+            self._journal.report(report)
+        self._watch.report(report)
+
+    def draw(self, step: int) -> None:
+        """It is time for samples."""
+        began = time.monotonic()
+        if self._draw:
+            self._draw(step)
+        self.pace.aside(time.monotonic() - began)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._journal:
+            self._journal.close()
+
+
+def _steps_after(prepared: Prepared) -> float:
+    """About how many steps what comes after the training is worth: reference samples."""
+    pictures = in_whole_batches(prepared.plan.reference_samples) if prepared.extractor else 0
+    measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
+    return pictures * (measured or steps_a_picture(prepared))
+
+
+def _journal(prepared: Prepared, resumed: Resumed) -> Journal | None:
+    """The folder of the run; None where nothing is to be written, and in processes that write nothing."""
+    request = prepared.request
+    if resumed.job is None or not (request.log_to or samples.are_wanted(request)):
+        return None
+    return Journal(
+        request.log_to or request.output,
+        request.name,
+        resumed.job.folder.name,
+        losses=request.log_to is not None,
+        reached=resumed.state.step if resumed.state else None,
+        warn=prepared.watch.warn,
+    )
 
 
 def train_concept(
@@ -48,33 +134,29 @@ def train_concept(
         DeviceFailed: What was learned is no number.
     """
     trainable = prepared.method.attach(task).to(prepared.device)
-    watch = prepared.watch
-
-    def phase(name: str, steps: int, done: int) -> None:
-        watch.stage(name, steps)
-        watch.advance(done)
-
-    listener = Listener(
-        phase=phase, report=watch.report, save=resumed.save, preview=_previewer(prepared, model.backbone)
-    )
-    end = train(
-        model.backbone,
-        [token_id],
-        prepared.method,
-        task,
-        trainable,
-        dataset.examples,
-        accelerator=prepared.accelerator,
-        state=resumed.state,
-        listener=listener,
-    )
+    told = _Told(prepared, model.backbone, resumed)
+    try:
+        end = train(
+            model.backbone,
+            [token_id],
+            prepared.method,
+            task,
+            trainable,
+            dataset.examples,
+            accelerator=prepared.accelerator,
+            state=resumed.state,
+            listener=told.listener(resumed),
+        )
+    finally:
+        told.close()
     learned = _on_cpu(prepared.method.finish(task, trainable))
     everything = (*learned.deltas.values(), *learned.tokens.values(), *learned.state.values())
     if not all(bool(each.isfinite().all()) for each in everything):
         raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
     # Drawing reference samples can take longer than learning, and a signal may come meanwhile.
     resumed.save(end)
-    return Trained(learned, trainable, end, _measures(prepared, model, token_id, trainable, dataset))
+    measures = _measures(prepared, model, token_id, trainable, dataset)
+    return Trained(learned, trainable, end, measures, told.pace.seconds_a_step)
 
 
 def _on_cpu(learned: Learned) -> Learned:
@@ -89,19 +171,6 @@ def _on_cpu(learned: Learned) -> Learned:
     )
 
 
-def _previewer(prepared: Prepared, backbone: Backbone) -> Callable[[int], None] | None:
-    shown, sampling = prepared.watch.preview, preset_of(prepared.head.base).sampling
-    if shown is None:
-        return None
-
-    def preview(step: int) -> None:
-        # The prompt is encoded anew each time: the token has moved.
-        sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
-        shown(step, list(draw_set(sample, PREVIEW_PICTURES)))
-
-    return preview
-
-
 def _measures(
     prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset
 ) -> dict[str, float]:
@@ -111,7 +180,9 @@ def _measures(
         # Nothing is random in what is learned.
         return {}
     found = {name: value.item() for name, value in measures.items()}
-    for name, sampled in (("loss_sampled", True), ("loss_folded", False)):
+    losses = (("loss_sampled", True), ("loss_folded", False))
+    prepared.watch.stage("comparing the loss with masks", len(losses))
+    for name, sampled in losses:
         found[name] = denoising_loss(
             model.backbone,
             [token_id],
@@ -122,4 +193,5 @@ def _measures(
             batches=LOSS_BATCHES,
             sampled=sampled,
         )
+        prepared.watch.advance(1)
     return found

@@ -1,0 +1,166 @@
+"""What `learn` says: what it would do, and what it did."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from conceptctl.cli.stores import size_text
+
+if TYPE_CHECKING:
+    from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.plan import Plan
+    from conceptctl.workflows.learn.run import LearnedConcept
+
+SHOWN_PROMPTS = 5
+
+
+def duration(seconds: float) -> str:
+    """Say a time for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things: `1 picture`, `3 pictures`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def plan_payload(plan: Plan, expected: Estimate | None = None) -> dict[str, Any]:
+    """Return a plan as `--json` prints it, with what it will take where that was asked."""
+    planned = {**dataclasses.asdict(plan), "config": dict(plan.config), "preset": plan.as_preset()}
+    return {"plan": planned, **({"estimate": dataclasses.asdict(expected)} if expected else {})}
+
+
+def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, full: bool) -> list[str]:
+    """Say what a run would do, what matters most first.
+
+    Args:
+        plan: The plan.
+        expected: What it will take.
+        replaces: Whether a concept of its name leaves for it.
+        slow: What is known of its time where nothing was learned here before; "" for nothing.
+        full: Whether every setting is said.
+    """
+    facts = [
+        ("time", _time(plan, expected, slow)),
+        ("memory", _memory(expected)),
+        ("store", _size(expected)),
+        ("prompts", _prompts(plan)),
+        ("beside", _beside(plan, expected)),
+        ("steps", f"{plan.config['steps']} of {counted(plan.config['batch_size'], 'picture')}"),
+        ("on", f"{plan.device}, in {'bf16' if plan.precision == 'bf16' else 'fp32'}"),
+        ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
+    ]
+    if full:
+        facts.append(("settings", _listed(plan.config)))
+    what = f"{counted(plan.pictures, 'picture')}{f' of {_a(plan.class_word)}' if plan.class_word else ''}"
+    place = " in the place of the one that is there" if replaces else ""
+    return [
+        f"would learn V*{plan.name} from {what} with {plan.method}{place}",
+        *(line for name, text in facts for line in _wrapped(name, text)),
+        *(f"note: {note}" for note in plan.notes),
+        *(f"skipped: {refusal}" for refusal in plan.skipped),
+    ]
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """A fact in lines as wide as the terminal; elsewhere in one."""
+    line = f"  {name:<10}{text}"
+    if not sys.stdout.isatty():
+        return [line]
+    width = shutil.get_terminal_size().columns
+    return textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False) or [line]
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _listed(settings: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _time(plan: Plan, expected: Estimate, slow: str) -> str:
+    if expected.seconds_a_step is None:
+        unknown = f"not known: no concept here says what it took on {plan.device.partition(':')[0]}"
+        return f"{unknown} ({slow})" if slow else unknown
+    step = f"V*{expected.like} took {expected.seconds_a_step:.2g} s a step here"
+    if expected.seconds is None:
+        return f"about {duration(expected.seconds_a_step * plan.config['steps'])} and what drawing takes: {step}"
+    return f"about {duration(expected.seconds)}: {step}"
+
+
+def _memory(expected: Estimate) -> str:
+    if expected.memory is not None:
+        return f"about {size_text(expected.memory)}, as V*{expected.like} took"
+    return f"more than {size_text(expected.least_memory)}, which the base takes; how much more is not known before"
+
+
+def _size(expected: Estimate) -> str:
+    if expected.size is None:
+        return "grows; by how much is not known before the first concept of this method"
+    if expected.size_like:
+        return f"grows by about {size_text(expected.size)}, as for V*{expected.size_like}"
+    return f"grows by at most {size_text(expected.size)}"
+
+
+def _prompts(plan: Plan) -> str:
+    more = len(plan.prompts) - SHOWN_PROMPTS
+    shown = "; ".join(plan.prompts[:SHOWN_PROMPTS])
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _beside(plan: Plan, expected: Estimate) -> str:
+    if not plan.auxiliary:
+        return "no other pictures"
+    first = "drawn first" if expected.to_draw else "which the store has"
+    return f"{counted(plan.auxiliary, 'picture')} of {_a(plan.class_word)}, {first}"
+
+
+def fall(curve: Sequence[float]) -> str:
+    """What the loss was at first and at last."""
+    return " -> ".join(f"{value:.4f}" for value in (curve if len(curve) < 2 else (curve[0], curve[-1])))
+
+
+def learned_payload(learned: LearnedConcept, generation: int, *, folded: bool) -> dict[str, Any]:
+    """Return what was learned, as `--json` prints it."""
+    record = learned.record
+    return {
+        "generation": generation,
+        "concept": {"name": record.name, "token": f"V*{record.name}", "folded": folded},
+        "replaced": learned.replaced,
+        "plan": plan_payload(learned.plan)["plan"],
+        "seconds": round(learned.seconds, 1),
+        "loss_curve": list(record.loss_curve),
+        "settings": dict(record.settings),
+    }
+
+
+def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> list[str]:
+    """Say what changed, and what to do next."""
+    record, concepts = learned.record, learned.generation.concepts
+    curve = record.loss_curve
+    size = next(each for each in concepts if each.name == record.name).blob.size
+    others = len(concepts) - 1
+    now = "the store's only concept" if not others else f"{counted(others + 1, 'concept')} in the store now"
+    place = " in the place of the old one" if learned.replaced else ""
+    pictures = counted(record.photos, "picture")
+    back = "brings the old one back" if learned.replaced else "takes it back"
+    lines = [
+        f"learned V*{record.name}{place} in {duration(learned.seconds)} from {pictures}; {now}",
+        f"generation {generation}, {size_text(size)}" + (", folded" if folded else f"; conceptctl undo {back}"),
+        f"loss {fall(curve)}"
+        + (f", mask density {100 * record.settings['density']:.0f} %" if "density" in record.settings else ""),
+        f'next: conceptctl generate "a photo of V*{record.name}" -n 4',
+    ]
+    lines += [f"note: {note}" for note in learned.plan.notes]
+    lines += [f"skipped: {refusal}" for refusal in learned.plan.skipped]
+    return lines

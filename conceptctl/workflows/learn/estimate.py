@@ -1,0 +1,181 @@
+"""What a run will take, known before anything runs: by what concepts of this store took, and else not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conceptctl import families
+from conceptctl.errors import ConceptctlError
+from conceptctl.store import base
+from conceptctl.store.concept import Record, read_record
+from conceptctl.store.manifest import Concept, Generation
+from conceptctl.store.store import Store
+from conceptctl.workflows.learn import auxiliary
+from conceptctl.workflows.learn.pace import in_whole_batches
+from conceptctl.workflows.learn.plan import Plan
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take; None for what cannot be known.
+
+    Attributes:
+        like: The concept by which time and memory are told; "" where none was learned here on such a device.
+        seconds_a_step: As it was measured with that concept, for a step of this run's size.
+        seconds: Of the whole run.
+        memory: The most bytes at once, on the GPU or beside it, as that concept took.
+        least_memory: Bytes of the base alone; more than that is needed.
+        size: Bytes that the store grows by: as the last concept of the method takes, or at most.
+        size_like: The concept whose file is as large; "" where it is the most that there can be.
+        to_draw: Pictures of the class that are drawn first; 0 where the store has them.
+    """
+
+    like: str
+    seconds_a_step: float | None
+    seconds: float | None
+    memory: int | None
+    least_memory: int
+    size: int | None
+    size_like: str
+    to_draw: int
+
+
+def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate:
+    """Say what a plan will take.
+
+    Args:
+        store: The store.
+        planned: The plan.
+        replaces: Whether a concept leaves for it, so that others get new weights.
+    """
+    head = store.head()
+    earlier = _earlier(store, head)
+    alike = [(concept, record) for concept, record in earlier if _is_measured_alike(record, planned)]
+    # The newest of the same method, or else the newest.
+    like = max(alike, key=lambda each: each[1].method == planned.method, default=None)
+    to_draw = 0 if _are_there(store, head, planned) else planned.auxiliary
+    pace = _seconds_a_step(like[1].settings, planned) if like else None
+    small = next((each for each in earlier if _has_same_size(each[1], planned)), None)
+    size = small[0].blob.size if small else _most(store, head, planned)
+    # Without the one that leaves, the others need weights of their own.
+    weights = _targets(store, head) * FLOAT_BYTES if replaces and len(head.concepts) > 1 else 0
+    return Estimate(
+        like=like[0].name if like else "",
+        seconds_a_step=pace,
+        seconds=_seconds(like[1].settings, planned, pace, to_draw) if like and pace is not None else None,
+        memory=_memory(like[1].settings, planned) if like else None,
+        least_memory=_weights(store, head, planned),
+        size=None if size is None else size + weights,
+        size_like=small[0].name if small else "",
+        to_draw=to_draw,
+    )
+
+
+def steps_a_picture(store: Store, head: Generation, planned: Plan) -> float | None:
+    """How many of a plan's steps drawing a picture is worth, by an earlier concept; None where none says."""
+    for _, record in _earlier(store, head):
+        said = record.settings
+        if _is_measured_alike(record, planned) and _is_positive(said.get("seconds_a_picture")):
+            return float(said["seconds_a_picture"] / _seconds_a_step(said, planned))
+    return None
+
+
+def _earlier(store: Store, head: Generation) -> list[tuple[Concept, Record]]:
+    """The concepts of a generation with their records, the newest first; none that is damaged."""
+    found = []
+    for concept in reversed(head.concepts):
+        try:
+            record = read_record(store.blob(concept))
+        except ConceptctlError:
+            continue
+        # What came from elsewhere was measured elsewhere.
+        if record.base == head.base.sha256:
+            found.append((concept, record))
+    return found
+
+
+def _is_measured_alike(record: Record, planned: Plan) -> bool:
+    said = record.settings
+    return (
+        said.get("trained_on") == planned.device.partition(":")[0]
+        and said.get("precision") == planned.precision
+        and _is_positive(said.get("seconds_a_step"))
+        and all(_is_positive(said.get(name)) for name in ("batch_size", "accumulation"))
+    )
+
+
+def _is_positive(value: Any) -> bool:
+    # A record may be from a file of somebody else's.
+    return type(value) in (int, float) and 0 < value < 1e12
+
+
+def _samples(settings: Mapping[str, Any]) -> float:
+    """How many samples a step has."""
+    beside = settings.get("auxiliary_batch", 0)
+    return float((settings["batch_size"] + (beside if _is_positive(beside) else 0)) * settings["accumulation"])
+
+
+def _seconds_a_step(said: Mapping[str, Any], planned: Plan) -> float:
+    return float(said["seconds_a_step"] * _samples(planned.config) / _samples(said))
+
+
+def _seconds(said: Mapping[str, Any], planned: Plan, pace: float, to_draw: int) -> float | None:
+    """Of all steps, and of all pictures that are drawn; None where it is not known what a picture takes."""
+    pictures = in_whole_batches(to_draw) + in_whole_batches(planned.reference_samples)
+    a_picture = said.get("seconds_a_picture", 0 if not pictures else None)
+    if a_picture is None or (pictures and not _is_positive(a_picture)):
+        return None
+    steps = planned.config["steps"] * (1 + planned.config.get("consolidation_share", 0))
+    return float(steps * pace + pictures * a_picture)
+
+
+def _memory(said: Mapping[str, Any], planned: Plan) -> int | None:
+    """What was needed, where a step was no smaller."""
+    portion = {name: planned.config.get(name, 0) for name in ("batch_size", "auxiliary_batch", "rank")}
+    is_as_large = all(type(said.get(name, 0)) is int and said.get(name, 0) >= value for name, value in portion.items())
+    found = said.get("peak_memory")
+    return int(found) if is_as_large and found is not None and _is_positive(found) else None
+
+
+def _are_there(store: Store, head: Generation, planned: Plan) -> bool:
+    if not planned.auxiliary:
+        return True
+    found = auxiliary.find(store.layout, head, planned.class_word, planned.auxiliary, head.attachments)
+    return found is not None
+
+
+def _weights(store: Store, head: Generation, planned: Plan) -> int:
+    """Bytes of the base's numbers as they are held: two each on a GPU in bf16, else four."""
+    infos = [info for _, _, info in base.tensors(store.layout, head.base).values()]
+    halved = planned.device.startswith("cuda") and planned.precision == "bf16"
+    return sum(_count(info.shape) for info in infos) * (FLOAT_BYTES // 2 if halved else FLOAT_BYTES)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def _has_same_size(record: Record, planned: Plan) -> bool:
+    return record.method == planned.method and record.settings.get("rank") == planned.config.get("rank")
+
+
+def _most(store: Store, head: Generation, planned: Plan) -> int | None:
+    """Bytes of a delta in which every weight changes; None for a method that keeps a state besides."""
+    if "consolidation_share" in planned.config:
+        return None
+    weights = _targets(store, head)
+    return weights * FLOAT_BYTES + weights // 8
+
+
+def _targets(store: Store, head: Generation) -> int:
+    """How many weights deltas go on."""
+    family = families.facts_of(head.base)
+    found = base.tensors(store.layout, head.base)
+    return sum(_count(info.shape) for path, (_, _, info) in found.items() if family.is_target(path))

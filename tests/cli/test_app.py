@@ -63,6 +63,16 @@ def test_every_error_has_a_documented_code():
         (OSError(errno.ENOSPC, "full"), 7),
         (OSError(errno.EIO, "broken"), 9),
         (OSError(errno.EMFILE, "too many"), 9),
+        (OSError(errno.EFBIG, "too large"), 7),
+        (OSError(errno.ENAMETOOLONG, "too long", "x" * 5000), 2),
+        (OSError(errno.ENOTDIR, "no folder", "a/b"), 2),
+        (OSError(errno.ELOOP, "links", "a"), 2),
+        (OSError(errno.EROFS, "read-only", "a"), 2),
+        (OSError(errno.ENOENT, "a bug, where nobody foresaw it"), 1),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), 2),
+        (UnicodeEncodeError("ascii", "\u00e9", 0, 1, "ordinal not in range"), 1),
+        (ValueError("embedded null byte"), 2),
+        (ValueError("a bug"), 1),
         (MemoryError(), 9),
         (ZeroDivisionError("x"), 1),
     ],
@@ -73,6 +83,8 @@ def test_errors_become_exit_codes(error, code, monkeypatch, capsys):
     problem = json.loads(capsys.readouterr().out)["error"]
     assert problem["code"] == code
     assert set(problem) == {"code", "kind", "message", "hint"}
+    assert len(problem["message"]) < 250
+    assert "Errno" not in problem["message"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

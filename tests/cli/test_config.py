@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,15 @@ def test_a_bad_value_changes_nothing(settings_file, capsys):
 def test_json_shows_every_setting(capsys):
     assert run(["config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == config.config_values(config.Config())
+
+
+def test_without_a_home_the_settings_are_the_built_in_ones(monkeypatch):
+    def homeless(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("CONCEPTCTL_CONFIG", raising=False)
+    for find in (homeless, lambda name: Path("~/.config")):
+        monkeypatch.setattr("platformdirs.user_config_path", find)
+        assert config.load_config() == config.Config()
+        with pytest.raises(NotFound, match="no home"):
+            config.set_value("sample.steps", "3")

@@ -349,6 +349,88 @@ def test_places_that_pictures_cannot_go_to(store, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_tried_out_before_the_model_is_loaded(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("conceptctl.workflows.generate.run.load", None)
+    (tmp_path / "file").touch()
+    for place in (tmp_path / ("a" * 300), tmp_path / "file" / "x"):
+        with pytest.raises((UsageError, OSError)):
+            generate(store, Request("a cat"), place)
+        with pytest.raises((UsageError, OSError)):
+            generate(store, Request("a cat"), tmp_path / "out", grid=place / "g.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_denoising_steps_of_all_pictures_are_counted(store, tmp_path):
+    told = []
+
+    def stage(text):
+        return lambda done, total: told.append((text, done, total))
+
+    generate(store, Request("V*alice", count=2, steps=3), tmp_path, device="cpu", progress=stage)
+    assert told[0] == ("loading the model", 0, 0)
+    assert told[1:] == [("denoising steps", done, 6) for done in range(1, 7)]
+    told.clear()
+    generate(store, Request("V*alice and V*falls", steps=4), tmp_path, device="cpu", progress=stage)
+    counts = [done for text, done, total in told if total]
+    assert counts == sorted(counts)
+    assert counts[-1] == 4
+    assert len(counts) > 8
+
+
+@pytest.mark.parametrize(("prompt", "negative"), [("\udcff", ""), ("V*alice", "\udcc3")])
+def test_text_that_is_no_utf8_is_refused(store, tmp_path, prompt, negative):
+    with pytest.raises(UsageError, match="UTF-8"):
+        generate(store, Request(prompt, negative=negative), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_may_be_meant_otherwise_is_asked_before_the_model_is_loaded(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("conceptctl.workflows.generate.run.load", None)
+    said = []
+    with pytest.raises(TypeError):
+        generate(store, Request(r"V\*alice", negative="falls"), tmp_path / "out", warn=said.append)
+    assert ["V*alice meant?" in said[0], "V*falls meant?" in said[1]] == [True, True]
+    with pytest.raises(TypeError):
+        generate(store, Request(" "), tmp_path / "out", warn=said.append)
+    assert "empty" in said[2]
+    for prompt, negative in (("V*alice\u00e9", ""), ("a cat", "V*alice\u306e")):
+        with pytest.raises(NotFound):
+            generate(store, Request(prompt, negative=negative), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_drawn_before_a_failure_stays_and_is_named(store, tmp_path, monkeypatch, capsys):
+    real, calls = Image.Image.save, []
+
+    def save(picture, *arguments, **options):
+        calls.append(picture)
+        if len(calls) == 3:
+            raise OSError(27, "File too large")
+        return real(picture, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    out = tmp_path / "out"
+    options = ["--store", str(store.layout.root), "-o", str(out), "--steps", "1", "--device", "cpu"]
+    assert run(["generate", "a cat", "-n", "4", "--json", *options]) == 7
+    said = capsys.readouterr()
+    assert json.loads(said.out)["error"]["message"] == "File too large"
+    assert f"kept: {out / 'a-cat-0.png'} {out / 'a-cat-1.png'}" in said.err
+    assert pixels(out / "a-cat-1.png").shape == (16, 16, 3)
+
+
+def test_who_names_no_concept_is_told_of_those_that_there_are(store, base_folder, tmp_path, capsys):
+    options = ["-o", str(tmp_path / "out"), "--steps", "1", "--device", "cpu", "--store"]
+    assert run(["generate", "a cat", *options, str(store.layout.root)]) == 0
+    said = capsys.readouterr().err
+    assert "there are V*alice, V*falls" in said
+    assert f"side by side: {tmp_path / 'out' / 'contact-sheet.png'}" in said
+    assert run(["generate", "V*alice", *options, str(store.layout.root)]) == 0
+    assert "names no concept" not in capsys.readouterr().err
+    synthetic.make_store(tmp_path / "empty", base_folder)
+    assert run(["generate", "a cat", *options, str(tmp_path / "empty")]) == 0
+    assert "next: conceptctl learn" in capsys.readouterr().err
+
+
 def test_memory_that_runs_out_is_no_bug(store, tmp_path, monkeypatch, capsys):
     def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError

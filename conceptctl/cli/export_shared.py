@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import listed, share_text, size_text, warn_of_damaged
+from conceptctl.cli.stores import share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
 from conceptctl.wording import count
@@ -78,8 +78,12 @@ def _show(out: Output, made: Shared, to: str) -> None:
     what = _WEIGHTS.get(to, "an embedding each")
     rank = f", rank {made.rank}" if made.rank else ""
     out.say(f"exported {count(len(names), 'concept')} as {what}{rank}; {size_text(made.size)}")
+    if names and to != "embedding":
+        out.say(
+            "its token goes along in an embedding file" if len(names) == 1 else "their tokens go along in embeddings"
+        )
     if names:
-        words = listed([f"embedding:{name} (ComfyUI), {name} (A1111), V*{name} (diffusers)" for name in names[:1]])
-        out.say(f"its token goes along in an embedding file; in prompts: {words}")
+        name = names[0]
+        out.say(f"in prompts: embedding:{name} (ComfyUI), {name} (A1111), V*{name} (diffusers)")
     for name, changed in made.changed.items():
         out.say(f"{name}: whole without the others; its prompts' keys and values within {share_text(changed)}")

@@ -17,10 +17,11 @@ import typer
 
 from conceptctl.cli.learn_run import taught
 from conceptctl.cli.learn_stores import store_to_learn_in, store_to_plan_with
-from conceptctl.cli.learn_text import counted, duration, fall, learned_payload, plan_payload
+from conceptctl.cli.learn_text import duration, fall, learned_payload, plan_payload
 from conceptctl.cli.output import Output
 from conceptctl.errors import ConceptctlError, NotFound, UsageError
 from conceptctl.store.store import Store
+from conceptctl.wording import count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.learn.batch import Entry, Judged
@@ -198,7 +199,7 @@ def _run(store: Store, judged: Sequence[Judged], out: Output, *, wait: bool) -> 
     out.table(
         {"generation": store.head().seq, "concepts": payload}, ("concept", "what", "pictures", "time", "loss"), rows
     )
-    out.say(f"{counted(len(now), 'concept')} learned, {len(payload) - len(now)} learned before")
+    out.say(f"{count(len(now), 'concept')} learned, {len(payload) - len(now)} learned before")
 
 
 def _state(rows: Sequence[Sequence[str]], waiting: Sequence[str]) -> str:

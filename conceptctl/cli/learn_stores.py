@@ -61,12 +61,18 @@ def _check_first(entries: Sequence[Entry]) -> None:
     from conceptctl.pocket.world.practice import SIZE
     from conceptctl.presets import shipped
     from conceptctl.workflows.init import POCKET
+    from conceptctl.workflows.learn.batch import check_different
     from conceptctl.workflows.learn.images import check_pictures_for
     from conceptctl.workflows.learn.request import check
+    from conceptctl.workflows.learn.samples import check_prompts
 
     preset = shipped()[POCKET]
+    check_different(entries)
+    if len(entries) == 1 and entries[0].request.replace:
+        name = entries[0].request.name
+        raise NotFound(f"there is no store yet, and no {name!r} to replace", hint="without --replace")
     for each in entries:
         check(each.request, preset, each.device)
+        check_prompts(each.request, ())
+    for each in entries:
         check_pictures_for(base_folder(), SIZE, preset.learn, each.request)
-        if each.request.replace:
-            raise NotFound(f"there is no store yet, and no {each.request.name!r} to replace", hint="without --replace")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.cli.stores import size_text
+from conceptctl.wording import article, count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.learn.estimate import Estimate
@@ -26,11 +27,6 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def counted(count: int, what: str) -> str:
-    """Return a number of things: `1 picture`, `3 pictures`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def plan_payload(plan: Plan, expected: Estimate | None = None) -> dict[str, Any]:
@@ -55,13 +51,13 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("store", _size(expected)),
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
-        ("steps", f"{plan.config['steps']} of {counted(plan.config['batch_size'], 'picture')}"),
+        ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
         ("on", f"{plan.device}, in {'bf16' if plan.precision == 'bf16' else 'fp32'}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
     ]
     if full:
         facts.append(("settings", _listed(plan.config)))
-    what = f"{counted(plan.pictures, 'picture')}{f' of {_a(plan.class_word)}' if plan.class_word else ''}"
+    what = f"{count(plan.pictures, 'picture')}{f' of {article(plan.class_word)}' if plan.class_word else ''}"
     place = " in the place of the one that is there" if replaces else ""
     return [
         f"would learn V*{plan.name} from {what} with {plan.method}{place}",
@@ -78,10 +74,6 @@ def _wrapped(name: str, text: str) -> list[str]:
         return [line]
     width = shutil.get_terminal_size().columns
     return textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False) or [line]
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _listed(settings: Any) -> str:
@@ -122,7 +114,7 @@ def _beside(plan: Plan, expected: Estimate) -> str:
     if not plan.auxiliary:
         return "no other pictures"
     first = "drawn first" if expected.to_draw else "which the store has"
-    return f"{counted(plan.auxiliary, 'picture')} of {_a(plan.class_word)}, {first}"
+    return f"{count(plan.auxiliary, 'picture')} of {article(plan.class_word)}, {first}"
 
 
 def fall(curve: Sequence[float]) -> str:
@@ -150,9 +142,9 @@ def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> 
     curve = record.loss_curve
     size = next(each for each in concepts if each.name == record.name).blob.size
     others = len(concepts) - 1
-    now = "the store's only concept" if not others else f"{counted(others + 1, 'concept')} in the store now"
+    now = "the store's only concept" if not others else f"{count(others + 1, 'concept')} in the store now"
     place = " in the place of the old one" if learned.replaced else ""
-    pictures = counted(record.photos, "picture")
+    pictures = count(record.photos, "picture")
     back = "brings the old one back" if learned.replaced else "takes it back"
     lines = [
         f"learned V*{record.name}{place} in {duration(learned.seconds)} from {pictures}; {now}",

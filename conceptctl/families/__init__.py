@@ -106,4 +106,7 @@ def recognized(folder: Path) -> FamilyModule:
             refusals.append(refused)
         else:
             return find_family(name)
-    raise ImportRefused("\n".join(map(str, refusals)), hint=refusals[0].hint)
+    raise ImportRefused(
+        "; ".join(map(str, refusals)),
+        hint="a base is Stable Diffusion 1.x, 2.x or SDXL's base model, as a diffusers folder or one file",
+    )

@@ -36,14 +36,14 @@ def card(generation: Generation, records: Sequence[Record], *, which: str, sampl
     lines = [
         "---", "library_name: diffusers", "pipeline_tag: text-to-image", "---", "",
         f"# {generation.base.name} with {', '.join(tokens) or 'no concepts'}", "",
-        f"A Stable Diffusion checkpoint in diffusers' format, made by conceptctl {conceptctl.__version__}: the base",
+        f"A checkpoint in diffusers' format, made by conceptctl {conceptctl.__version__}: the base",
         f"`{generation.base.name}` (sha256 of its tensors `{generation.base.sha256}`)",
         f"with {which} of generation {generation.seq} (`{generation.identity}`)",
         "folded into the cross-attention of its U-Net, and one token a concept in its tokenizer.", "",
         "## Use", "",
         "```python",
-        "from diffusers import StableDiffusionPipeline",
-        'pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")',
+        "from diffusers import DiffusionPipeline",
+        'pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")',
         f"pipeline({json.dumps(prompt)}, num_inference_steps={sampling.steps},"
         f' guidance_scale={sampling.guidance}).images[0].save("picture.png")',
         "```", "",

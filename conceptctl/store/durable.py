@@ -4,6 +4,7 @@ A rename alone does not make bytes durable: the file is synced before it, and th
 that fails is never tried again, because the kernel may have dropped the pages it failed on.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable
@@ -52,6 +53,42 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], mode: int = 0o6
     finally:
         os.close(descriptor)
     return digest.hexdigest(), size
+
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""What file systems say that know no second name for a file."""
+
+
+def write_new(target: Path, chunks: Iterable[bytes | memoryview], size: int, mode: int = 0o644) -> None:
+    """Write a whole file where none is; what a kill leaves has another name.
+
+    Args:
+        target: Where.
+        chunks: Its bytes.
+        size: How many there are.
+        mode: Its permissions.
+
+    Raises:
+        FileExistsError: There is one; nothing is overwritten.
+        NoSpace: It does not fit.
+    """
+    ensure_space(target.parent, size)
+    # Short, whatever the file is called: the longest names leave no room for more.
+    scratch = target.parent / f".{target.name[:40]}-{scratch_path(target.parent).name}"
+    try:
+        write_file(scratch, chunks, mode)
+        try:
+            # Unlike a rename, a link never replaces a file that appeared meanwhile.
+            os.link(scratch, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+            scratch.rename(target)
+        sync_folder(target.parent)
+    finally:
+        remove_file(scratch)
 
 
 def sync_file(descriptor: int) -> None:

@@ -7,7 +7,6 @@ learned on top of others. `raw` gives the deltas as they were learned.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +130,7 @@ def find(head: Generation, name: str) -> Concept:
     return found
 
 
-def _find_then(store: Store, generation: Generation, name: str) -> Concept:
+def find_then(store: Store, generation: Generation, name: str) -> Concept:
     """Return a concept of a generation; where it came later, or is called otherwise since, say when.
 
     Raises:
@@ -240,21 +239,13 @@ def _whole(
 
 
 def _write(target: Path, tensors: Mapping[str, Tensor], record: Record) -> int:
-    """Write one file where none is; what a kill leaves has another name."""
-    pieces = list(tensorfile.encode(tensors, record.metadata()))
-    size = sum(len(memoryview(piece).cast("B")) for piece in pieces)
-    durable.ensure_space(target.parent, size)
-    scratch = target.parent / f".{target.name[:40]}-{durable.scratch_path(target.parent).name}"
+    """Write one file where none is."""
+    encoded = tensorfile.encode(tensors, record.metadata())
     try:
-        durable.write_file(scratch, pieces, 0o644)
-        # Unlike a rename, a link never replaces a file that appeared meanwhile.
-        os.link(scratch, target)
-        durable.sync_folder(target.parent)
+        durable.write_new(target, encoded, encoded.size)
     except FileExistsError:
         raise AlreadyExists(f"{target} is there already") from None
-    finally:
-        durable.remove_file(scratch)
-    return size
+    return encoded.size
 
 
 @dataclass(frozen=True)
@@ -302,7 +293,7 @@ def export_folder(
     """
     with store.reading() as head:
         generation = head if at is None else store.drawable(at)
-        uids = {_find_then(store, generation, name).uid for name in names}
+        uids = {find_then(store, generation, name).uid for name in names}
         solved = None
         check_writable(target.absolute().parent)
         if uids and not raw and uids != {each.uid for each in generation.concepts}:

@@ -7,8 +7,7 @@ tokens go into embedding files, since a grown vocabulary breaks other programs' 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from conceptctl import families
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
 from conceptctl.formats import lora, model_card
+from conceptctl.formats.original_layout import UNET, unet_place
 from conceptctl.formats.single_file_writer import tensors_of
 from conceptctl.store import base, durable, folded, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.store.tensorfile import LazyTensor, Tensor
-from conceptctl.workflows.export import find
-from conceptctl.workflows.places import check_writable
+from conceptctl.workflows.export import find_then
+from conceptctl.workflows.places import check_name, check_writable
 from conceptctl.workflows.progress import Progress, ignore
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def export_shared(
     Args:
         store: The store; it is only read.
         names: Which concepts; none means all.
-        output: A file that is not there. For embeddings of several concepts a folder.
+        output: A file that is not there; of embeddings also a folder. Folders are made.
         form: One of `FORMS`.
         at: The generation; the newest by default.
         rank: Of a LoRA: the highest rank, what is beyond it is left out; by default as high as it takes.
@@ -87,7 +87,7 @@ def export_shared(
         writing: Told how many bytes are written.
 
     Raises:
-        NotFound: There is no such concept or generation, or no folder to put the file in.
+        NotFound: There is no such concept or generation.
         UsageError: A number that cannot be meant, or no concept to write.
         AlreadyExists: Something is there already; nothing is overwritten.
         NoSpace: It does not fit.
@@ -97,7 +97,7 @@ def export_shared(
     kind = lora.DTYPES[dtype] if dtype else None
     with store.reading() as head:
         generation = head if at is None else store.drawable(at)
-        chosen = [find(generation, name) for name in dict.fromkeys(names)] or list(generation.concepts)
+        chosen = [find_then(store, generation, name) for name in dict.fromkeys(names)] or list(generation.concepts)
         if not chosen and form != "single-file":
             raise NotFound("the store has no concepts", hint="conceptctl learn DIR --token NAME")
         tokens = _token_paths(chosen, output, form)
@@ -136,7 +136,7 @@ def _check(form: str, rank: int | None, dtype: str | None) -> None:
 
 def _token_paths(chosen: Sequence[Concept], output: Path, form: str) -> dict[str, Path]:
     """Where each token goes: programs call an embedding as its file is called."""
-    if form == "embedding" and len(chosen) == 1 and not output.is_dir():
+    if form == "embedding" and len(chosen) == 1 and output.suffix == ".safetensors":
         return {chosen[0].name: output}
     folder = output if form == "embedding" else output.parent / EMBEDDINGS
     return {each.name: folder / f"{each.name}.safetensors" for each in chosen}
@@ -146,10 +146,7 @@ def _check_vacant(paths: Sequence[Path]) -> None:
     if taken := next((path for path in paths if path.exists()), None):
         raise AlreadyExists(f"{taken} is there already", hint="--output takes a new file")
     for path in paths:
-        # The folder of embeddings is made; the one that a user names must be there.
-        parent = path.parent if path.parent.name != EMBEDDINGS else path.parent.parent
-        if not parent.is_dir() and not parent.parent.is_dir():
-            raise NotFound(f"no folder {parent}", hint=f"mkdir -p {parent}, or another --output")
+        check_name(path)
         check_writable(path.parent)
 
 
@@ -193,8 +190,21 @@ def _written(
         return None
     if form == "single-file":
         return lora.Written(tensors_of(found, made.configs, sums, kind), 0, 0.0)
+    named = _original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
-    return lora.lora(deltas, rank=rank, dtype=made.dtype) if form == "lora" else lora.diff(deltas, dtype=made.dtype)
+    if form == "lora":
+        return lora.lora(deltas, rank=rank, dtype=made.dtype, named=named)
+    return lora.diff(deltas, dtype=made.dtype, named=named)
+
+
+def _original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
+    """Name modules as the original code does, which trainers of LoRAs keep to for SDXL."""
+    unet = configs["unet/config.json"]
+
+    def named(path: str) -> str:
+        return unet_place(path.removeprefix("unet/"), unet).key.removeprefix(UNET).removesuffix(".weight")
+
+    return named
 
 
 def _write_token(store: Store, concept: Concept, path: Path, made: _Made) -> int:
@@ -212,8 +222,6 @@ def _write(
     """Write one file where none is, one tensor in memory at a time; what a kill leaves has another name."""
     encoded = tensorfile.encode(tensors, metadata)
     target.parent.mkdir(parents=True, exist_ok=True)
-    durable.ensure_space(target.parent, encoded.size)
-    scratch = target.parent / f".{target.name}-{durable.scratch_path(target.parent).name}"
     done = 0
 
     def counted() -> Iterator[bytes | memoryview]:
@@ -224,12 +232,7 @@ def _write(
             progress(done, encoded.size)
 
     try:
-        durable.write_file(scratch, counted(), 0o644)
-        # Unlike a rename, a link never replaces a file that appeared meanwhile.
-        os.link(scratch, target)
-        durable.sync_folder(target.parent)
+        durable.write_new(target, counted(), encoded.size)
     except FileExistsError:
         raise AlreadyExists(f"{target} is there already") from None
-    finally:
-        durable.remove_file(scratch)
     return encoded.size

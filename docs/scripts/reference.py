@@ -102,7 +102,7 @@ def _command_page(name: str, command: Any) -> str:
 
 
 def _metavar(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name).strip("{}[]")
+    return str(parameter.metavar or parameter.name).strip("{}[].")
 
 
 def _argument(parameter: Any) -> str:

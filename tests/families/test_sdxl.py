@@ -14,9 +14,11 @@ from conceptctl.errors import ImportRefused
 from conceptctl.families import sdxl
 from conceptctl.learning.backbone import Noising
 from conceptctl.learning.weights import token_override
-from conceptctl.store import base, weights
+from conceptctl.store import base, folded, weights
+from conceptctl.store.tensorfile import read_header
 from conceptctl.store.verify import verify
 from conceptctl.workflows.export import export_concepts, export_folder
+from conceptctl.workflows.export_shared import export_shared
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.generate.run import Request as Drawing
@@ -155,6 +157,22 @@ def test_pictures_are_the_same_folded_and_in_diffusers(store, tmp_path):
             generator=torch.Generator().manual_seed(seed),
         ).images[0]
         assert np.abs(np.asarray(made).astype(int) - wanted).max() <= 1
+
+
+def test_a_lora_is_named_as_trainers_name_it_and_diffusers_reads_it(store, folder, tmp_path):
+    made = export_shared(store, [], tmp_path / "both.safetensors", "lora")
+    names = {name.rpartition(".lora_")[0] or name.rpartition(".")[0] for name in read_header(made.path).tensors}
+    assert "lora_unet_input_blocks_3_1_transformer_blocks_0_attn2_to_k" in names
+    assert set(read_header(made.embeddings["alice"]).tensors) == {"clip_l", "clip_g"}
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    pipeline.load_lora_weights(made.path)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    sums, _ = folded.read(store.layout, store.head())
+    for name, value in pipeline.unet.state_dict().items():
+        wanted = torch.from_numpy(sums[f"unet/{name}"]) if f"unet/{name}" in sums else before[name]
+        assert torch.allclose(value, wanted, atol=2e-6), name
 
 
 @pytest.mark.parametrize("prompt", ["a photo of V*alice at night", "a photo of V*alice next to V*bob"])

@@ -49,10 +49,19 @@ def judge(store: Store, entries: Sequence[Entry], watch: Watch) -> list[Judged]:
         UsageError: Two entries have one name; or whatever `learn` refuses of one.
         AlreadyExists: A concept of an entry's name is there, and was learned otherwise.
     """
+    check_different(entries)
+    return [_judged(store, each, watch) for each in entries]
+
+
+def check_different(entries: Sequence[Entry]) -> None:
+    """Refuse two entries of one name.
+
+    Raises:
+        UsageError: There are.
+    """
     names = [each.request.name for each in entries]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{twice[0]!r} is the token of two entries", hint="every concept has a name of its own")
-    return [_judged(store, each, watch) for each in entries]
 
 
 def _judged(store: Store, entry: Entry, watch: Watch) -> Judged:

@@ -131,9 +131,13 @@ class Journal:
         phase = () if self._phase == "learning" else (_slug(self._phase),)
         parts = (self._name, *phase, "step", number, *([_slug(prompt)] if prompt else ()))
         path = self.folder / ("-".join(parts) + ".png")
+        from conceptctl.images.writing import encoded
+
         with self._may_fail():
             self._make_folder()
-            picture.save(path, pnginfo=info)
+            part = path.with_suffix(".tmp")
+            part.write_bytes(encoded(picture, "PNG", info=info))
+            part.replace(path)
             if self._events:
                 import numpy as np
 

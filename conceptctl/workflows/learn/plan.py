@@ -91,7 +91,7 @@ def plan(
     method = make_method(request, preset)
     if not is_there:
         check_name(request, head, store)
-    check_prompts(request, head)
+    check_prompts(request, [each.name for each in head.concepts])
     watch = watch or Watch()
     checked = check_pictures(store, head, request, watch)
     made = planned(request, preset, method, checked, str(found), precision)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from conceptctl.errors import NotFound, UsageError
 from conceptctl.methods import METHODS, find_method
 from conceptctl.presets import EVERY_METHOD, Preset, named_preset
 from conceptctl.store import concept
+from conceptctl.workflows.places import check_writable
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Method
@@ -168,12 +168,8 @@ def _check_samples(request: Request) -> None:
         raise UsageError(f"samples are drawn every 1 or more steps, not every {request.sample_every}")
     if odd := [prompt for prompt in request.sample_prompts if not prompt.strip() or not prompt.isprintable()]:
         raise UsageError(f"{odd[0]!a} cannot be drawn", hint="--sample-prompt 'a photo of V*NAME in the snow'")
-    place = request.log_to
-    # As far as it is there: what is missing of it is made.
-    while place is not None and not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    if place is not None and not (place.is_dir() and os.access(place, os.W_OK)):
-        raise UsageError(f"--log-to {request.log_to}: nothing can be written in {place}", hint="name another folder")
+    if request.log_to or request.preview or request.sample_prompts or request.sample_every:
+        check_writable((request.log_to or request.output) / request.name)
 
 
 def chosen_preset(request: Request, own: Preset) -> Preset:

@@ -82,7 +82,7 @@ def learn(
         head = writer.head if writer else store.head()
         preset = chosen_preset(request, preset_of(head.base))
         method = make_method(request, preset)
-        check_prompts(request, head)
+        check_prompts(request, [each.name for each in head.concepts])
         if writer:
             check_name(request, head, store)
         from conceptctl.diffusion.models import enough_memory

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import conceptctl
 from conceptctl.presets import preset_of
-from conceptctl.store.manifest import Generation
 from conceptctl.workflows.learn.request import Request
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ TIMES = 10
 """How often a training is looked at where nobody says it."""
 
 
-def check_prompts(request: Request, head: Generation) -> None:
+def check_prompts(request: Request, names: Sequence[str]) -> None:
     """Make sure that every concept which the prompts of samples name is there, or is the one that is learned.
 
     Raises:
@@ -31,7 +30,7 @@ def check_prompts(request: Request, head: Generation) -> None:
     from conceptctl.diffusion.prompts import names_in
 
     for prompt in request.sample_prompts:
-        names_in(prompt, [*(each.name for each in head.concepts), request.name])
+        names_in(prompt, [*names, request.name])
 
 
 def every(request: Request, steps: int) -> int:

@@ -105,7 +105,13 @@ def build(completion: bool = True) -> typer.Typer:
         # Plain help: drawing boxes takes longer than everything else that `--help` does.
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog=epilog("conceptctl init", "conceptctl list", "conceptctl undo", codes=tuple(EXIT_STATUS)[1:]),
+        epilog=epilog(
+            "conceptctl bench data ./concepts",
+            "conceptctl learn ./photos --token alice --class person",
+            'conceptctl generate "a photo of a V*alice" -n 4',
+            "conceptctl eval ./heldout --report report.html",
+            codes=tuple(EXIT_STATUS)[1:],
+        ),
     )
     app.callback()(_root)
     return app
@@ -180,8 +186,11 @@ def _explain(error: Exception, output: Output) -> int:
         output.error(error)
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        # Without a command the help has been printed, and there is nothing to add.
-        if message := usage_message(error):
+        message = usage_message(error)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # Nothing is wrong: there is a help to read.
+            streams.tell(message)
+        elif message:
             output.failure("UsageError", error.exit_code, message, usage_hint(error))
         return error.exit_code
     if isinstance(error, typer.Abort):

@@ -151,7 +151,7 @@ def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> 
         f"generation {generation}, {size_text(size)}" + (", folded" if folded else f"; conceptctl undo {back}"),
         f"loss {fall(curve)}"
         + (f", mask density {100 * record.settings['density']:.0f} %" if "density" in record.settings else ""),
-        f'next: conceptctl generate "a photo of V*{record.name}" -n 4',
+        f'next: conceptctl generate "a photo of a V*{record.name}" -n 4',
     ]
     lines += [f"note: {note}" for note in learned.plan.notes]
     lines += [f"skipped: {refusal}" for refusal in learned.plan.skipped]

@@ -182,6 +182,7 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
     """
+    _quieten()
     from diffusers import StableDiffusionPipeline
 
     pipeline = _loaded(
@@ -206,6 +207,7 @@ def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = Fa
     Raises:
         NotFound: It is another kind of pipeline.
     """
+    _quieten()
     from diffusers import StableDiffusionXLPipeline
 
     pipeline = _loaded(StableDiffusionXLPipeline, folder, device, in_full, add_watermarker=False)
@@ -220,7 +222,6 @@ def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = Fa
 
 
 def _loaded(kind: Any, folder: Path, device: torch.device, in_full: bool, **parts: Any) -> Pipeline:
-    _quieten()
     if device.type == "cpu":
         keep_freed_memory()
     dtype = torch.bfloat16 if device.type == "cuda" and not in_full else torch.float32

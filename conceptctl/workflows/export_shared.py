@@ -144,7 +144,9 @@ def _token_paths(chosen: Sequence[Concept], output: Path, form: str) -> dict[str
 
 def _check_vacant(paths: Sequence[Path]) -> None:
     if taken := next((path for path in paths if path.exists()), None):
-        raise AlreadyExists(f"{taken} is there already", hint="--output takes a new file")
+        raise AlreadyExists(
+            f"{taken} is there already", hint="--output in another folder: the tokens go into embeddings/ beside it"
+        )
     for path in paths:
         check_name(path)
         check_writable(path.parent)

@@ -12,6 +12,8 @@ from conceptctl.wording import count
 from conceptctl.workflows.export_shared import Shared, export_shared
 
 ENDING = ".safetensors"
+NOT_FOLDERS = {".bin", ".ckpt", ".pt", ".pth", ".txt"}
+"""What no folder of embeddings is called, and other programs take for a pickle."""
 _WEIGHTS = {
     "lora": "a LoRA for diffusers, ComfyUI, A1111 and sd-scripts",
     "diff": "full differences for ComfyUI and A1111",
@@ -37,8 +39,9 @@ def write(
         example = "FILE.safetensors" if to != "embedding" else "DIR"
         raise UsageError(f"--to {to} makes files, which need a name", hint=f"--output {example}")
     path = Path(output)
-    if to != "embedding" and path.suffix != ENDING:
-        raise UsageError(f"{path}: other programs read {ENDING} files", hint=f"--output {path.with_suffix(ENDING)}")
+    if path.suffix != ENDING and (to != "embedding" or path.suffix in NOT_FOLDERS):
+        named = f"{path.stem or 'model'}{ENDING}"
+        raise UsageError(f"{output!r}: other programs read {ENDING} files", hint=f"--output {path.parent / named}")
     with out.progress() as bar:
         made = export_shared(
             store,

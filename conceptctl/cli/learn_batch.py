@@ -8,6 +8,7 @@ stands in a table is read as if it had been given on the command line.
 from __future__ import annotations
 
 import difflib
+import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,11 +69,15 @@ def read_batch(context: typer.Context, path: Path) -> list[dict[str, Any]]:
         UsageError: It is no TOML, or says something that cannot be meant.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path}: not a regular file", hint="--batch takes a TOML file with [[concept]] tables")
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no file {path}", hint="--batch takes a TOML file with [[concept]] tables") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text", hint="save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not a TOML file: {error}", hint="[[concept]] tables of key = value") from None
     if unknown := next((key for key in content if key not in ("concept", "defaults")), None):
         raise UsageError(f"{path}: nothing is called {unknown!r}", hint="[[concept]] for each concept, and [defaults]")
     concepts, defaults = content.get("concept", []), content.get("defaults", {})
@@ -119,7 +124,7 @@ def _arguments(what: str, parameter: Any, key: str, value: Any, beside: Path) ->
     """One key of a table as it would stand on the command line."""
     is_flag = bool(getattr(parameter, "is_flag", False))
     if is_flag != isinstance(value, bool):
-        raise UsageError(f"{what}: {key} is {'true or false' if is_flag else 'not true or false'}, not {value!r}")
+        raise UsageError(f"{what}: {key} is {'true or false' if is_flag else 'no switch'}, not {value!r}")
     option = f"--{key.replace('_', '-')}"
     if is_flag:
         return [option] if value else []

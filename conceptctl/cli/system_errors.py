@@ -3,6 +3,7 @@
 import errno
 import os
 
+from conceptctl.cli.streams import STDOUT
 from conceptctl.errors import NoSpace
 
 BUG = 1
@@ -49,4 +50,8 @@ def message_of(error: Exception) -> str:
 
 def hint_of(error: Exception) -> str:
     """Say what would help, or nothing."""
-    return _HINTS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    if not isinstance(error, OSError):
+        return ""
+    if error.filename == STDOUT:
+        return "only what is said of it is lost: what the command did is done (conceptctl log), and needs no repeating"
+    return _HINTS.get(error.errno or 0, "")

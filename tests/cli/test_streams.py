@@ -1,5 +1,6 @@
 """What stdout and stderr may be: closed, full, broken, or without a letter."""
 
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from conceptctl.cli import streams, system_errors
 from tests import synthetic
 
 NAME = "g\u00fc\u306e"
@@ -109,3 +111,9 @@ def test_a_limit_on_the_size_of_files_is_a_7(store, tmp_path):
     assert code == 7, said
     assert b"ulimit -f" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_change_whose_message_is_lost_need_not_be_repeated():
+    error = OSError(errno.ENOSPC, "No space left on device", streams.STDOUT)
+    assert system_errors.code_of(error) == 7
+    assert "needs no repeating" in system_errors.hint_of(error)

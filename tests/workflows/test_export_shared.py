@@ -119,6 +119,9 @@ def test_an_embedding_is_called_as_its_concept(store, tmp_path):
     ("arguments", "code"),
     [
         (["--to", "lora"], 2),
+        (["--to", "lora", "-o", ""], 2),
+        (["--to", "diff", "-o", "/"], 2),
+        (["alice", "--to", "embedding", "-o", "alice.ckpt"], 2),
         (["--to", "lora", "-o", "model.ckpt"], 2),
         (["--to", "lora", "-o", "a.safetensors", "--rank", "0"], 2),
         (["--to", "diff", "-o", "a.safetensors", "--rank", "4"], 2),

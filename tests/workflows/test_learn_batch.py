@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - fixtures are asked for by the names that they are imported under
 
 import json
+import os
 import shutil
 
 import pytest
@@ -186,3 +187,18 @@ def test_a_concept_or_a_file_is_needed(store, folder, capsys):
     assert "missing DIR" in capsys.readouterr().err
     assert run(["learn", str(folder), *root]) == 2
     assert "missing --token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "not UTF-8"])
+def test_what_is_no_file_of_text_is_refused_at_once(tmp_path, capsys, kind):
+    path = tmp_path / "runs.toml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/full")
+    else:
+        path.write_bytes(b"\xff\xfe[[concept]]")
+    assert run(["learn", "--batch", str(path), "--dry-run", "--store", str(tmp_path / "store")]) == 2
+    assert "hint:" in capsys.readouterr().err

@@ -227,7 +227,7 @@ OTHERWISE = [
     ({"train": dataclasses.replace(TRAIN, seed=3)}, "seed 0, now 3", "--seed 0"),
     ({"settings": {"temperature": 0.25}}, "temperature 0.5, now 0.25", "--set temperature=0.5"),
     ({"class_word": "big dog"}, "class cat, now big dog", "--class cat"),
-    ({"class_word": "dog", "flip": True}, "class cat, now dog; flip no, now yes", "--class cat (without --flip)"),
+    ({"class_word": "dog", "flip": True}, "class cat, now dog; flip no, now yes", "--class cat no --flip"),
     ({"auxiliary": 0}, "auxiliary 9, now 0", "--aux 9"),
 ]  # fmt: skip
 

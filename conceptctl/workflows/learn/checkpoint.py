@@ -209,9 +209,9 @@ def _said(key: str, then: Any, now: Any) -> str:
 def _option(key: str, value: Any) -> str:
     """What on the command line makes a setting what it was."""
     if key == "flip":
-        return "--flip" if value else "(without --flip)"
+        return "--flip" if value else "no --flip"
     if key == "class" and not value:
-        return "(without --class)"
+        return "no --class"
     text = shlex.quote(str(value))
     return f"{_OPTIONS[key]} {text}" if key in _OPTIONS else f"--set {key}={text}"
 

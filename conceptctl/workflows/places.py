@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conceptctl.errors import UsageError
 
+_HINT = "name a place that files can be written to"
 _LONGEST_NAME = 100
 """Characters: no file that this program chooses a name for has a longer one."""
 _NOT_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -37,7 +38,7 @@ def writable(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in _NOT_THE_PLACE:
                 raise
-            raise UsageError(f"cannot write into {shortened(folder)}: {error.strerror}") from error
+            raise UsageError(f"cannot write into {shortened(folder)}: {error.strerror}", hint=_HINT) from error
         yield
     finally:
         for each in reversed(made):
@@ -87,7 +88,7 @@ def check_name(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"cannot write {shortened(path)}: {error.strerror}") from error
+        raise UsageError(f"cannot write {shortened(path)}: {error.strerror}", hint=_HINT) from error
 
 
 def shortened(text: Path | str, longest: int = 200) -> str:

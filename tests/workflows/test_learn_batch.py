@@ -136,7 +136,7 @@ def test_a_failure_ends_it_and_says_what_is_done(learn, store, monkeypatch):
         ("rank = 2", "rnk = 2", 5, "rnk"),
         ("flip", "flop", 2, "concept 1 (alice): nothing is called 'flop'; did you mean flip"),
         ("flip = true", "flip = 1", 2, "flip is true or false, not 1"),
-        ("steps = 3", "steps = true", 2, "steps is not true or false"),
+        ("steps = 3", "steps = true", 2, "steps is no switch"),
         ("steps = 3", 'steps = "three"', 2, "concept 1 (alice): Invalid value for '--steps'"),
         ("steps = 3", "json = true", 2, "nothing is called 'json'"),
         ("steps = 3", "steps = [3]", 2, "steps is one value"),

@@ -185,7 +185,7 @@ def test_an_exported_file_outlives_a_power_cut(tmp_path):
     assert exported(tmp_path) == 0
 
 
-@pytest.mark.parametrize("where", ["_write", "write_file"])
+@pytest.mark.parametrize("where", ["write_new", "write_file"])
 def test_without_its_fsyncs_it_does_not(where, tmp_path):
     with without_sync(where):
         assert exported(tmp_path) > 0

@@ -1121,13 +1121,16 @@ def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys,
     assert store.concept("alice")
 
 
-def test_a_preview_that_cannot_be_written_stops_nothing(store, folder, tmp_path, capsys, monkeypatch):
+def test_a_place_where_no_sample_can_be_written_is_refused(
+    store, folder, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]
-    assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 0
-    assert "warning: not written in conceptctl-out/alice" in capsys.readouterr().err
-    assert store.concept("alice")
+    assert run(["learn", str(folder), "--token", "alice", "--preview", *options]) == 2
+    said = capsys.readouterr().err
+    assert "cannot write into conceptctl-out/alice" in said and "hint:" in said
+    assert store.head().seq == 0
 
 
 def test_notices_stand_in_the_answer(store, folder, capsys):

@@ -1121,9 +1121,7 @@ def test_what_was_learned_and_could_not_be_folded_is_said(store, folder, capsys,
     assert store.concept("alice")
 
 
-def test_a_place_where_no_sample_can_be_written_is_refused(
-    store, folder, tmp_path, capsys, monkeypatch
-):
+def test_a_place_where_no_sample_can_be_written_is_refused(store, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conceptctl-out").write_text("a file where the folder would be")
     options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "1", "--batch-size", "1"]

@@ -13,6 +13,7 @@ from conceptctl.presets import preset_of, shipped
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.index import LogRow
 from conceptctl.store.manifest import Base, Concept
+from conceptctl.wording import count
 from conceptctl.workflows.adding import names_of
 from conceptctl.workflows.evaluate.history import as_dict, read_all, summary
 
@@ -71,7 +72,7 @@ def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, 
         "token": facts["token"],
         "class": entry.class_word,
         "learned": f"{date_text(record.learned)}, generation {facts['generation']}",
-        "from": f"{record.photos} picture{'' if record.photos == 1 else 's'}",
+        "from": count(record.photos, "picture"),
         "with": f"{record.method}, {record.steps} steps, seed {record.seed}",
         "preset": _preset(record, base),
         "loss": f"{curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptctl.diffusion import conditioning
-from conceptctl.diffusion.conditioning import PromptStates
+from conceptctl.diffusion.conditioning import REFERENCE_PROMPTS, PromptStates
 from conceptctl.diffusion.latents import encode
 from conceptctl.diffusion.models import plain_attention
 from conceptctl.diffusion.networks import Network, text_encoders_of
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Noising, Sampler, Watch
     from conceptctl.learning.weights import TokenRows
     from conceptctl.store.manifest import Family
-
-REFERENCE_PROMPTS = 256
-"""Prompts of random words that stand for whatever may be asked for."""
 
 
 class ClipText:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conceptctl.diffusion.text_encoders import States, TextEncoders, cat, hidden_of
 
-_KNOWN = 256
+REFERENCE_PROMPTS = 256
 """How many prompts of random words stand for all that may be asked."""
 _TOGETHER = 32
 """Prompts that go through the text encoder together."""
@@ -110,7 +110,7 @@ def reference_factor(text: TextEncoders, texts: Sequence[str], *, without: Colle
 
 @torch.no_grad()
 def reference_moment(
-    text: TextEncoders, texts: Sequence[str], *, without: Collection[int] = (), count: int = _KNOWN
+    text: TextEncoders, texts: Sequence[str], *, without: Collection[int] = (), count: int = REFERENCE_PROMPTS
 ) -> Tensor:
     """What the text encoder makes of whatever may be asked for: the second moment of its states.
 

@@ -266,34 +266,12 @@ def _stem(prompt: str) -> str:
 
 
 def _check_places(folder: Path, grid: Path | None) -> None:
+    """Refuse what is no folder, and a contact sheet that cannot be one; whether they can be written is tried out."""
     from conceptctl.images.writing import check_kind
 
-    check_place(folder, "-o takes a folder; --grid the contact sheet's file")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="-o takes a folder; --grid the contact sheet's file")
     if grid is not None:
         check_kind(grid)
-        check_place(grid.parent, "--grid takes a file in a folder")
-        if len(os.fsencode(grid.name)) > os.pathconf("/", "PC_NAME_MAX"):
-            raise UsageError(f"{grid}: File name too long", hint="--grid takes a file in a folder")
-        if grid.is_dir():
+        if os.path.lexists(grid) and grid.is_dir():
             raise UsageError(f"{grid} is a folder", hint="--grid takes a file")
-
-
-def check_place(folder: Path, hint: str) -> None:
-    """Make sure that a folder is there, or can be made.
-
-    Raises:
-        UsageError: It cannot: something in its path is a file, is not to be written to, or has a name that cannot be.
-    """
-    try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    except OSError as error:
-        # `exists` answers for what is missing, and raises for what can never be.
-        raise UsageError(f"{folder}: {error.strerror}", hint=hint) from None
-    if not there.is_dir():
-        raise UsageError(f"{there} is not a folder", hint=hint)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{there} cannot be written to", hint=hint)
-    # Nobody has looked yet at the names of folders that are to be made.
-    longest = os.pathconf(there, "PC_NAME_MAX")
-    if any(len(os.fsencode(part)) > longest for part in folder.parts):
-        raise UsageError(f"{folder}: File name too long", hint=hint)

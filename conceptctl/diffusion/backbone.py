@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptctl.learning.backbone import Noising, Sampler, Watch
-    from conceptctl.learning.weights import TokenRows
+    from conceptctl.learning.weights import TableNumbers, TokenRows
     from conceptctl.store.manifest import Family
 
 
@@ -41,16 +41,20 @@ class ClipText:
         return self.text.tables()
 
     def tokenizer(self) -> Any:
-        """The tokenizer; of several, which have one vocabulary, the first."""
+        """The first tokenizer: CLIP's, which reads least."""
         return self.text.tokenizer
 
     def add_token(self, name: str, rows: TokenRows) -> int:
         """Give the model one concept's token: a word in its tokenizers, a row in its token tables.
 
         Raises:
-            AlreadyExists: The tokenizer has this token already.
+            AlreadyExists: A tokenizer has this token already.
         """
         return self.text.add_token(name, rows)
+
+    def token_numbers(self, token_ids: Sequence[int]) -> TableNumbers:
+        """The rows of some tokens in each token table."""
+        return self.text.token_numbers(token_ids)
 
     def set_token(self, token_id: int, rows: TokenRows) -> None:
         """Replace one row of each token table."""

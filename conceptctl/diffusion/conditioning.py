@@ -50,7 +50,7 @@ class PromptStates:
 
     def _holds(self, ids: Tensor) -> Tensor:
         """Which prompts, (N,), hold a learned token."""
-        return torch.isin(ids, torch.tensor(self.token_ids, dtype=ids.dtype)).flatten(1).any(dim=1)
+        return self.text.holds(ids, self.token_ids).flatten(1).any(dim=1)
 
     def of_examples(self, indices: Tensor) -> States:
         """The states of the prompts of some examples, given by their indices (B,) on the CPU."""
@@ -90,7 +90,7 @@ def hidden_states(text: TextEncoders, texts: Sequence[str], token_ids: Sequence[
     """
     ids = text.ids(texts)
     states = torch.cat([hidden_of(text.encode(part.to(text.device))).float() for part in ids.split(_TOGETHER)])
-    behind = torch.isin(ids[:, 0], torch.tensor(list(token_ids), dtype=ids.dtype)).cumsum(dim=1) > 0
+    behind = text.holds(ids, token_ids)[:, 0].cumsum(dim=1) > 0
     return states, behind.to(text.device)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from conceptctl.learning.weights import TokenRows
+from conceptctl.learning.weights import TableNumbers, TokenRows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,7 @@ class Noised:
     inputs: Tensor
     """What the network is given, (B, ...)."""
     timesteps: Tensor
-    """(B,), integers."""
+    """(B,), as the network counts time."""
     target: Tensor
     """What it should predict, (B, ...), fp32."""
 
@@ -93,17 +93,20 @@ class TextSide(Protocol):
     device: torch.device
 
     def token_tables(self) -> Mapping[str, nn.Embedding]:
-        """The token table of each text encoder, by name; one token has the same number in all."""
+        """The token table of each text encoder, by name."""
 
     def tokenizer(self) -> Any:
-        """The tokenizer that prompts are counted and cut off by."""
+        """The tokenizer that prompts are counted and cut off by: of several, the one that reads least."""
 
     def add_token(self, name: str, rows: TokenRows) -> int:
-        """Give the model one concept's token; returns its number.
+        """Give the model one concept's token; returns its number in the first table, by which it is known from then on.
 
         Raises:
-            AlreadyExists: The tokenizer has this token already.
+            AlreadyExists: A tokenizer has this token already.
         """
+
+    def token_numbers(self, token_ids: Sequence[int]) -> TableNumbers:
+        """The rows of some tokens in each table, given what `add_token` returned of them."""
 
     def set_token(self, token_id: int, rows: TokenRows) -> None:
         """Replace the rows, (1, D) by table, of one token."""

@@ -29,6 +29,10 @@ def states_of(pipeline, texts, token_ids=()):
     return PromptStates(text_encoders_of(pipeline), texts, token_ids)
 
 
+def override_of(backbone, *token_ids):
+    return token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids))
+
+
 def factor_of(pipeline, texts, **how):
     return reference_factor(text_encoders_of(pipeline), texts, **how)
 
@@ -38,7 +42,7 @@ def test_a_learned_row_stands_in_for_the_tables(backbone, pipeline):
     table = pipeline.text_encoder.get_input_embeddings().weight
     before = table.clone()
     prompts = states_of(pipeline, ["a V*alice", "a cat"], [backbone.alice])
-    with token_override(backbone.token_tables(), [backbone.alice]) as override:
+    with override_of(backbone, backbone.alice) as override:
         override.rows = {"text_encoder": row}
         attached = prompts.of_examples(torch.tensor([0, 1, 0]))
         assert torch.equal(prompts.of_prompt("a V*alice", 1)[0], attached[0])
@@ -57,7 +61,7 @@ def test_a_learned_row_stands_in_for_the_tables(backbone, pipeline):
 def test_rows_of_several_tokens_stand_in_each_for_its_own(backbone, pipeline):
     other = pipeline.tokenizer.convert_tokens_to_ids("dog</w>")
     rows = torch.randn(2, WIDTH)
-    with token_override(backbone.token_tables(), [backbone.alice, other]) as override:
+    with override_of(backbone, backbone.alice, other) as override:
         override.rows = {"text_encoder": rows}
         table = pipeline.text_encoder.get_input_embeddings()
         found = table(torch.tensor([[other, backbone.alice, 5]]))[0]

@@ -71,7 +71,7 @@ def test_a_learned_row_stands_in_in_both_tables(folder):
     alice = backbone.add_token("alice", start)
     prompts = backbone.conditions(["a V*alice"], [alice])
     rows = {name: torch.randn_like(row, requires_grad=True) for name, row in start.items()}
-    with token_override(backbone.token_tables(), [alice]) as override:
+    with token_override(backbone.token_tables(), [alice], backbone.token_numbers([alice])) as override:
         override.rows = rows
         there = prompts.of_prompt("a V*alice", 1)
         (there.hidden.sum() + there.pooled.sum()).backward()

@@ -24,6 +24,7 @@ from conceptctl.diffusion.text_encoders import TextEncoders
 if TYPE_CHECKING:
     from PIL import Image
 
+    from conceptctl.diffusion.flow import FlowObjective
     from conceptctl.learning.backbone import Noising, Sampler, Watch
     from conceptctl.learning.weights import TableNumbers, TokenRows
     from conceptctl.store.manifest import Family
@@ -86,14 +87,22 @@ class ClipText:
 class LatentBackbone(ClipText):
     """A loaded pipeline, as the loop and the methods see it; see `learning.backbone.Backbone`."""
 
-    def __init__(self, pipeline: Any, family: Family) -> None:
-        """Take a diffusers pipeline, and which of its weights are targets."""
-        super().__init__(text_encoders_of(pipeline))
+    denoiser_name = "unet"
+    """The component that denoises."""
+
+    def __init__(self, pipeline: Any, family: Family, text: TextEncoders | None = None) -> None:
+        """Take a diffusers pipeline, which of its weights are targets, and its text encoders: CLIP's by default."""
+        super().__init__(text or text_encoders_of(pipeline))
         self.pipeline, self.family = pipeline, family
 
+    @property
+    def denoiser(self) -> Any:
+        """The network that denoises."""
+        return getattr(self.pipeline, self.denoiser_name)
+
     def targets(self) -> dict[str, nn.Linear]:
-        """Keys and values of the U-Net's cross-attention, by parameter path."""
-        named = {f"unet/{name}.weight": module for name, module in self.pipeline.unet.named_modules()}
+        """What turns hidden states of prompts into keys and values, by parameter path."""
+        named = {f"{self.denoiser_name}/{name}.weight": module for name, module in self.denoiser.named_modules()}
         linear = {path: module for path, module in named.items() if isinstance(module, nn.Linear)}
         return {path: module for path, module in linear.items() if self.family.is_target(path)}
 
@@ -103,16 +112,16 @@ class LatentBackbone(ClipText):
 
     def freeze(self) -> None:
         """Let nothing of the model train."""
-        for module in (self.pipeline.unet, self.pipeline.vae, *self.text.encoders.values()):
+        for module in (self.denoiser, self.pipeline.vae, *self.text.encoders.values()):
             module.eval().requires_grad_(False)
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory."""
-        self.pipeline.unet.enable_gradient_checkpointing()
+        self.denoiser.enable_gradient_checkpointing()
 
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Plain products where they are faster in bf16."""
-        return plain_attention(self.pipeline.unet) if autocast else nullcontext()
+        return plain_attention(self.denoiser) if autocast else nullcontext()
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as scaled latents (N, C, H, W), fp32."""
@@ -124,7 +133,7 @@ class LatentBackbone(ClipText):
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> DenoisingObjective:
+    ) -> DenoisingObjective | FlowObjective:
         """The denoising loss."""
         return DenoisingObjective(
             Network(self.pipeline),

@@ -1,7 +1,7 @@
 """The text encoders of a pipeline as one: one for Stable Diffusion 1 and 2, two beside each other for SDXL.
 
-A token is known by its number in the first tokenizer. Others may have another vocabulary, in which it has another number;
-what they fill prompts up with differs too.
+A token is known by its number in the first tokenizer. Others may have another vocabulary, in which it has another
+number; what they fill prompts up with differs too.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ A family's file has its facts (`FAMILY`), for which no torch is needed, `check(f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conceptctl.errors import ImportRefused, StoreTooNew
+from conceptctl.errors import ImportRefused, StoreTooNew, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.store.manifest import Base, Family
 
-FAMILIES = ("sd", "sdxl")
+FAMILIES = ("sd", "sdxl", "sd3", "flux")
 """Every family, by its module; a folder is of the first that does not refuse it."""
 UNSAID = "sd"
 """The family of bases whose stores do not say: they were made when there was one."""
@@ -29,6 +30,13 @@ class FamilyModule(Protocol):
     """What the module of a family has."""
 
     FAMILY: Family
+    CLOSED_FORM: bool
+    """Whether targets see the text encoders' states themselves, so that what a change of weights does to a prompt can
+    be computed from those alone: what `forget`, `export` and `import` part and join concepts by."""
+    REGIONS: bool
+    """Whether parts of its pictures can be painted over, as several concepts in one picture are drawn."""
+    UNSUPPORTED: Mapping[str, str]
+    """Methods' settings, by name, that mean nothing on its bases, and why."""
 
     def check(self, folder: Path) -> None:
         """Refuse models that lie in such a folder too, and that nothing could be learned on.
@@ -36,6 +44,9 @@ class FamilyModule(Protocol):
         Raises:
             ImportRefused: It is one.
         """
+
+    def family_in(self, folder: Path) -> Family:
+        """What a store must know of the model in a folder that was checked: `FAMILY`, or what of it is there."""
 
     def picture_side(self, configs: Mapping[str, Any]) -> int:
         """The side of the pictures that a base draws, in pixels, from its configurations by place.
@@ -63,6 +74,7 @@ class FamilyModule(Protocol):
 
         Raises:
             NotFound: It is another kind of model.
+            UsageError: Nothing can be computed from those alone; see `CLOSED_FORM`.
         """
 
 
@@ -89,6 +101,44 @@ def facts_of(base: Base) -> Family:
     return base.family or find_family(UNSAID).FAMILY
 
 
+def check_settings(family: str, settings: Any) -> None:
+    """Refuse a method's settings that mean nothing on the bases of a family.
+
+    Args:
+        family: Its name.
+        settings: A method's configuration, a dataclass.
+
+    Raises:
+        UsageError: One is set.
+    """
+    unsupported = find_family(family).UNSUPPORTED
+    for each in dataclasses.fields(settings):
+        if each.name in unsupported and getattr(settings, each.name) != each.default:
+            raise UsageError(
+                f"{each.name} cannot be set on this base: {unsupported[each.name]}",
+                hint=f"--set {each.name}={each.default}, or a preset without it",
+            )
+
+
+def check_closed_form(base: Base, what: str, hint: str) -> None:
+    """Refuse to part or to join concepts in closed form on a base where that is not known to hold.
+
+    Args:
+        base: The base.
+        what: What cannot be done, said of the base.
+        hint: What can.
+
+    Raises:
+        UsageError: It is such a base.
+    """
+    if not family_of(base).CLOSED_FORM:
+        raise UsageError(
+            f"on this base {what}: its joint attention mixes prompts and pictures in every layer, so what other "
+            "weights do to a prompt cannot be computed",
+            hint=hint,
+        )
+
+
 def recognized(folder: Path) -> FamilyModule:
     """Return the family of a model in a folder: the first that does not refuse it.
 
@@ -108,5 +158,6 @@ def recognized(folder: Path) -> FamilyModule:
             return find_family(name)
     raise ImportRefused(
         "; ".join(map(str, refusals)),
-        hint="a base is Stable Diffusion 1.x, 2.x or SDXL's base model, as a diffusers folder or one file",
+        hint="a base is Stable Diffusion 1.x, 2.x or SDXL's base model, as a diffusers folder or one file, or Stable "
+        "Diffusion 3 or FLUX.1 as a diffusers folder",
     )

@@ -222,7 +222,13 @@ class _Plan:
             which = "some of the concepts, " + (
                 "made to draw what they draw with the others," if sums else "which were learned on top of the others,"
             )
-        text = model_card.card(generation, self._records, which=which, sampling=preset_of(generation.base).sampling)
+        text = model_card.card(
+            generation,
+            self._records,
+            which=which,
+            sampling=preset_of(generation.base).sampling,
+            without=_without(self._texts),
+        )
         self._texts["README.md"] = text.encode()
         self.size = SLACK + sum(
             (
@@ -285,27 +291,29 @@ def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.A
 def _add_tokens(texts: dict[str, bytes], encoder: str, names: list[str]) -> list[int]:
     """Give a text encoder's tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
     part = encoder.replace("text_encoder", "tokenizer")
-    from transformers import CLIPTokenizer
+    import transformers
 
-    from conceptctl.diffusion.prompts import MARKER, add_token
+    from conceptctl.diffusion.prompts import add_token, token_of
 
+    # Older releases of transformers have two classes of each, of which only this one reads `tokenizer.json`; in newer
+    # ones both names mean the same.
+    named = json.loads(texts["model_index.json"])[part][1]
+    kind = f"{named.removesuffix('Fast')}Fast"
     with tempfile.TemporaryDirectory(prefix="conceptctl-") as name:
         before, after = Path(name, "before"), Path(name, "after")
         before.mkdir()
         for place, data in texts.items():
             if place.startswith(f"{part}/"):
                 (before / Path(place).name).write_bytes(data)
-        tokenizer: Any = CLIPTokenizer.from_pretrained(before)
+        tokenizer: Any = getattr(transformers, kind).from_pretrained(before)
         numbers = [add_token(tokenizer, each) for each in names]
         tokenizer.save_pretrained(after)
         texts |= {f"{part}/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
     place = f"{part}/added_tokens.json"
     added = json.loads(texts.get(place, b"{}"))
-    added |= {f"{MARKER}{each}".lower(): number for each, number in zip(names, numbers, strict=True)}
+    added |= {token_of(tokenizer, each): number for each, number in zip(names, numbers, strict=True)}
     texts[place] = canonical(added)
-    # Older releases of transformers have two classes, of which only this one reads `tokenizer.json`; in newer ones
-    # both names mean the same.
-    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", "CLIPTokenizerFast"]}))
+    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", kind]}))
     return numbers
 
 
@@ -333,6 +341,14 @@ def _leave_out_missing(texts: dict[str, bytes], files: Mapping[str, BlobRef]) ->
             index["requires_safety_checker"] = False
 
     _edit(texts, "model_index.json", leave_out)
+
+
+def _without(texts: Mapping[str, bytes]) -> list[str]:
+    """The text encoders and tokenizers that an index names as not there."""
+    index = json.loads(texts["model_index.json"])
+    return [
+        part for part, value in index.items() if part.startswith(("text_encoder", "tokenizer")) and value[0] is None
+    ]
 
 
 def _edit(texts: dict[str, bytes], place: str, change: Callable[[dict[str, Any]], object]) -> None:

@@ -92,6 +92,11 @@ def import_concept(
         same = offered.start == writer.head.start(writer.head.concepts)
         solved = None
         if not (raw or same or not there):
+            families.check_closed_form(
+                writer.head.base,
+                "a concept from elsewhere cannot be joined with those that are there",
+                "into a store without concepts: conceptctl init --store DIR; or --raw, which changes what those draw",
+            )
             # What it was learned on top of is here, though perhaps not alone: the base is further from what it was.
             with_others = not set(there).isdisjoint(stands_on or ())
             solved = join_others(store, writer.head, record, held, with_others, progress)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conceptctl import families
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.methods import METHODS, find_method
@@ -236,6 +237,8 @@ def make_method(request: Request, preset: Preset) -> Method:
     for name, each in known.items():
         _check_number(name, getattr(config, name), type(each.default))
     _check_words(config)
+    if preset.family:
+        families.check_settings(preset.family, config)
     return found(config)
 
 

@@ -6,8 +6,9 @@ cross-attention's keys and values are elsewhere (docs/explanation/joint-attentio
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.diffusion.backbone import LatentBackbone
@@ -19,6 +20,17 @@ from conceptctl.diffusion.joint_text import JointLayout, JointText, JointTextEnc
 if TYPE_CHECKING:
     from conceptctl.learning.backbone import Noising, Sampler, Watch
     from conceptctl.store.manifest import Family
+
+
+@contextmanager
+def _mixed_norms() -> Iterator[None]:
+    """Let norms of queries and keys be of fp32 weights and bf16 inputs, as autocast makes them, without a warning.
+
+    On a CPU that takes another kernel; on CUDA the weights are bf16 too.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        yield
 
 
 class JointBackbone(JointText, LatentBackbone):
@@ -34,7 +46,7 @@ class JointBackbone(JointText, LatentBackbone):
 
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """The attention that it is loaded with."""
-        return nullcontext()
+        return _mixed_norms() if autocast else nullcontext()
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext

@@ -46,48 +46,46 @@ def joint_sampler(
         UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing.
     """
     if isinstance(prompt, Composition):
-        raise no_regions()
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
     network.check_negative(negative)
     guided = network.guided and guidance > 1
 
-    @torch.no_grad()
-    def states(words: str) -> PooledStates:
-        return text.encode(text.ids([words]).to(text.device))
-
     words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
-    wanted, unwanted = states(words), states(negative) if guided else None
-    beside = (states(prompt.with_words), states(prompt.without_words)) if isinstance(prompt, GuidedPrompt) else None
-
-    def after_step(pipeline: Any, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
-        watch((step + 1) / pipeline.num_timesteps)
-        return {}
+    wanted = text.encode_prompt(words)
+    told = [("", wanted), *([("negative_", text.encode_prompt(negative))] if guided else [])]
+    beside = None
+    if isinstance(prompt, GuidedPrompt):
+        beside = text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words)
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
-        count = len(seeds)
-        # Noise made on the CPU is the same on every device.
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        told = told_of(wanted, count) | (told_of(unwanted, count, "negative_") if unwanted else {})
+        states: dict[str, Any] = {}
+        for prefix, each in told:
+            states |= told_of(each, len(seeds), prefix)
         # Guidance multiplies whatever is predicted for the prompt.
         scale = WORD_SCALE / (guidance if guided else 1.0)
-        with joint_guidance(network.pipeline.transformer, beside, scale, count):
+        with joint_guidance(network.pipeline.transformer, beside, scale, len(seeds)):
             made: list[Image.Image] = network.pipeline(
-                **told,
+                **states,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                generator=generators,
+                # Noise made on the CPU is the same on every device.
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 height=network.side,
                 width=network.side,
-                callback_on_step_end=after_step,
+                callback_on_step_end=_step_watch(watch),
             ).images
         return made
 
     return sample
 
 
-def no_regions() -> UsageError:
-    """What is said of several concepts in one picture."""
-    return UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+def _step_watch(watch: Callable[[float], None]) -> Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]:
+    def after_step(pipeline: Any, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
+        watch((step + 1) / pipeline.num_timesteps)
+        return {}
+
+    return after_step
 
 
 @contextmanager

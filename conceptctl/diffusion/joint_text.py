@@ -100,6 +100,11 @@ class JointTextEncoders(TextEncoders):
             parts.append(pooled[0].new_zeros(len(ids), self.layout.t5_length, self.width))
         return PooledStates(torch.cat(parts, dim=1), torch.cat(pooled, dim=-1))
 
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> PooledStates:
+        """What the network is told of one prompt, for one sample."""
+        return self.encode(self.ids([prompt]).to(self.device))
+
 
 def encoders_of(pipeline: Any, layout: JointLayout) -> JointTextEncoders:
     """A pipeline's text encoders, those that it has, and their tokenizers."""

@@ -23,7 +23,7 @@ from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
 from conceptctl.store.store import Store, unknown_concept
-from conceptctl.store.tensorfile import LazyTensor, Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor, TensorInfo
 
 FILE_MODE, FOLDER_MODE = 0o666, 0o777
 """What leaves a store is the user's to protect: the umask decides."""
@@ -214,22 +214,10 @@ class _Plan:
                 own = [weights.rows_by_table(tokens[each.uid], widths)[encoder] for each in concepts]
                 path, name, _ = found[table]
                 grown = _grown(weights.read_floats(path, name), dict(zip(numbers, own, strict=True)))
-                self._tables[table] = grown
+                self._tables |= dict.fromkeys((table, *_copies_of(table, found)), grown)
                 _describe_text_encoder(self._texts, encoder, len(grown))
         _leave_out_missing(self._texts, generation.base.files)
-        which = "all concepts"
-        if len(concepts) < len(generation.concepts):
-            which = "some of the concepts, " + (
-                "made to draw what they draw with the others," if sums else "which were learned on top of the others,"
-            )
-        text = model_card.card(
-            generation,
-            self._records,
-            which=which,
-            sampling=preset_of(generation.base).sampling,
-            without=_without(self._texts),
-        )
-        self._texts["README.md"] = text.encode()
+        self._texts["README.md"] = self._card(concepts, made_whole=sums is not None).encode()
         self.size = SLACK + sum(
             (
                 *(ref.size for ref in generation.base.files.values()),
@@ -239,6 +227,19 @@ class _Plan:
             )
         )
         """How many bytes all of it takes, at most."""
+
+    def _card(self, concepts: Sequence[Concept], *, made_whole: bool) -> str:
+        """The folder's README."""
+        generation = self.generation
+        which = "all concepts"
+        if len(concepts) < len(generation.concepts):
+            which = "some of the concepts, " + (
+                "made to draw what they draw with the others,"
+                if made_whole
+                else "which were learned on top of the others,"
+            )
+        sampling, without = preset_of(generation.base).sampling, _without(self._texts)
+        return model_card.card(generation, self._records, which=which, sampling=sampling, without=without)
 
     def files(self) -> Iterator[tuple[str, Pieces, str]]:
         """Yield every file: its place, its bytes, and the digest they must have, or an empty string."""
@@ -277,6 +278,21 @@ def _texts(layout: Layout, generation: Generation) -> dict[str, bytes]:
     path = blobs.checked(layout, generation.base.texts, f"base {generation.base.name}: texts", read=True)
     tensors, _ = tensorfile.read_tensors(path)
     return {place: bytes(tensor.data) for place, tensor in tensors.items()}
+
+
+def _copies_of(table: str, found: Mapping[str, tuple[Path, str, TensorInfo]]) -> list[str]:
+    """The other places of a text encoder in which its token table stands: T5's is there twice in some files."""
+    path, name, info = found[table]
+    alike = [
+        other
+        for other, (_, _, theirs) in found.items()
+        if other != table and other.partition("/")[0] == table.partition("/")[0] and theirs.shape == info.shape
+    ]
+    return [
+        other
+        for other in alike
+        if np.array_equal(weights.read_floats(path, name), weights.read_floats(*found[other][:2]))
+    ]
 
 
 def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.Array:

@@ -94,8 +94,7 @@ def export_shared(
         NoSpace: It does not fit.
         StoreDamaged: The base or a concept is not as it was committed.
     """
-    _check(form, rank, dtype)
-    kind = lora.DTYPES[dtype] if dtype else None
+    kind = _checked(form, rank, dtype)
     with store.reading() as head:
         generation = head if at is None else store.drawable(at)
         _check_names(base.configs(store.layout, generation.base), form)
@@ -125,7 +124,8 @@ def export_shared(
     )
 
 
-def _check(form: str, rank: int | None, dtype: str | None) -> None:
+def _checked(form: str, rank: int | None, dtype: str | None) -> str | None:
+    """What safetensors calls the type, None for the usual one; refuses what cannot be meant."""
     if form not in FORMS:
         raise UsageError(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}")
     if rank is not None and form != "lora":
@@ -134,6 +134,7 @@ def _check(form: str, rank: int | None, dtype: str | None) -> None:
         raise UsageError("a rank is at least 1", hint="leave --rank out for an exact file")
     if dtype is not None and dtype not in lora.DTYPES:
         raise UsageError(f"there is no type {dtype!r}", hint=f"--dtype {', '.join(lora.DTYPES)}")
+    return lora.DTYPES[dtype] if dtype else None
 
 
 def _check_names(configs: Mapping[str, Any], form: str) -> None:

@@ -92,11 +92,6 @@ def import_concept(
         same = offered.start == writer.head.start(writer.head.concepts)
         solved = None
         if not (raw or same or not there):
-            families.check_closed_form(
-                writer.head.base,
-                "a concept from elsewhere cannot be joined with those that are there",
-                "into a store without concepts: conceptctl init --store DIR; or --raw, which changes what those draw",
-            )
             # What it was learned on top of is here, though perhaps not alone: the base is further from what it was.
             with_others = not set(there).isdisjoint(stands_on or ())
             solved = join_others(store, writer.head, record, held, with_others, progress)
@@ -189,7 +184,15 @@ def join_others(
         path: Its file.
         with_others: Whether its delta is one on top of what is there; else it is one on the base.
         progress: Told how many concepts' prompts are encoded.
+
+    Raises:
+        UsageError: On this base that cannot be computed.
     """
+    families.check_closed_form(
+        head.base,
+        "a concept from elsewhere cannot be joined with those that are there",
+        "into a store without concepts: conceptctl init --store DIR; or --raw, which changes what those draw",
+    )
     import torch
 
     from conceptctl.workflows.consolidation import Consolidation

@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from conceptctl import families
 from conceptctl.config import TrainConfig
@@ -164,6 +167,49 @@ def test_settings_of_a_signal_to_noise_ratio_are_refused(backbone):
         backbone.objective(Noising()).importance_sample(torch.zeros(1, 4, 8, 8), None, 1)
 
 
+def test_gradients_are_the_same_when_they_are_checkpointed(folder):
+    loaded = sd3.load(folder, CPU)
+    loaded.freeze()
+    objective = loaded.objective(Noising())
+    condition = loaded.conditions(["a cat"], ()).of_prompt("a cat", 2)
+    noised = objective.corrupt(torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(0))
+    found = []
+    for checkpointed in (False, True):
+        loaded.freeze()
+        if checkpointed:
+            loaded.checkpoint_gradients()
+        for module in loaded.targets().values():
+            module.weight.requires_grad_(True).grad = None
+        objective.loss(objective.predict(noised, condition), noised).mean().backward()
+        found.append([module.weight.grad for module in loaded.targets().values()])
+    assert loaded.pipeline.transformer.gradient_checkpointing
+    for plain, again in zip(*found, strict=True):
+        assert plain.abs().sum() > 0 and torch.allclose(plain, again, atol=1e-7)
+
+
+def test_of_a_hub_only_what_the_pipeline_loads_is_taken(folder, tmp_path, monkeypatch):
+    """From the hub's cache, on a machine without a network: single files and their own text encoders lie beside it."""
+    from huggingface_hub import constants
+
+    place = tmp_path / "hub/models--someone--model"
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    for name in (
+        "sd3_medium.safetensors",
+        "text_encoders/t5xxl_fp16.safetensors",
+        "text_encoder_3/model.fp16.safetensors",
+    ):
+        target = place / "snapshots" / ("0" * 40) / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / "vae/diffusion_pytorch_model.safetensors").read_bytes())
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    made = initialize(tmp_path / "store", "someone/model")
+    assert made.store.head().base.family == sd3.FAMILY
+    assert set(made.store.head().base.files) == set(base.inspect(folder, sd3.FAMILY).weights)
+
+
 def test_nothing_is_computed_from_the_text_encoders_states_alone(backbone, folder):
     for refused in (
         lambda: backbone.hidden_states(["a cat"]),
@@ -279,6 +325,25 @@ def test_a_folder_without_t5_goes_the_same_way(without_t5, photos, tmp_path):
         "a photo of a V*alice", num_inference_steps=3, guidance_scale=4.0, generator=torch.Generator().manual_seed(3)
     ).images[0]
     assert np.abs(np.asarray(made).astype(int) - before).max() <= 1
+
+
+def test_t5s_table_is_changed_wherever_its_file_has_it(folder, photos, tmp_path):
+    """Some files have it twice, under the names that share one tensor in memory."""
+    twice = Path(shutil.copytree(folder, tmp_path / "twice")) / "text_encoder_3/model.safetensors"
+    tensors = load_file(twice)
+    save_file({**tensors, "encoder.embed_tokens.weight": tensors["shared.weight"].clone()}, twice, {"format": "pt"})
+    store = initialize(tmp_path / "store", str(tmp_path / "twice")).store
+    taught(store, photos, "alice", "ti++")
+    export_folder(store, [], tmp_path / "model")
+    made = load_file(tmp_path / "model/text_encoder_3/model.safetensors")
+    assert torch.equal(made["shared.weight"], made["encoder.embed_tokens.weight"])
+    (row,) = (
+        weights.rows_by_table(weights.read_floats(store.blob(store.concept("alice")), "token"), widths)[
+            "text_encoder_3"
+        ]
+        for widths in [base.token_widths(base.tensors(store.layout, store.head().base), sd3.FAMILY)]
+    )
+    assert (made["shared.weight"] == torch.from_numpy(row)).all(dim=1).sum() == 1
 
 
 def test_diffusers_reads_its_lora_and_other_forms_are_refused(store, folder, tmp_path):

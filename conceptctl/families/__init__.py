@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conceptctl.errors import ImportRefused, StoreTooNew, UsageError
+from conceptctl.errors import ImportRefused, StoreDamaged, StoreTooNew, UsageError
+from conceptctl.images.buckets import PictureSizes
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,12 @@ FAMILIES = ("sd", "sdxl", "sd3", "flux")
 """Every family, by its module; a folder is of the first that does not refuse it."""
 UNSAID = "sd"
 """The family of bases whose stores do not say: they were made when there was one."""
+_SMALLEST_SIDE = 256
+"""Pixels: a base that draws smaller pictures learns from squares of that size alone."""
+_LATENT_STEP = 4
+"""Sides of latents are multiples of it. The U-Nets of SD 1 and 2 halve them three times, and that of SDXL twice; what
+does not divide evenly they bring back to its size. In steps of 4, with autoencoders that make 8 pixels one, every
+picture has a bucket that shows 95 % of it; in steps of 8 not at 512 pixels."""
 
 
 class FamilyModule(Protocol):
@@ -94,6 +101,25 @@ def find_family(name: str) -> FamilyModule:
 def family_of(base: Base) -> FamilyModule:
     """Return the module of a base's family."""
     return find_family(base.family.name if base.family else UNSAID)
+
+
+def picture_sizes(base: Base, configs: Mapping[str, Any]) -> PictureSizes:
+    """Return at what sizes pictures can be learned on a base.
+
+    Args:
+        base: The base.
+        configs: Its configurations, by their place in the folder.
+
+    Raises:
+        StoreDamaged: They do not say.
+    """
+    side = family_of(base).picture_side(configs)
+    if side < _SMALLEST_SIDE:
+        return PictureSizes(side)
+    try:
+        return PictureSizes(side, _LATENT_STEP << (len(configs["vae/config.json"]["block_out_channels"]) - 1))
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged("the base's configurations do not say how its pictures are encoded") from None
 
 
 def facts_of(base: Base) -> Family:

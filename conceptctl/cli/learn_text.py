@@ -52,6 +52,7 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
         ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
+        *((("at", _sizes(plan)),) if _sizes(plan) else ()),
         ("on", f"{plan.device}, in {'bf16' if plan.precision == 'bf16' else 'fp32'}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
     ]
@@ -108,6 +109,15 @@ def _prompts(plan: Plan) -> str:
     more = len(plan.prompts) - SHOWN_PROMPTS
     shown = "; ".join(plan.prompts[:SHOWN_PROMPTS])
     return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _sizes(plan: Plan) -> str:
+    """At what sizes pictures are learned, the commonest first; "" where that is the square that the base draws."""
+    square = f"{plan.resolution}x{plan.resolution}"
+    if "resolution" not in plan.differs and set(plan.sizes) == {square}:
+        return ""
+    sizes = {size.replace("x", " x "): number for size, number in plan.sizes.items()}
+    return ", ".join(f"{size} ({number})" for size, number in sizes.items())
 
 
 def _beside(plan: Plan, expected: Estimate) -> str:

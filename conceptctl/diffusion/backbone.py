@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptctl.diffusion.flow import FlowObjective
-    from conceptctl.learning.backbone import Noising, Sampler, Watch
+    from conceptctl.learning.backbone import Crop, Noising, Sampler, Watch
     from conceptctl.learning.weights import TableNumbers, TokenRows
     from conceptctl.store.manifest import Family
 
@@ -127,9 +127,9 @@ class LatentBackbone(ClipText):
         """Pictures of one size as scaled latents (N, C, H, W), fp32."""
         return encode(self.pipeline, pictures)
 
-    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> PromptStates:
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> PromptStates:
         """Prepare prompts, one for each example."""
-        return PromptStates(self.text, prompts, token_ids)
+        return PromptStates(self.text, prompts, token_ids, crops)
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext

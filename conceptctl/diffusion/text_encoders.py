@@ -24,10 +24,12 @@ class PooledStates:
     Attributes:
         hidden: Hidden states (B, T, D).
         pooled: One state for each prompt, (B, P).
+        sizes: What SDXL is told of each picture, (B, 6); None where pictures are whole ones; see `networks.sizes_of`.
     """
 
     hidden: Tensor
     pooled: Tensor
+    sizes: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,7 +37,7 @@ class PooledStates:
         return self.hidden.dtype
 
     def __getitem__(self, index: Any) -> PooledStates:
-        return PooledStates(self.hidden[index], self.pooled[index])
+        return PooledStates(self.hidden[index], self.pooled[index], None if self.sizes is None else self.sizes[index])
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -46,8 +48,7 @@ class PooledStates:
 
     def split(self, portion: int) -> tuple[PooledStates, ...]:
         """Portions of the batch."""
-        pairs = zip(self.hidden.split(portion), self.pooled.split(portion), strict=True)
-        return tuple(PooledStates(*pair) for pair in pairs)
+        return tuple(self[start : start + portion] for start in range(0, len(self), portion))
 
 
 States = Tensor | PooledStates

@@ -78,22 +78,3 @@ def cover(size: Size, bucket: Size) -> float:
 def enlarges(size: Size, bucket: Size) -> bool:
     """Whether a picture has fewer pixels than its bucket along a side."""
     return size[0] < bucket[0] or size[1] < bucket[1]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """How a picture was made: scaled, and then a part of it cut out; widths and heights in pixels."""
-
-    original: Size
-    """Of the picture before."""
-    corner: tuple[int, int]
-    """What was cut off on the left and above, after scaling."""
-    size: Size
-    """What is left."""
-
-    @classmethod
-    def middle(cls, original: Size, size: Size) -> Crop:
-        """The middle of a picture, as large as it can be."""
-        scale = max(size[0] / original[0], size[1] / original[1])
-        left, top = (round((whole * scale - part) / 2) for whole, part in zip(original, size, strict=True))
-        return cls(original, (left, top), size)

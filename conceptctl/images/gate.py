@@ -8,7 +8,7 @@ from PIL import Image
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import captions, files
-from conceptctl.images.buckets import Crop, Size
+from conceptctl.images.buckets import Size
 from conceptctl.images.decoder import Decoder, Limits
 from conceptctl.images.listing import NAME_A_FOLDER, Listing, list_folder, named
 from conceptctl.images.pixels import Cropped, Wanted
@@ -59,10 +59,6 @@ class Picture:
     def image(self) -> Image.Image:
         """Return what is learned from as an RGB picture."""
         return Image.frombytes("RGB", self.bucket, self.pixels)
-
-    def crop(self) -> Crop:
-        """How that was made of the whole picture."""
-        return Crop.middle(self.size, self.bucket)
 
 
 @dataclass(frozen=True)

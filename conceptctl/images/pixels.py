@@ -1,4 +1,4 @@
-"""One picture file to upright sRGB pixels of the wanted size. Runs in a child process, where a decoder may do its worst."""
+"""One picture file to upright sRGB pixels of some size. Runs in the child process, where a decoder may do its worst."""
 
 import errno
 import hashlib

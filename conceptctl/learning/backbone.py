@@ -20,11 +20,33 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Condition = Any
-"""What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in."""
+"""What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in.
+
+Of a batch's condition, `condition[part]` is that of a slice of its samples.
+"""
 Sampler = Callable[[Sequence[int]], "list[Image.Image]"]
 """Draws one picture a seed, all of them together."""
 Watch = Callable[[float], None]
 """Told after every denoising step what share of the pictures that are being drawn is done."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a picture was made: a whole one scaled, and a part of that cut out. Widths and heights, in pixels."""
+
+    original: tuple[int, int]
+    """Of the whole one, as it was."""
+    corner: tuple[int, int]
+    """What was cut off on the left and above, after scaling."""
+    size: tuple[int, int]
+    """Of what is left."""
+
+    @classmethod
+    def middle(cls, original: tuple[int, int], size: tuple[int, int]) -> Crop:
+        """The middle of a picture, as much of it as there can be."""
+        scale = max(size[0] / original[0], size[1] / original[1])
+        left, top = (round((whole * scale - part) / 2) for whole, part in zip(original, size, strict=True))
+        return cls(original, (left, top), size)
 
 
 @dataclass(frozen=True)
@@ -83,8 +105,8 @@ class Conditions(Protocol):
     def of_examples(self, indices: Tensor) -> Condition:
         """The conditions of some examples, given by their indices (B,) on the CPU."""
 
-    def of_prompt(self, prompt: str, count: int) -> Condition:
-        """One prompt for so many samples."""
+    def of_prompt(self, prompt: str, indices: Tensor) -> Condition:
+        """One prompt in the place of those of some examples."""
 
 
 class TextSide(Protocol):
@@ -164,8 +186,14 @@ class Backbone(TextSide, Protocol):
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as what the network is trained on, (N, ...), fp32, on the device."""
 
-    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> Conditions:
-        """Prepare prompts, one for each example; the rows of the given tokens are being learned."""
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> Conditions:
+        """Prepare prompts, one for each example.
+
+        Args:
+            prompts: The prompts.
+            token_ids: The tokens whose rows are being learned.
+            crops: How each example's picture was made, for networks that are told; () for whole pictures.
+        """
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from conceptctl.learning.backbone import Noised, Noising
+from conceptctl.learning.backbone import Noising
 from conceptctl.learning.weights import Deltas, Shape, TokenRows
 
 Losses = Mapping[str, Tensor]
@@ -23,6 +23,8 @@ State = Mapping[str, Tensor]
 ParameterGroups = Sequence[Mapping[str, Any]]
 """What an optimizer takes: parameters with their learning rate, and `eps` where it matters; `factors` where they are
 stacks of matrices that Muon may train."""
+Predicted = Tensor | tuple[Tensor, ...]
+"""What a network predicts of a batch, (B, ...): of the pictures of each shape by themselves where there are several."""
 
 PROMPTS = ("plain", "described")
 """What pictures without a caption are learned under: the method's prompt, or also with what is around the concept."""
@@ -209,13 +211,12 @@ class Step(Protocol):
     progress: float
     """The share of the phase's steps that are done, 0 to 1."""
     generator: torch.Generator
-    noised: Noised
 
     @property
     def deltas(self) -> Deltas:
         """The step's deltas, drawn once, with their graph."""
 
-    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Predicted:
         """Run the network on the batch.
 
         Args:
@@ -223,8 +224,11 @@ class Step(Protocol):
             deltas: A teacher's, put on in place of the step's own: then nothing has a gradient.
         """
 
-    def errors(self, predicted: Tensor) -> Tensor:
+    def errors(self, predicted: Predicted) -> Tensor:
         """The mean squared error of each sample, all times counting alike, (B,)."""
+
+    def differences(self, first: Predicted, second: Predicted) -> Tensor:
+        """The mean squared difference of two predictions of each sample, (B,)."""
 
     def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
         """Predict, and return each sample's loss as it is trained on, (B,)."""

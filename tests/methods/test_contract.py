@@ -152,7 +152,9 @@ def test_what_is_attached_draws_as_what_is_folded(folder, method, precision):
     bench = a_second_task(folder, method, precision)
     learned = bench.learned()
     bench.backbone.set_token(bench.token_ids[0], {table: row.detach() for table, row in learned.tokens.items()})
-    condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt("a photo of a V*alice", 2)
+    condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt(
+        "a photo of a V*alice", torch.arange(2)
+    )
     noised = bench.backbone.objective(bench.schedule().noising()).corrupt(
         torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(3)
     )

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conceptctl.learning.method import Step, Task
+from conceptctl.learning.method import Predicted, Step, Task
 from conceptctl.learning.weights import Deltas
 
 
-def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Tensor]]:
+def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Predicted]]:
     """Predict under each prompt, at the step's one noise and time a sample: one trial a class (section 3.1).
 
     Completes the paper: the squared error is the mean over a picture's elements; tau is in units of that.

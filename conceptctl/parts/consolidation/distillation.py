@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from conceptctl.learning.method import Step
 from conceptctl.learning.weights import Deltas
@@ -46,6 +45,5 @@ def double_distillation(
         found, told = dc_errors(step, prompts, deltas=teacher.deltas)
         wanted = dc_log_scores(found, teacher_temperature).exp()
         entropies.append(step.mean(-(wanted * log_scores).sum(dim=1)))
-        squares = functional.mse_loss(predicted[teacher.own], told[teacher.own], reduction="none")
-        differences.append(step.mean(squares.flatten(1).mean(dim=1)))
+        differences.append(step.mean(step.differences(predicted[teacher.own], told[teacher.own])))
     return sum(entropies[1:], entropies[0]), sum(differences[1:], differences[0])

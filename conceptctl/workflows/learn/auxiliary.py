@@ -38,7 +38,7 @@ def prompt_of(class_word: str) -> str:
 
 
 def find(
-    layout: Layout, head: Generation, class_word: str, count: int, attachments: Attachments
+    layout: Layout, head: Generation, class_word: str, count: int, attachments: Attachments, side: int | None = None
 ) -> tuple[Tensor, Attachments] | None:
     """Return the latents of a class that the store has, (count, C, H, W), and the attachments with them as the last."""
     import torch
@@ -47,7 +47,7 @@ def find(
         # Damaged ones are passed by: what the base draws can be drawn again.
         if attachment.kind == KIND and not blobs.problem(layout, attachment.blob, read=True):
             path = layout.blob(attachment.blob.sha256)
-            if tensorfile.read_header(path).metadata == about(head, class_word, count):
+            if tensorfile.read_header(path).metadata == about(head, class_word, count, side):
                 rest = tuple(each for each in attachments if each != attachment)
                 return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
     return None
@@ -59,6 +59,7 @@ def draw(
     class_word: str,
     count: int,
     *,
+    side: int | None = None,
     accelerator: Accelerator,
     watch: Watch,
     begun: Tensor | None = None,
@@ -71,6 +72,7 @@ def draw(
         head: Of whose base the preset says how pictures are drawn.
         class_word: What to draw.
         count: How many.
+        side: Pixels to which they are made smaller: a base draws best at its own size, whatever is learned at.
         accelerator: Whose processes share the work.
         watch: Is told of each batch.
         begun: The latents of the first of them, where an interrupted run had drawn some.
@@ -80,6 +82,7 @@ def draw(
         The latents (count, C, H, W), on the CPU.
     """
     import torch
+    from PIL import Image
 
     watch.stage(f"drawing {class_word} pictures to learn beside", count)
     parts = [] if begun is None else [begun]
@@ -92,7 +95,8 @@ def draw(
     try:
         # Whole batches, as they are drawn and encoded: what goes on later is the same to the bit.
         while batch := list(itertools.islice(drawing, BATCH)):
-            parts.append(backbone.encode(batch).cpu())
+            pictures = [each.resize((side, side), Image.Resampling.LANCZOS) for each in batch] if side else batch
+            parts.append(backbone.encode(pictures).cpu())
             watch.advance(len(batch))
             if time.monotonic() - saved >= SAVE_SECONDS:
                 save(torch.cat(parts))
@@ -104,22 +108,25 @@ def draw(
     return torch.cat(parts)
 
 
-def keep(writer: Writer, latents: Tensor, class_word: str, attachments: Attachments) -> Attachments:
+def keep(
+    writer: Writer, latents: Tensor, class_word: str, attachments: Attachments, side: int | None = None
+) -> Attachments:
     """Write what was drawn into the store, and return the attachments with it as the last."""
-    said = about(writer.head, class_word, len(latents))
+    said = about(writer.head, class_word, len(latents), side)
     ref = writer.add_tensors({"latents": weights.array_tensor(latents.numpy())}, said)
     drawn = Attachment(KIND, "", ref)
     return (*(each for each in attachments if each != drawn), drawn)
 
 
-def about(head: Generation, class_word: str, count: int) -> dict[str, str]:
-    """What auxiliary pictures of one base depend on, and nothing else."""
+def about(head: Generation, class_word: str, count: int, side: int | None = None) -> dict[str, str]:
+    """What auxiliary pictures of one base depend on, and nothing else; `side` as in `draw`."""
     sampling = preset_of(head.base).sampling
     return {
         "class": class_word,
         "count": str(count),
         "steps": str(sampling.steps),
         "guidance": str(sampling.guidance),
+        **({"side": str(side)} if side else {}),
     }
 
 

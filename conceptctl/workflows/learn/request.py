@@ -70,7 +70,7 @@ class Request:
     mixed_precision: str | None = None
     """One of `PRECISIONS`: bf16, or fp32; the device decides when it is None."""
     resolution: int | None = None
-    """The side that the base is expected to have, in pixels."""
+    """The side of the square that other pictures have as many pixels as; the base's own when it is None."""
     skip_bad: bool = False
     first_frame: bool = False
     follow_symlinks: bool = False

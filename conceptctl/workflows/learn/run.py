@@ -142,7 +142,8 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
         return checkpoint.look_on(layout, settings, prepared.checked)
     for said in checkpoint.begins_anew(checkpoint.interrupted(layout, settings, prepared.checked)):
         prepared.watch.warn(said)
-    drawn_by = auxiliary.about(prepared.head, prepared.request.class_word, prepared.plan.auxiliary)
+    plan = prepared.plan
+    drawn_by = auxiliary.about(prepared.head, plan.class_word, plan.auxiliary, plan.auxiliary_side)
     resumed = checkpoint.take_up(layout, settings, prepared.checked, drawn_by)
     if resumed.state and resumed.state.step:
         prepared.watch.stage(f"going on with an interrupted run, from step {resumed.state.step}", 0)
@@ -152,6 +153,7 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
 
 def _dataset(prepared: Prepared, model: Model) -> Dataset:
     from conceptctl.workflows.learn.dataset import make_dataset
+    from conceptctl.workflows.learn.images import sizes_of
 
     return make_dataset(
         model.backbone,
@@ -160,6 +162,7 @@ def _dataset(prepared: Prepared, model: Model) -> Dataset:
         prepared.checked,
         describer=prepared.extractor if prepared.described else None,
         auxiliary=model.auxiliary,
+        auxiliary_side=prepared.plan.auxiliary_side or sizes_of(prepared.store, prepared.head).side,
         watch=prepared.watch,
     )
 

@@ -30,11 +30,11 @@ from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer
 WIDTH = 16
 
 
-def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Path:
-    """Write an SD 1.x-shaped pipeline, or with "v_prediction" one like SD 2.x: pictures of 16 x 16.
+def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", side: int = 16, levels: int = 2) -> Path:
+    """Write an SD 1.x-shaped pipeline, or with "v_prediction" one like SD 2.x: pictures of 16 x 16, or `side`.
 
     Like SD 2.x means: linear projections, heads by level, another activation in the text tower, prompts padded
-    with "!".
+    with "!". The autoencoder has so many levels; each but one halves the sides.
     """
     torch.manual_seed(0)
     second = prediction_type == "v_prediction"
@@ -54,7 +54,7 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         hidden_act="gelu" if second else "quick_gelu",
     )
     unet = UNet2DConditionModel(
-        sample_size=8,
+        sample_size=side >> (levels - 1),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(8, 16),
@@ -65,7 +65,7 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
         norm_num_groups=4,
     )
     pipeline = StableDiffusionPipeline(
-        vae=_tiny_vae(),
+        vae=_tiny_vae(side, levels),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
@@ -78,19 +78,19 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon") -> Pa
     return folder
 
 
-def _tiny_vae(**others) -> AutoencoderKL:
+def _tiny_vae(side: int = 16, levels: int = 2, **others) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=4,
-        sample_size=16,
+        sample_size=side,
         **others,
     )
 
 
-def write_tiny_sdxl(folder: Path) -> Path:
+def write_tiny_sdxl(folder: Path, *, side: int = 16, levels: int = 2) -> Path:
     """Write an SDXL-shaped pipeline: two text encoders of different widths, pooled states; pictures of 16 x 16."""
     torch.manual_seed(0)
     tokenizers = [build_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2")]
@@ -109,7 +109,7 @@ def write_tiny_sdxl(folder: Path) -> Path:
         hidden_size=2 * WIDTH, projection_dim=8, pad_token_id=tokenizers[1].pad_token_id, hidden_act="gelu", **text
     )
     unet = UNet2DConditionModel(
-        sample_size=8,
+        sample_size=side >> (levels - 1),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(8, 16),
@@ -124,7 +124,7 @@ def write_tiny_sdxl(folder: Path) -> Path:
         projection_class_embeddings_input_dim=8 + 6 * 4,
     )
     pipeline = StableDiffusionXLPipeline(
-        vae=_tiny_vae(),
+        vae=_tiny_vae(side, levels),
         text_encoder=CLIPTextModel(first),
         text_encoder_2=CLIPTextModelWithProjection(second),
         tokenizer=tokenizers[0],

@@ -82,7 +82,7 @@ def check_pictures_for(base_folder: Path, sizes: PictureSizes, takes: Learn, req
 def _rules(sizes: PictureSizes, takes: Learn, request: Request, concepts: frozenset[str], tokenizer: Any) -> Rules:
     from conceptctl.images.gate import Rules
 
-    side = request.resolution or sizes.side
+    side = sizes.side if request.resolution is None else request.resolution
     if not sizes.takes(side):
         others = f" or a multiple of {RESOLUTION_STEP} from {sizes.least} to {sizes.most}" if sizes.step else ""
         raise UsageError(

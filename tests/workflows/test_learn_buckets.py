@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,19 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from conceptctl import presets
+from conceptctl import families, presets
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
 from conceptctl.diffusion import networks
 from conceptctl.errors import UsageError
-from conceptctl.families import sd, sdxl
 from conceptctl.learning import run as learning
 from conceptctl.learning.backbone import Crop
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.loop import Listener
+from conceptctl.learning.loop import Listener, _prepared
 from conceptctl.learning.method import Phase, Schedule, Trainable
 from conceptctl.learning.processes import make_accelerator
-from conceptctl.learning.weights import adapted, token_override
 from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.store import jobs, tensorfile, weights
 from conceptctl.store.concept import read_record
@@ -31,7 +30,7 @@ from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Request, Watch
 from conceptctl.workflows.learn.run import learn
 from tests.small_presets import shipped_but
-from tests.tiny_pipeline import write_tiny_pipeline, write_tiny_sdxl
+from tests.tiny_pipeline import write_tiny_flux, write_tiny_pipeline, write_tiny_sd3, write_tiny_sdxl
 
 SIDE = 256
 SHAPES = {"standing": (300, 400), "lying": (640, 360), "square": (260, 260), "standing-too": (450, 600)}
@@ -41,11 +40,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A tiny base of each family that draws 256 x 256 pixels."""
+    """A tiny base of each family; the first two draw 256 x 256 pixels."""
     root = tmp_path_factory.mktemp("bases")
     return {
         "sd": write_tiny_pipeline(root / "sd", side=SIDE, levels=4),
         "sdxl": write_tiny_sdxl(root / "sdxl", side=SIDE, levels=4),
+        "sd3": write_tiny_sd3(root / "sd3"),
+        "flux": write_tiny_flux(root / "flux"),
     }
 
 
@@ -165,17 +166,13 @@ def tensors(store, name="alice"):
     return {key: weights.read_floats(path, key) for key in names}
 
 
+@contextmanager
 def a_run(backbone, examples, batch, auxiliary):
     """A training of a token alone, as far as batches ask for."""
     start = backbone.token_start("cat")
     token_id = backbone.add_token("alice", start)
     trainable = Trainable(None, TokenEmbedding(start), 1e-3)
-    backbone.freeze()
-    with (
-        adapted(backbone.targets()) as deltas,
-        token_override(backbone.token_tables(), [token_id]) as tokens,
-    ):
-        made = learning.Run(backbone, deltas, tokens, trainable, examples, make_accelerator(CPU))
+    with _prepared(backbone, [token_id], trainable, examples, make_accelerator(CPU)) as made:
         made.enter(Phase("learning", Schedule(4, batch, auxiliary), lambda step: {}, trainable.groups()), 0, 0)
         yield made
 
@@ -191,10 +188,10 @@ def mixed():
     return Examples(latents, prompts, 4, crops)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
 def test_a_samples_loss_is_what_it_is_alone(folders, mixed, family):
-    backbone = {"sd": sd, "sdxl": sdxl}[family].load(folders[family], CPU)
-    for run_ in a_run(backbone, mixed, 4, 2):
+    backbone = families.find_family(family).load(folders[family], CPU)
+    with a_run(backbone, mixed, 4, 2) as run_:
         step = learning.BatchStep(run_, torch.Generator().manual_seed(3))
         assert step.count == len(step.chosen) == 6 and len(step.noised) == 3
         for prompt in (None, "a dog"):

@@ -91,6 +91,10 @@ class ContinuedVera(Continued, Vera):
         """Every vector b, those of one shape together, and then every d."""
         return [*self.up_scales, *self.down_scales]
 
+    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
+        """What vectors make, (n, D1, D2) for the matrices of each shape."""
+        return Vera.products_of(self, factors)
+
 
 def last_continued(task: Task, kinds: Sequence[str]) -> Earlier | None:
     """The last earlier task that left an adapter with such factors."""

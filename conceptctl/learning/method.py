@@ -176,6 +176,8 @@ class Earlier:
     """A teacher: what turns the model of now into that of just after this task; read when it is asked for."""
     contains: tuple[str, ...] = ()
     """The tasks whose change its own increment contains, by uid."""
+    consolidated: bool = False
+    """Whether its increment is in weights that were solved for when another concept was forgotten, not by itself."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,10 @@ class Task:
     """R of shape (D2, k): the second-moment factor of prompts that are to stay as they are; see `parts.penalties`."""
     output_energy: Mapping[str, Tensor] = field(default_factory=dict)
     """What the targets make of those before this task, |W R|^2 by path."""
+    to_base: Callable[[], Deltas] = Deltas
+    """What turns the weights of now into the base's, by path: of all targets, or of none; read when it is asked for."""
+    words: Callable[[TokenRows], Tensor] | None = None
+    """Gives the hidden states (s, D2) of the prompt's words from its token on, with given rows of that."""
 
 
 class Step(Protocol):
@@ -268,6 +274,9 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
     """Where it is described."""
+    trained_on: ClassVar[str] = "previous"
+    """What concepts are learned on: all that was learned before (`previous`), or the base alone (`pretrained`). Then
+    the reference states are those of the base, and what is attached takes `Task.to_base` along."""
     prompt: ClassVar[str] = "a photo of a {token} {word}"
     """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word. See `PROMPTS`."""
     configuration: ClassVar[type[Config]] = Config

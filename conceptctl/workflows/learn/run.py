@@ -168,7 +168,7 @@ def _dataset(prepared: Prepared, model: Model) -> Dataset:
 
 
 def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> Task:
-    from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task
+    from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task, way_to_base
 
     store, head, backbone = prepared.store, prepared.head, model.backbone
     return make_task(
@@ -182,5 +182,6 @@ def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> 
         earlier=earlier_tasks(store, head, model.weights, prepared.device),
         names=[each.name for each in head.concepts],
         change=change_so_far(store, head, model.weights),
+        to_base=way_to_base(store, head, model.weights, prepared.device),
         seed=prepared.request.train.seed,
     )

@@ -25,6 +25,7 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.bench import sequences
 from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec
+from conceptctl.workflows.evaluate.heldout import read_pictures
 from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.request import Request, make_method
 
@@ -138,7 +139,7 @@ def make_cells(
     preset = preset_of(base)
     # Settings cost nothing to check, and pictures do.
     configs = {entry.label: _config(spec, entry, preset) for entry, _ in rows}
-    data = {seed: _prepared(spec, seed, output, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
+    data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
     return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
 
 
@@ -164,13 +165,24 @@ def train_config(method: str, protocol: Any, seed: int = 0) -> TrainConfig:
     return TrainConfig(method=method, steps=protocol.steps, batch_size=protocol.batch_size, seed=seed)
 
 
-def _prepared(spec: Spec, seed: int, output: Path, tell: Callable[[str], None]) -> tuple[Path, tuple[Item, ...], str]:
+def _prepared(
+    spec: Spec, seed: int, output: Path, store: Store, tell: Callable[[str], None]
+) -> tuple[Path, tuple[Item, ...], str]:
     """The folder of a sequence, its concepts and its digest."""
     if not spec.data.folder:
         tell(f"drawing the sequence of seed {seed}")
     folder = Path(spec.data.folder) if spec.data.folder else sequences.write_world(spec.data, seed, output / DATA)
     items = sequences.items_of(folder, spec.data.concepts)
+    if spec.data.folder:
+        tell("looking at the pictures")
+        _check_pictures(store, items)
     return folder.absolute(), items, sequences.digest_of(items)
+
+
+def _check_pictures(store: Store, items: Sequence[Item]) -> None:
+    """Let every picture through the gate once: what `learn` and `eval` would refuse hours later is refused now."""
+    parts = {f"{item.name}/{part.name}": part for item in items for part in (item.train, item.heldout)}
+    read_pictures(store, store.head(), parts)
 
 
 def _cell(

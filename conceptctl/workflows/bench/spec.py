@@ -20,17 +20,9 @@ FIGURES = ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "n_param_tra
 """What the papers' tables report, in the units of this program: MMD and KID x 10^3, cosines, % of the U-Net."""
 MOST_CONCEPTS = 10_000
 _KEYS = {
-    "title",
-    "description",
-    "base",
-    "feature_extractor",
-    "reference",
-    "seeds",
-    "data",
-    "protocol",
-    "methods",
-    "paper",
-}
+    "title", "description", "base", "feature_extractor", "reference", "seeds", "settings", "data", "protocol",
+    "methods", "paper",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,7 +174,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
     if unknown := sorted(set(value) - _KEYS):
         raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
     texts = {key: _text(what, key, value) for key in ("title", "description", "base", "feature_extractor", "reference")}
-    entries = _entries(what, value.get("methods"))
+    entries = _entries(what, value.get("methods"), _settings(f"{what}: settings", value.get("settings", {})))
     labels = [each.label for each in entries]
     reference = texts["reference"] or labels[0]
     if reference not in labels:
@@ -260,7 +252,15 @@ def _seeds(what: str, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _entries(what: str, value: Any) -> tuple[Entry, ...]:
+def _settings(what: str, value: Any) -> Mapping[str, Any]:
+    """Settings of a method, by name: whether it has them is for the method to say."""
+    table = _table(what, value)
+    if odd := [key for key, each in table.items() if not isinstance(each, int | float | str)]:
+        raise UsageError(f"{what}.{odd[0]} is no number and no word")
+    return dict(table)
+
+
+def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, ...]:
     if not isinstance(value, Mapping) or not value:
         raise UsageError(f"{what}: it compares no methods", hint="[methods.stamina]")
     made = []
@@ -270,15 +270,12 @@ def _entries(what: str, value: Any) -> tuple[Entry, ...]:
             raise UsageError(
                 f"{what}: methods.{label}: nothing is called {unknown[0]!r}", hint="method; settings; alone"
             )
-        alone, settings = (
-            table.get("alone", False),
-            _table(f"{what}: methods.{label}.settings", table.get("settings", {})),
-        )
+        alone = table.get("alone", False)
         if type(alone) is not bool or not label.isprintable() or "/" in label:
             raise UsageError(f"{what}: methods.{label}: alone is true or false, and a label has no slash")
-        if odd := [key for key, each in settings.items() if not isinstance(each, int | float | str)]:
-            raise UsageError(f"{what}: methods.{label}.settings.{odd[0]} is no number and no word")
-        made.append(Entry(label, _text(f"{what}: methods.{label}", "method", table) or label, dict(settings), alone))
+        method = _text(f"{what}: methods.{label}", "method", table) or label
+        own = _settings(f"{what}: methods.{label}.settings", table.get("settings", {}))
+        made.append(Entry(label, method, {**shared, **own}, alone))
     return tuple(made)
 
 

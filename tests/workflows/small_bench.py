@@ -15,6 +15,7 @@ title = "Tiny"
 base = "{home}/base"
 feature_extractor = "{home}/clip"
 seeds = {seeds}
+precision = "no"
 
 [data]
 folder = "concepts"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,7 +10,11 @@ import time
 
 import pytest
 
+from conceptctl.errors import DeviceFailed
 from conceptctl.store.store import Store
+from conceptctl.workflows.bench import cell_run, engines
+from conceptctl.workflows.bench.cells import chosen, make_cells
+from conceptctl.workflows.bench.spec import named_spec
 from tests.workflows.small_bench import CONCEPTS, cli, learned, write_small_bench
 
 
@@ -136,9 +141,6 @@ def test_only_the_cells_that_are_asked_for(home):
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(home, monkeypatch):
-    from conceptctl.errors import DeviceFailed
-    from conceptctl.workflows.bench import cell_run
-
     really = cell_run.learn
 
     def learn(store, request, **how):
@@ -178,6 +180,7 @@ def test_two_runs_at_once_do_not_share_a_cell(home):
         (('folder = "concepts"', 'folder = "nowhere"'), 3, "nowhere has no concepts.json"),
         (('folder = "concepts"', "concepts = 2\nkinds = ['dragon']"), 2, "the world has no 'dragon'"),
         (('/base"', '/nobase"'), 5, "no base"),
+        (('precision = "no"', 'precision = "fp16"'), 2, "no precision 'fp16'"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_anything_runs(home, tmp_path, change, code, message):
@@ -198,3 +201,31 @@ def test_no_engine_and_no_cell_of_that_name(home, tmp_path):
     code, said = cli("bench", "run", home / "tiny.toml", "-o", tmp_path / "out", "--cells", "stamina")
     assert code == 5 and "'stamina'" in said["error"]["message"]
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_share_the_cells(home, whole):
+    """As on two graphics cards, but that both are the CPU."""
+    spec, output = named_spec(str(home / "tiny.toml")), home / "shared"
+    output.mkdir()
+    cells = make_cells(spec, chosen(spec, ["lora", "ti++"]), output)
+    told = []
+    failed = engines._side_by_side(cells, output, "cpu", ["", ""], lambda what, done: told.append(done))
+    assert failed == {} and told[-1] == 2 * CONCEPTS
+    starts = [json.loads(path.read_text().splitlines()[0])["pid"] for path in output.glob("cells/*/starts.jsonl")]
+    assert len(starts) == len(set(starts)) == 2
+    found = {key: without_times(each) for key, each in results(output).items()}
+    assert found == {key: without_times(each) for key, each in results(whole[0]).items() if key in found}
+
+
+def test_a_process_that_ends_without_a_word_is_said():
+    class Lost:
+        exitcode = -9
+        ended = False
+
+        def terminate(self):
+            self.ended = True
+
+    worker = Lost()
+    with pytest.raises(DeviceFailed, match="ended with -9"):
+        engines._next_answer([worker], queue.Queue(), lambda: None)
+    assert worker.ended

@@ -60,6 +60,7 @@ def test_a_paper_s_figures_are_in_our_units():
         ({"protocol": "slow"}, "no protocol 'slow'"),
         ({"protocol": {"steps": 1.5}}, "steps is a whole number"),
         ({"protocol": {"pictures": 1}}, "from 2 on"),
+        ({"precision": 16}, "precision is no text"),
         ({"seeds": []}, "seeds is a list"),
         ({"seeds": [1, 1]}, "twice"),
         ({"reference": "ewc"}, "reference is 'ewc'"),

@@ -134,6 +134,7 @@ class _Run:
             item.class_word,
             train=train_config(self.cell.method, self.cell, self.cell.seed),
             settings=self.cell.settings,
+            mixed_precision=self.cell.precision,
             reference_samples=0,
             feature_extractor=self.cell.feature_extractor,
         )

@@ -27,7 +27,7 @@ from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec
 from conceptctl.workflows.evaluate.heldout import read_pictures
 from conceptctl.workflows.init import initialize
-from conceptctl.workflows.learn.request import Request, make_method
+from conceptctl.workflows.learn.request import Request, check_facts, make_method
 
 CELLS, DATA, BASES = "cells", "data", "bases"
 """Folders of an output folder."""
@@ -62,6 +62,7 @@ class Cell:
     """The folder of the sequence."""
     concepts: int
     feature_extractor: str | None
+    precision: str | None
     content: Mapping[str, Any]
     """What decides its result, as plain data."""
 
@@ -156,7 +157,9 @@ def _base_store(named: str, root: Path) -> Store:
 
 def _config(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
     """Every setting that a row is learned with."""
-    request = Request(Path(), "x", "thing", train_config(entry.method, spec.protocol), settings=entry.settings)
+    train = train_config(entry.method, spec.protocol)
+    request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
+    check_facts(request)
     return dataclasses.asdict(make_method(request, preset).config)
 
 
@@ -214,6 +217,7 @@ def _cell(
         "base": store.head().base.sha256,
         "pictures_sha256": digest,
         "auxiliary": preset.learn.auxiliary,
+        "precision": spec.precision,
         "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
         **drawn,
     }
@@ -230,6 +234,7 @@ def _cell(
         folder=folder,
         concepts=count,
         feature_extractor=spec.feature_extractor,
+        precision=spec.precision,
         content=content,
         **{**drawn, "evaluations": tuple(drawn["evaluations"])},
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,10 @@ def run_cells(engine: str, cells: Sequence[Cell], output: Path, device: str, pro
     """
     if engine == "ray":
         return _with_ray(cells, output, device, progress)
-    count = _devices(device)
-    if min(count, len(cells)) < 2:
+    cards = _cards(_devices(device))[: len(cells)]
+    if len(cards) < 2:
         return _in_turn(cells, output, device, progress)
-    return _side_by_side(cells, output, count, progress)
+    return _side_by_side(cells, output, "cuda", cards, progress)
 
 
 def check_engine(engine: str) -> None:
@@ -84,45 +83,68 @@ def _in_turn(cells: Sequence[Cell], output: Path, device: str, progress: Progres
     return failed
 
 
-def _side_by_side(cells: Sequence[Cell], output: Path, count: int, progress: Progress) -> dict[str, str]:
+def _side_by_side(
+    cells: Sequence[Cell], output: Path, device: str, cards: Sequence[str], progress: Progress
+) -> dict[str, str]:
     """One process for each graphics card; each takes the next cell when it has done one."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    cards = context.Queue()
-    for card in _cards(count):
-        cards.put(card)
+    waiting, answers = context.Queue(), context.Queue()
+    for cell in cells:
+        waiting.put(cell)
+    # Daemons: whatever ends this process ends them.
+    workers = [
+        context.Process(target=_work, args=(card, waiting, answers, output, device), daemon=True) for card in cards
+    ]
+    for worker in workers:
+        waiting.put(None)
+        worker.start()
     failed: dict[str, str] = {}
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_take_card, initargs=(cards,)) as pool:
-        open_ = {pool.submit(run_or_fail, cell, output, "cuda"): cell for cell in cells}
-        try:
-            while open_:
-                done, _ = wait(open_, timeout=_POLL, return_when=FIRST_COMPLETED)
-                _look(cells, output, progress)
-                for future in done:
-                    cell = open_.pop(future)
-                    if problem := future.result():
-                        failed[cell.name] = problem
-        except BrokenProcessPool:
-            raise DeviceFailed(
-                "a process of the benchmark ended without a word; memory may have run out",
-                hint="the same command goes on where it was",
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for _ in cells:
+        name, problem = _next_answer(workers, answers, lambda: _look(cells, output, progress))
+        if problem:
+            failed[name] = problem
+    for worker in workers:
+        worker.join()
+    _look(cells, output, progress)
     return failed
+
+
+def _next_answer(workers: Sequence[Any], answers: Any, meanwhile: Callable[[], None]) -> tuple[str, str]:
+    """Wait for a cell to be done.
+
+    Raises:
+        DeviceFailed: A process ended without a word.
+    """
+    while True:
+        lost = [worker.exitcode for worker in workers if worker.exitcode]
+        try:
+            found: tuple[str, str] = answers.get(timeout=_POLL)
+            return found
+        except queue.Empty:
+            meanwhile()
+        if lost:
+            for worker in workers:
+                worker.terminate()
+            raise DeviceFailed(
+                f"a process of the benchmark ended with {lost[0]}; memory may have run out",
+                hint="the same command goes on where it was",
+            )
+
+
+def _work(card: str, waiting: Any, answers: Any, output: Path, device: str) -> None:
+    """Run cells on one card until there are none left."""
+    # Before CUDA is begun: from here on it is the only one that there is.
+    os.environ["CUDA_VISIBLE_DEVICES"] = card
+    while (cell := waiting.get()) is not None:
+        answers.put((cell.name, run_or_fail(cell, output, device)))
 
 
 def _cards(count: int) -> list[str]:
     """The cards of this machine that this process may use, as CUDA names them."""
     allowed = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
     return allowed[:count] or [str(number) for number in range(count)]
-
-
-def _take_card(cards: Any) -> None:
-    # Before CUDA is begun: from here on it is the only one that there is.
-    os.environ["CUDA_VISIBLE_DEVICES"] = cards.get()
 
 
 def _look(cells: Sequence[Cell], output: Path, progress: Progress) -> None:
@@ -161,8 +183,11 @@ def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progre
                 cell = open_.pop(reference)
                 try:
                     problem = ray.get(reference)
-                except ray.exceptions.WorkerCrashedError:
-                    problem = f"its worker was lost {RETRIES + 1} times"
+                except ray.exceptions.RayTaskError:
+                    # Our own bug, not Ray's news of a worker, a machine or its memory.
+                    raise
+                except ray.exceptions.RayError as error:
+                    problem = f"its worker was lost {RETRIES + 1} times: {type(error).__name__}"
                 if problem:
                     failed[cell.name] = problem
         return failed

@@ -187,6 +187,7 @@ def _facts(bench: Bench) -> tuple[tuple[str, str], ...]:
         ("kernel", kernel_text(one["kernel"])),
         ("features", f"CLIP {one['extractor']['name']} (sha256 {one['extractor']['sha256']})"),
         ("device", ", ".join(sorted({each.found["device"] for each in results_}))),
+        ("precision", ", ".join(sorted({str(task["precision"]) for each in results_ for task in each.found["tasks"]}))),
         ("program", ", ".join(sorted({each.found["program"] for each in results_}))),
     )
 

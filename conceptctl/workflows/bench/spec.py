@@ -20,8 +20,8 @@ FIGURES = ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "n_param_tra
 """What the papers' tables report, in the units of this program: MMD and KID x 10^3, cosines, % of the U-Net."""
 MOST_CONCEPTS = 10_000
 _KEYS = {
-    "title", "description", "base", "feature_extractor", "reference", "seeds", "settings", "data", "protocol",
-    "methods", "paper",
+    "title", "description", "base", "feature_extractor", "reference", "seeds", "settings", "precision", "data",
+    "protocol", "methods", "paper",
 }  # fmt: skip
 
 
@@ -103,6 +103,8 @@ class Spec:
     """What `init --base` takes."""
     feature_extractor: str | None = None
     """A CLIP model: a folder or a hub id; the base's own by default."""
+    precision: str | None = None
+    """`no` or `bf16`; what each machine is fast in by default."""
     reference: str = ""
     """The label of the entry that every other is compared with."""
     paper: Paper = Paper()
@@ -173,7 +175,10 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
     what = f"spec {name}"
     if unknown := sorted(set(value) - _KEYS):
         raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
-    texts = {key: _text(what, key, value) for key in ("title", "description", "base", "feature_extractor", "reference")}
+    texts = {
+        key: _text(what, key, value)
+        for key in ("title", "description", "base", "feature_extractor", "precision", "reference")
+    }
     entries = _entries(what, value.get("methods"), _settings(f"{what}: settings", value.get("settings", {})))
     labels = [each.label for each in entries]
     reference = texts["reference"] or labels[0]
@@ -189,6 +194,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
         protocol=_protocol(what, value.get("protocol", "quick")),
         base=texts["base"] or Spec.base,
         feature_extractor=texts["feature_extractor"] or None,
+        precision=texts["precision"] or None,
         reference=reference,
         paper=_paper(what, value.get("paper", {}), labels),
     )

@@ -94,7 +94,7 @@ def make_task(
 @torch.no_grad()
 def _words(backbone: Backbone, prompt: str, token_ids: Sequence[int], rows: TokenRows) -> Tensor:
     """The hidden states (s, D) of a prompt's words from a token on, its end among them, with given token rows."""
-    with token_override(backbone.token_tables(), token_ids) as override:
+    with token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids)) as override:
         override.rows = rows
         states, behind = backbone.hidden_states([prompt], token_ids)
     # What fills the prompt up to the text encoder's length are no words.

@@ -123,7 +123,7 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(
         "--mixed-precision",
-        help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no.",
+        help="bf16 (the default where the device is fast in it), fp16 (that of older GPUs) or no.",
         rich_help_panel="Memory",
     ),
 ]

@@ -52,7 +52,7 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
         ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
-        ("on", f"{plan.device}, in {'bf16' if plan.precision == 'bf16' else 'fp32'}"),
+        ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
     ]
     if full:

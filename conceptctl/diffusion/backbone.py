@@ -106,13 +106,26 @@ class LatentBackbone(ClipText):
         """Trade time for memory."""
         self.pipeline.unet.enable_gradient_checkpointing()
 
+    def set_aside(self) -> None:
+        """Take the autoencoder off the device; the text encoders stay, for tokens are learned through them."""
+        self.pipeline.vae.to("cpu")
+
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Plain products where they are faster in bf16."""
         return plain_attention(self.pipeline.unet) if autocast else nullcontext()
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as scaled latents (N, C, H, W), fp32."""
-        return encode(self.pipeline, pictures)
+        vae = self.pipeline.vae.to(self.device)
+        # SDXL's own autoencoder has numbers too large for fp16.
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast
+        if upcast:
+            vae.float()
+        try:
+            return encode(self.pipeline, pictures)
+        finally:
+            if upcast:
+                vae.half()
 
     def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> PromptStates:
         """Prepare prompts, one for each example."""
@@ -142,4 +155,10 @@ class LatentBackbone(ClipText):
         self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        return pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
+        sample = pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
+
+        def sample_with_autoencoder(seeds: Sequence[int]) -> list[Image.Image]:
+            self.pipeline.vae.to(self.device)
+            return sample(seeds)
+
+        return sample_with_autoencoder

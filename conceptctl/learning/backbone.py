@@ -155,6 +155,9 @@ class Backbone(TextSide, Protocol):
     def checkpoint_gradients(self) -> None:
         """Trade time for memory."""
 
+    def set_aside(self) -> None:
+        """Take off the device what training does not need; it comes back when it is asked for."""
+
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Whatever attention trains fastest, as long as the context lasts."""
 

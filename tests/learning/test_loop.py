@@ -276,6 +276,17 @@ def test_attention_over_large_latents_stays_fused(backbone):
 def test_a_cpu_is_fast_in_bf16_where_it_says_so(monkeypatch, abilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
     assert true_has_fast_bf16(CPU) is fast
-    assert true_has_fast_bf16(torch.device("cuda")) is True
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert true_has_fast_bf16(CPU) is False
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_a_gpu_without_bf16_gets_fp16(monkeypatch, capability, dtype):
+    monkeypatch.setattr(models, "has_fast_bf16", true_has_fast_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    cuda = torch.device("cuda")
+    assert models.drawing_dtype(cuda) == dtype
+    assert models.training_dtype(cuda, "fp16") == torch.float16
+    assert models.training_dtype(cuda, "no") == models.training_dtype(CPU, "bf16") == torch.float32

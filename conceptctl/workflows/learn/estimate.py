@@ -151,7 +151,7 @@ def _are_there(store: Store, head: Generation, planned: Plan) -> bool:
 def _weights(store: Store, head: Generation, planned: Plan) -> int:
     """Bytes of the base's numbers as they are held: two each on a GPU in bf16, else four."""
     infos = [info for _, _, info in base.tensors(store.layout, head.base).values()]
-    halved = planned.device.startswith("cuda") and planned.precision == "bf16"
+    halved = planned.device.startswith("cuda") and planned.precision != "no"
     return sum(_count(info.shape) for info in infos) * (FLOAT_BYTES // 2 if halved else FLOAT_BYTES)
 
 

@@ -35,9 +35,12 @@ class Model:
 
 def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> Model:
     """Load the base, draw what it is regularized with, and give it everything that was learned."""
+    from conceptctl.diffusion.models import training_dtype
+
     watch, head = prepared.watch, prepared.head
     watch.stage("loading the model", 0)
-    backbone = load_base(prepared.store, head, str(prepared.device), in_full=prepared.precision == "no")
+    dtype = training_dtype(prepared.device, prepared.precision)
+    backbone = load_base(prepared.store, head, str(prepared.device), dtype=dtype)
     latents, attachments = None, head.attachments
     for ref in resumed.attached:
         attachments = auxiliary.with_kept(prepared.store.layout, attachments, ref)

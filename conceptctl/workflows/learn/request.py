@@ -26,7 +26,7 @@ LONGEST_CLASS = 64
 """Letters: no text encoder reads a much longer one as a kind of thing."""
 _AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]\s*")
 """Also as a shell's quoting and Asian keyboards leave it."""
-PRECISIONS = ("no", "bf16")
+PRECISIONS = ("no", "bf16", "fp16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
     "teacher_temperature", "consolidation_share",
@@ -67,7 +67,7 @@ class Request:
     gradient_checkpointing: bool = False
     """Less memory, more time."""
     mixed_precision: str | None = None
-    """One of `PRECISIONS`: bf16, or fp32; the device decides when it is None."""
+    """One of `PRECISIONS`: bf16, fp16, or `no` for fp32; the device decides when it is None."""
     resolution: int | None = None
     """The side that the base is expected to have, in pixels."""
     skip_bad: bool = False
@@ -126,7 +126,7 @@ def check(request: Request, preset: Preset, device: str = "auto") -> None:
     from conceptctl.diffusion.models import choose_device
 
     check_facts(request)
-    precision_of(request, choose_device(device).type)
+    precision_of(request, str(choose_device(device)))
     make_method(request, chosen_preset(request, preset))
 
 
@@ -156,7 +156,7 @@ def check_facts(request: Request) -> None:
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"there is no precision {request.mixed_precision!r} to learn in",
-            hint="--mixed-precision bf16 or no; fp16 has too small a range for what is learned here",
+            hint="--mixed-precision bf16, fp16 or no",
         )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
@@ -188,7 +188,9 @@ def chosen_preset(request: Request, own: Preset) -> Preset:
 
 
 def precision_of(request: Request, device: str) -> str:
-    """Return the precision that a device learns in, one of `PRECISIONS`: bf16 where that is fast.
+    """Return the precision that a device learns in, one of `PRECISIONS`.
+
+    By default bf16 where that is fast; on other GPUs fp16, on other CPUs fp32.
 
     Raises:
         UsageError: It does not learn in the one that is asked for.
@@ -197,12 +199,18 @@ def precision_of(request: Request, device: str) -> str:
 
     from conceptctl.diffusion.models import has_fast_bf16
 
-    fast = has_fast_bf16(torch.device(device))
-    if request.mixed_precision == "bf16" and not fast:
+    asked, where = request.mixed_precision, torch.device(device)
+    if asked == "no":
+        return asked
+    on_cpu, fast = where.type == "cpu", has_fast_bf16(where)
+    if asked == "bf16" and not fast:
         raise UsageError(
-            "this CPU does not say that it is fast in bf16", hint="leave --mixed-precision out, or --device cuda"
+            f"this {'CPU does not say that it is fast in bf16' if on_cpu else 'GPU has no bf16'}",
+            hint="leave --mixed-precision out" + (", or --device cuda" if on_cpu else ": it learns in fp16"),
         )
-    return request.mixed_precision or ("bf16" if fast else "no")
+    if asked == "fp16" and on_cpu:
+        raise UsageError("a CPU does not learn in fp16", hint="leave --mixed-precision out, or --device cuda")
+    return asked or ("bf16" if fast else "no" if on_cpu else "fp16")
 
 
 def make_method(request: Request, preset: Preset) -> Method:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conceptctl.cli.learn_text import work_text
 from conceptctl.cli.output import Output
 
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
     from conceptctl.learning.run import Report
+    from conceptctl.workflows.learn.estimate import Estimate
     from conceptctl.workflows.learn.request import Watch
 
 
@@ -33,7 +35,12 @@ class Display:
             ahead=self.ahead,
             warn=self.out.warn,
             sample=self.sample,
+            expected=self.expected,
         )
+
+    def expected(self, expected: Estimate) -> None:
+        """Say before anything expensive what the run is made of."""
+        self.out.say(work_text(expected))
 
     def stage(self, what: str, total: int) -> None:
         """Begin a stage; what comes after it is not known until somebody says so."""

@@ -51,6 +51,7 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("store", _size(expected)),
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
+        ("work", work_text(expected)),
         ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
         ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
@@ -115,6 +116,16 @@ def _beside(plan: Plan, expected: Estimate) -> str:
         return "no other pictures"
     first = "drawn first" if expected.to_draw else "which the store has"
     return f"{count(plan.auxiliary, 'picture')} of {article(plan.class_word)}, {first}"
+
+
+def work_text(expected: Estimate) -> str:
+    """What a run is made of, in passes of a sample through the network."""
+    stages = [
+        f"{stage.name} {stage.evaluations:,}" + (f" ({duration(stage.seconds)})" if stage.seconds is not None else "")
+        for stage in expected.stages
+    ]
+    share = 100 * expected.training_share
+    return f"{share:.0f} % training, in passes of a sample through the network: {', '.join(stages)}"
 
 
 def fall(curve: Sequence[float]) -> str:

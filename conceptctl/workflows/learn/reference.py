@@ -34,7 +34,7 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
     count, extractor = prepared.plan.reference_samples, prepared.extractor
     if count <= 0 or extractor is None:
         return Reference()
-    sampling = preset_of(prepared.head.base).sampling
+    sampling = preset_of(prepared.head.base).drawing
     prepared.watch.stage("drawing reference samples", count)
     prepared.watch.ahead(0.0)
     began = time.monotonic()

@@ -20,6 +20,7 @@ from conceptctl.workflows.places import check_writable
 if TYPE_CHECKING:
     from conceptctl.learning.method import Method
     from conceptctl.learning.run import Report
+    from conceptctl.workflows.learn.estimate import Estimate
 
 MOST_SEEDS = 2**63
 LONGEST_CLASS = 64
@@ -109,6 +110,8 @@ class Watch:
     warn: Callable[[str], None] = lambda text: None
     sample: Callable[[Path], None] = lambda path: None
     """Pictures of a step were written."""
+    expected: Callable[[Estimate], None] = lambda estimate: None
+    """What the run will take is known; told once, before anything expensive."""
 
 
 def check(request: Request, preset: Preset, device: str = "auto") -> None:

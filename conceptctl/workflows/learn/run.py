@@ -21,6 +21,7 @@ from conceptctl.store.store import Store, Writer
 from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.commit import commit, record_of
+from conceptctl.workflows.learn.estimate import estimate
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
@@ -113,6 +114,8 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     if prepared.request.replace and writer:
         prepared = without_the_old_one(prepared, writer)
     resumed = resume(prepared, writer)
+    if writer:
+        prepared.watch.expected(estimate(prepared.store, prepared.plan))
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)

@@ -12,11 +12,12 @@ from conceptctl.learning.method import Learned
 from conceptctl.learning.weights import Deltas
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.cost import LOSS_BATCHES
 from conceptctl.workflows.learn.dataset import Dataset
 from conceptctl.workflows.learn.estimate import steps_a_picture as steps_a_picture_before
 from conceptctl.workflows.learn.journal import Journal
 from conceptctl.workflows.learn.model import Model
-from conceptctl.workflows.learn.pace import Pace, in_whole_batches, steps_a_picture
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
     from conceptctl.learning.run import Report
-
-LOSS_BATCHES = 4
-"""Batches on which a mask's loss with noise is compared with its loss without."""
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -104,10 +101,11 @@ class _Told:
 
 
 def _steps_after(prepared: Prepared) -> float:
-    """About how many steps what comes after the training is worth: reference samples."""
+    """About how many steps what comes after the training is worth: comparing the loss, and reference samples."""
+    compared = 2 * LOSS_BATCHES / TRAINED_AS_DRAWN if hasattr(prepared.method.config, "mask") else 0.0
     pictures = in_whole_batches(prepared.plan.reference_samples) if prepared.extractor else 0
     measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
-    return pictures * (measured or steps_a_picture(prepared))
+    return compared + pictures * (measured or steps_a_picture(prepared))
 
 
 def _journal(prepared: Prepared, resumed: Resumed) -> Journal | None:

@@ -95,5 +95,5 @@ class Interrupted(ConceptctlError):
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out, on a GPU or beside it: its CPU allocator has no error class of its own."""
+    """Whether torch says that memory ran out, on a GPU or beside it: the CPU has no error class of its own."""
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)

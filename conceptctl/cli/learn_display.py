@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conceptctl.cli.learn_text import work_text
+from conceptctl.cli.learn_text import fit_text, work_text
 from conceptctl.cli.output import Output
 
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
     from conceptctl.learning.run import Report
     from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
     from conceptctl.workflows.learn.request import Watch
 
 
@@ -36,7 +37,12 @@ class Display:
             warn=self.out.warn,
             sample=self.sample,
             expected=self.expected,
+            fitted=self.fitted,
         )
+
+    def fitted(self, fit: Fit) -> None:
+        """Say how a step is fitted into memory."""
+        self.out.say(fit_text(fit))
 
     def expected(self, expected: Estimate) -> None:
         """Say before anything expensive what the run is made of."""

@@ -14,6 +14,7 @@ from conceptctl.wording import article, count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
     from conceptctl.workflows.learn.plan import Plan
     from conceptctl.workflows.learn.run import LearnedConcept
 
@@ -126,6 +127,16 @@ def work_text(expected: Estimate) -> str:
     ]
     share = 100 * expected.training_share
     return f"{share:.0f} % training, in passes of a sample through the network: {', '.join(stages)}"
+
+
+def fit_text(fit: Fit) -> str:
+    """How a step is fitted into memory."""
+    together = f"{count(fit.micro_batch, 'sample')} at a time" if fit.micro_batch else "all samples of a step together"
+    again = ", gradients checkpointed" if fit.checkpointing else ""
+    takes = ""
+    if fit.needed is not None and fit.free is not None:
+        takes = f": about {size_text(fit.needed)} beside the model, of {size_text(fit.free)} that are free"
+    return f"memory: {together}{again}{takes}"
 
 
 def fall(curve: Sequence[float]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conceptctl.diffusion import conditioning
 from conceptctl.diffusion.conditioning import REFERENCE_PROMPTS, PromptStates
 from conceptctl.diffusion.latents import encode
+from conceptctl.diffusion.memory import text_training_peak, unet_training_peak
 from conceptctl.diffusion.models import plain_attention
 from conceptctl.diffusion.networks import Network, text_encoders_of
 from conceptctl.diffusion.noise import DenoisingObjective
@@ -105,6 +106,20 @@ class LatentBackbone(ClipText):
     def checkpoint_gradients(self) -> None:
         """Trade time for memory."""
         self.pipeline.unet.enable_gradient_checkpointing()
+
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int:
+        """Bytes that a step holds at most beside weights and adapters, of the U-Net and of the text encoders."""
+        tokens = int(self.tokenizer().model_max_length)
+        encoders = self.text.encoders.values()
+        return unet_training_peak(
+            self.pipeline.unet.config,
+            tuple(path.partition("/")[2] for path in self.targets()),
+            shape=tuple(shape),
+            micro_batch=micro_batch,
+            tokens=tokens,
+            dtype=self.pipeline.unet.dtype,
+            checkpointing=checkpointing,
+        ) + sum(text_training_peak(encoder, micro_batch, tokens) for encoder in encoders)
 
     def set_aside(self) -> None:
         """Take the autoencoder off the device; the text encoders stay, for tokens are learned through them."""

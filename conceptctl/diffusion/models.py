@@ -52,7 +52,7 @@ _BF16_FROM = (8, 0)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: GPUs from Ampere on, CPUs that say so."""
+    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: GPUs from Ampere on and some CPUs."""
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_FROM
     # Older versions of torch cannot tell.

@@ -170,7 +170,7 @@ class Run:
 
     def micro_batches(self, count: int) -> int:
         """In how many parts a batch of so many goes through the network, the same in every process."""
-        processes = self.accelerator.num_processes
+        processes: int = self.accelerator.num_processes
         smallest, largest = count // processes, -(-count // processes)
         # No part may be empty.
         return max(1, min(smallest, -(-largest // (self.micro_batch or largest))))

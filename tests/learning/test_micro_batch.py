@@ -48,9 +48,7 @@ def test_however_many_go_through_together_the_same_is_learned(backbone, method):
     told, ends = {}, {}
     for micro_batch in (None, 5, 2, 1):
         told[micro_batch] = []
-        ends[micro_batch], _ = learned(
-            backbone, micro_batch, method, report=told[micro_batch].append, report_steps=1
-        )
+        ends[micro_batch], _ = learned(backbone, micro_batch, method, report=told[micro_batch].append, report_steps=1)
     whole = ends[None].tensors
     assert all(torch.equal(tensor, ends[5].tensors[name]) for name, tensor in whole.items())
     for micro_batch in (2, 1):

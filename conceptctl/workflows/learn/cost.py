@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptctl.presets import Sampling
-from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
+from conceptctl.workflows.learn.plan import Plan
 
 LOSS_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""

@@ -140,7 +140,8 @@ def _timed(
     stages: Sequence[Stage], said: Mapping[str, Any], planned: Plan, sampling: Sampling, pace: float
 ) -> list[Stage]:
     """Say of stages what they take, by what a concept before took: what drawing takes is not known where none drew."""
-    a_picture, steps = said.get("seconds_a_picture"), said.get("reference_steps")
+    a_picture: Any = said.get("seconds_a_picture")
+    steps: Any = said.get("reference_steps")
     drawn = float(a_picture) if _is_positive(a_picture) else None
     if drawn is not None and _is_positive(steps):
         drawn *= sampling.steps / float(steps)

@@ -47,8 +47,6 @@ def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> M
     if prepared.plan.auxiliary:
         latents, attachments = _auxiliary(prepared, writer, backbone, resumed, attachments)
     weights = apply_concepts(prepared.store, head, backbone)
-    if prepared.request.gradient_checkpointing:
-        backbone.checkpoint_gradients()
     return Model(backbone, dict(weights), latents, attachments)
 
 

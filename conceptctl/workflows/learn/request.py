@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.method import Method
     from conceptctl.learning.run import Report
     from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
 
 MOST_SEEDS = 2**63
 LONGEST_CLASS = 64
@@ -67,6 +68,10 @@ class Request:
     """Also learn from mirrored pictures."""
     gradient_checkpointing: bool = False
     """Less memory, more time."""
+    micro_batch: int | None = None
+    """Samples that go through the network together; None for all of a batch, or as many as a GPU has memory for."""
+    low_vram: bool = False
+    """The least memory: one sample at a time, and gradients checkpointed."""
     mixed_precision: str | None = None
     """One of `PRECISIONS`: bf16, fp16, or `no` for fp32; the device decides when it is None."""
     resolution: int | None = None
@@ -108,6 +113,8 @@ class Watch:
     ahead: Callable[[float], None] = lambda seconds: None
     """About so many seconds come after the stage; told where that is known."""
     warn: Callable[[str], None] = lambda text: None
+    fitted: Callable[[Fit], None] = lambda fit: None
+    """How a step is fitted into memory; told once, where anything was chosen."""
     sample: Callable[[Path], None] = lambda path: None
     """Pictures of a step were written."""
     expected: Callable[[Estimate], None] = lambda estimate: None
@@ -155,6 +162,15 @@ def check_facts(request: Request) -> None:
     if (request.auxiliary or 0) > MOST_AUXILIARY:
         raise UsageError(
             f"{request.auxiliary} auxiliary pictures are too many: at most {MOST_AUXILIARY}", hint="--aux 200"
+        )
+    if request.micro_batch is not None and request.micro_batch < 1:
+        raise UsageError(
+            f"1 or more samples go through the network together, not {request.micro_batch}", hint="--micro-batch 1"
+        )
+    if request.low_vram and (request.micro_batch or 1) > 1:
+        raise UsageError(
+            f"--low-vram takes samples one at a time, and --micro-batch says {request.micro_batch}",
+            hint="one of the two",
         )
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.model import Model
     from conceptctl.workflows.learn.prepared import Prepared
 
-MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
+MORE_MEMORY = "the same command with --low-vram: what was learned is saved, and goes on"
+LEAST_MEMORY = "close what else uses the GPU (nvidia-smi), a smaller --rank, --method lora, or --device cpu"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def learn(
         from conceptctl.diffusion.models import enough_memory
         from conceptctl.workflows.learn.prepared import prepare
 
-        with enough_memory(MORE_MEMORY):
+        with enough_memory(LEAST_MEMORY if request.low_vram else MORE_MEMORY):
             prepared = prepare(store, head, request, preset, method, device, watch)
             return _learn(prepared, writer, began)
 

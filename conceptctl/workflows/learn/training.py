@@ -16,6 +16,7 @@ from conceptctl.workflows.learn.cost import LOSS_BATCHES
 from conceptctl.workflows.learn.dataset import Dataset
 from conceptctl.workflows.learn.estimate import steps_a_picture as steps_a_picture_before
 from conceptctl.workflows.learn.journal import Journal
+from conceptctl.workflows.learn.memory import Fit, fitted
 from conceptctl.workflows.learn.model import Model
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
     from conceptctl.learning.run import Report
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -132,6 +134,7 @@ def train_concept(
         DeviceFailed: What was learned is no number.
     """
     trainable = prepared.method.attach(task).to(prepared.device)
+    fit = _fit(prepared, model.backbone, trainable, dataset)
     told = _Told(prepared, model.backbone, resumed)
     try:
         end = train(
@@ -142,6 +145,7 @@ def train_concept(
             trainable,
             dataset.examples,
             accelerator=prepared.accelerator,
+            micro_batch=fit.micro_batch,
             state=resumed.state,
             listener=told.listener(resumed),
         )
@@ -153,8 +157,26 @@ def train_concept(
         raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
     # Drawing reference samples can take longer than learning, and a signal may come meanwhile.
     resumed.save(end)
-    measures = _measures(prepared, model, token_id, trainable, dataset)
+    measures = _measures(prepared, model, token_id, trainable, dataset, fit)
     return Trained(learned, trainable, end, measures, told.pace.seconds_a_step)
+
+
+def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:
+    """Fit a step into memory: as the request says, or by what a GPU has free."""
+    request, config = prepared.request, prepared.method.config
+    chosen = Fit(request.micro_batch, request.gradient_checkpointing)
+    if request.low_vram:
+        chosen = Fit(1, True)
+    elif request.micro_batch is None and not request.gradient_checkpointing:
+        backbone.freeze()
+        backbone.set_aside()
+        batch = -(-(config.batch_size + config.auxiliary_batch) // prepared.accelerator.num_processes)
+        chosen = fitted(trainable, backbone, tuple(dataset.examples.latents.shape[1:]), batch) or chosen
+    if chosen.checkpointing:
+        backbone.checkpoint_gradients()
+    if chosen != Fit(None, False):
+        prepared.watch.fitted(chosen)
+    return chosen
 
 
 def _on_cpu(learned: Learned) -> Learned:
@@ -170,7 +192,7 @@ def _on_cpu(learned: Learned) -> Learned:
 
 
 def _measures(
-    prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset
+    prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset, fit: Fit
 ) -> dict[str, float]:
     """Measure the masks, and compare the loss with their noise and without."""
     measures = trainable.adapter.measures() if trainable.adapter else {}
@@ -188,6 +210,7 @@ def _measures(
             dataset.examples,
             prepared.method.config.schedule(prepared.request.train.seed),
             accelerator=prepared.accelerator,
+            micro_batch=fit.micro_batch,
             batches=LOSS_BATCHES,
             sampled=sampled,
         )

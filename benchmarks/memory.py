@@ -124,7 +124,11 @@ def counted(trainable: Trainable, projections: dict[str, nn.Linear], generator: 
             deltas = trainable.deltas(generator)
             weights.put(deltas)
             held = live.live
-            total = torch.stack([module.weight.sum() for module in projections.values()]).sum()
+            # One row through each: gradients of weights are whole ones, and nothing else counts.
+            rows = [module.weight.new_zeros(1, module.in_features) for module in projections.values()]
+            total = torch.stack(
+                [module(row).sum() for module, row in zip(projections.values(), rows, strict=True)]
+            ).sum()
             if total.requires_grad:
                 total.backward()
         weights.put(Deltas())

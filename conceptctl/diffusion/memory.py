@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -204,7 +204,7 @@ def _unet_training_peak(
 
 def text_training_peak(encoder: Any, prompts: int, tokens: int) -> int:
     """Count what a text encoder holds of so many prompts while a token is learned through it, in bytes."""
-    kind: Hashable = type(encoder)
+    kind: Any = type(encoder)
     return _text_training_peak(kind, encoder.config.to_json_string(), encoder.dtype, prompts, tokens)
 
 

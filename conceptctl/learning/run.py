@@ -17,7 +17,7 @@ from conceptctl.learning.backbone import Backbone, Conditions, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.method import Losses, Phase, Schedule, Trainable
-from conceptctl.learning.optim import make_optimizers, make_schedules
+from conceptctl.learning.optim import leaves_out, make_optimizers, make_schedules
 from conceptctl.learning.processes import agree, casts, part_of
 from conceptctl.learning.scaling import LossScaler
 from conceptctl.learning.weights import Adapted, Deltas, TokenOverride
@@ -199,7 +199,9 @@ class Run:
             for parameter in self.trained:
                 parameter.grad = None
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            optimizer.step()
+            # One that cannot leave out a step by itself waits here for the device, with scaled losses only.
+            if not self.scaler or leaves_out(optimizer) or not self.scaler.found_inf.item():
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
         self.step += 1

@@ -66,7 +66,9 @@ def adapter_bytes(trainable: Trainable, backbone: Backbone) -> AdapterBytes:
             deltas = trainable.deltas(generator)
             weights.put(deltas)
             held = live.live
-            total = torch.stack([module.weight.sum() for module in targets.values()]).sum()
+            # One row through each: gradients of weights are whole ones, and nothing else counts.
+            rows = [module.weight.new_zeros(1, module.in_features) for module in targets.values()]
+            total = torch.stack([module(row).sum() for module, row in zip(targets.values(), rows, strict=True)]).sum()
             if total.requires_grad:
                 total.backward()
         weights.put(Deltas())

@@ -269,7 +269,7 @@ def make_method(request: Request, preset: Preset) -> Method:
 def _check_words(config: Any) -> None:
     from conceptctl.diffusion.noise import TIMESTEP_SAMPLINGS
     from conceptctl.learning.method import PROMPTS
-    from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS
+    from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS, check_optimizer
 
     for name, words in (
         ("scheduler", SCHEDULERS),
@@ -279,6 +279,7 @@ def _check_words(config: Any) -> None:
     ):
         if (asked_for := getattr(config, name)) not in words:
             raise UsageError(f"there is no {name}={asked_for!a}", hint=f"{name}: " + ", ".join(words))
+    check_optimizer(config.optimizer)
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:

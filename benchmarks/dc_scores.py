@@ -94,7 +94,9 @@ class Model:
         """The denoising loss of a concept's training pictures, over fixed noises and times."""
         objective = self.backbone.objective(Config().schedule(0).plain(1).noising())
         latents, generator = self.examples(index).latents, torch.Generator().manual_seed(0)
-        condition = self.backbone.conditions(self.prompts, ()).of_prompt(self.prompts[index], len(latents))
+        condition = self.backbone.conditions(self.prompts, ()).of_prompt(
+            self.prompts[index], torch.arange(len(latents))
+        )
         losses = []
         for _ in range(LOSS_BATCHES):
             noised = objective.corrupt(latents, generator)
@@ -113,7 +115,7 @@ class Model:
             for _ in range(trials):
                 noised = objective.corrupt(latents, generator)
                 for which, prompt in enumerate(self.prompts):
-                    condition = conditions.of_prompt(prompt, len(latents))
+                    condition = conditions.of_prompt(prompt, torch.arange(len(latents)))
                     errors[:, which] += objective.errors(objective.predict(noised, condition), noised)
             right.append((errors.argmin(dim=1) == index).float().mean().item())
         return float(np.mean(right)), right

@@ -189,7 +189,7 @@ def peft_steps(backbone: Any, latents: torch.Tensor, batch: int, steps: int, tic
         noise = torch.randn_like(clean)
         times = torch.randint(0, schedule.config.num_train_timesteps, (batch,), device=clean.device)
         noised = objective._noised(clean, noise, times)
-        condition = conditions.of_prompt(PRIOR, batch)
+        condition = conditions.of_prompt(PRIOR, torch.arange(batch))
         loss = torch.nn.functional.mse_loss(objective.predict(noised, condition), noised.target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -73,7 +73,7 @@ GROUPS = {
         "gc": "Take out what nothing needs",
         "compact": "Put the weights in the place of all deltas",
         "config": "Show the defaults, or change one",
-        "bench": "Data for comparing methods",
+        "bench": "Compare methods",
     },
 }
 """The verbs as `--help` lists them, each with how its own help begins; those that stand in none are other names."""

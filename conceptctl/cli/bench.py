@@ -1,21 +1,37 @@
-"""`conceptctl bench`: what comparisons of methods are made of."""
+"""`conceptctl bench`: methods compared on one sequence of concepts, and what that is made of."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conceptctl.cli.help import Command
-from conceptctl.cli.options import JsonOption, QuietOption, epilog
+from conceptctl.cli.options import DeviceOption, ExtractorOption, JsonOption, QuietOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.wording import count
+
+if TYPE_CHECKING:
+    from conceptctl.cli.progress import Progress
+    from conceptctl.workflows.bench.run import Watch
+    from conceptctl.workflows.bench.spec import Spec
 
 EPILOG = epilog(
     "conceptctl bench data ./concepts",
     "conceptctl bench data ./fifty --concepts 50 --seed 1",
     codes=(2, 5, 7),
 )
-app = typer.Typer(help="Data for comparing methods.", no_args_is_help=True, epilog=EPILOG, rich_markup_mode=None)
+RUN_EPILOG = epilog(
+    "conceptctl bench run smoke --output ./bench",
+    "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
+    "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
+    codes=(2, 3, 5, 7, 8, 9, 130),
+)
+REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
+LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
+app = typer.Typer(help="Compare methods.", no_args_is_help=True, epilog=RUN_EPILOG, rich_markup_mode=None)
+DirArgument = Annotated[Path, typer.Argument(help="What `bench run --output` named.", metavar="DIR")]
 
 
 @app.command("data", cls=Command, epilog=EPILOG)
@@ -52,3 +68,164 @@ def data(
     payload = {"folder": str(folder), "concepts": list(written.names), "train": train, "heldout": heldout}
     output.data(payload, paths, paths)
     output.say(f"{count(len(paths), 'concept')}, each with {train} training and {count(heldout, 'held-out picture')}")
+
+
+@app.command("list", cls=Command, epilog=LIST_EPILOG)
+def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """List the benchmarks that `bench run` knows by name, each with what it costs."""
+    from conceptctl.workflows.bench.spec import shipped
+
+    found = list(shipped().values())
+    rows = [
+        (
+            each["name"],
+            str(each["cells"]),
+            str(each["learned"]),
+            str(each["drawn"]),
+            _hours(each["hours"]),
+            each["title"],
+        )
+        for each in map(_listed, found)
+    ]
+    columns = ("spec", "cells", "concepts learned", "pictures drawn", "hours of one core", "what it is")
+    output = Output(json, quiet)
+    output.table({"specs": [_listed(spec) for spec in found]}, columns, rows)
+    output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
+
+
+def _listed(spec: Spec) -> dict[str, Any]:
+    from conceptctl.workflows.bench.cost import cost_of
+
+    cost = cost_of(spec)
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description,
+        "protocol": spec.protocol.name,
+        "methods": [entry.label for entry in spec.entries],
+        "seeds": list(spec.seeds),
+        "concepts": spec.data.concepts,
+        "cells": len(spec.entries) * len(spec.seeds),
+        "learned": cost.learned if cost else None,
+        "drawn": cost.drawn if cost else None,
+        "hours": round(cost.hours, 2) if cost and cost.hours is not None else None,
+        "paper": spec.paper.source,
+    }
+
+
+def _hours(hours: float | None) -> str:
+    return "–" if hours is None else f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
+
+
+@app.command("run", cls=Command, epilog=RUN_EPILOG)
+def run(
+    spec: Annotated[str, typer.Argument(help="A name (see bench list), or a TOML file.", metavar="SPEC")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder; several specs may share it.", metavar="DIR")
+    ],
+    cells: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cells", help="Only these: METHOD or METHOD/SEED, * for anything. Repeat it.", metavar="PATTERN"
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="local: one process a device; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
+    ] = "local",
+    protocol: Annotated[
+        str | None, typer.Option(help="quick or full; the spec's own by default.", metavar="NAME")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Another base than the spec's, as init --base takes it.", metavar="BASE")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Your pictures: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json.", metavar="DIR"),
+    ] = None,
+    feature_extractor: ExtractorOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a benchmark: every method learns the sequence with every seed, and is measured.
+
+    What is finished is not run again; a run that was stopped goes on where it was with the same command.
+    """
+    from conceptctl.workflows.bench import run as workflow
+    from conceptctl.workflows.bench.spec import named_spec
+
+    out = Output(json, quiet)
+    asked = named_spec(spec).with_(
+        protocol=protocol, base=base, folder=str(data) if data else None, feature_extractor=feature_extractor
+    )
+    with out.progress() as shown:
+        ran = workflow.run(asked, output, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
+    payload = {
+        "output": str(output),
+        "spec": asked.name,
+        "protocol": asked.protocol.name,
+        "cells": [
+            {"name": cell.name, "path": str(cell.home(output)), "finished_before": cell.name in ran.finished_before}
+            for cell in ran.cells
+        ],
+    }
+    homes = [str(cell.home(output)) for cell in ran.cells]
+    before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
+    out.data(payload, homes, homes)
+    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {output}")
+
+
+def _watch(shown: Progress) -> Watch:
+    from conceptctl.workflows.bench.run import Watch
+
+    def begin(done: int, total: int) -> None:
+        shown.stage("concepts of all cells", total, done)
+
+    def progress(what: str, done: int) -> None:
+        shown.update(done, [what] if what else [])
+
+    def stage(what: str) -> None:
+        shown.stage(what)
+
+    return Watch(stage=stage, begin=begin, progress=progress)
+
+
+@app.command("report", cls=Command, epilog=REPORT_EPILOG)
+def report(
+    folder: DirArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write; DIR/report by default, in the place of an earlier one.",
+            metavar="DIR",
+        ),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write what benchmarks found as report.html, report.md and report.csv."""
+    from conceptctl.workflows.bench.report import write_report
+
+    out = Output(json, quiet)
+    written = write_report(folder, output or folder / "report")
+    paths = [str(path) for path in written.files]
+    payload = {
+        "files": paths,
+        "benches": [
+            {
+                "name": bench.name,
+                "rows": {
+                    row.label: {str(result.seed): result.summary() for result in row.results} for row in bench.rows
+                },
+                "missing": list(bench.missing),
+                "failed": dict(bench.failed),
+            }
+            for bench in written.benches
+        ],
+    }
+    out.data(payload, paths, paths)
+    if missing := sum(len(bench.missing) for bench in written.benches):
+        out.warn(f"{count(missing, 'cell')} not run, or not to the end: the report names them")

@@ -145,7 +145,12 @@ PrecisionOption = Annotated[
 ]
 ResolutionOption = Annotated[
     int | None,
-    typer.Option("--resolution", help="The base's own; pictures are made to fit anyway.", rich_help_panel="Pictures"),
+    typer.Option(
+        "--resolution",
+        help="Learn at about as many pixels as a square of this side has: a multiple of 64, from half to twice the "
+        "base's own, which is the default.",
+        rich_help_panel="Pictures",
+    ),
 ]
 LicenseOption = Annotated[
     str,

@@ -57,6 +57,7 @@ def _is_first(option: Path | None) -> bool:
 
 def _check_first(entries: Sequence[Entry]) -> None:
     """Refuse before a store is made."""
+    from conceptctl.images.buckets import PictureSizes
     from conceptctl.pocket import base_folder
     from conceptctl.pocket.world.practice import SIZE
     from conceptctl.presets import shipped
@@ -75,4 +76,4 @@ def _check_first(entries: Sequence[Entry]) -> None:
         check(each.request, preset, each.device)
         check_prompts(each.request, ())
     for each in entries:
-        check_pictures_for(base_folder(), SIZE, preset.learn, each.request)
+        check_pictures_for(base_folder(), PictureSizes(SIZE), preset.learn, each.request)

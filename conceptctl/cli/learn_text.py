@@ -54,6 +54,7 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("beside", _beside(plan, expected)),
         ("work", work_text(expected)),
         ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
+        *((("at", _sizes(plan)),) if _sizes(plan) else ()),
         ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
     ]
@@ -110,6 +111,15 @@ def _prompts(plan: Plan) -> str:
     more = len(plan.prompts) - SHOWN_PROMPTS
     shown = "; ".join(plan.prompts[:SHOWN_PROMPTS])
     return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _sizes(plan: Plan) -> str:
+    """At what sizes pictures are learned, the commonest first; "" where that is the square that the base draws."""
+    square = f"{plan.resolution}x{plan.resolution}"
+    if "resolution" not in plan.differs and set(plan.sizes) == {square}:
+        return ""
+    sizes = {size.replace("x", " x "): number for size, number in plan.sizes.items()}
+    return ", ".join(f"{size} ({number})" for size, number in sizes.items())
 
 
 def _beside(plan: Plan, expected: Estimate) -> str:

@@ -79,7 +79,8 @@ def _assigned(line: ast.stmt) -> tuple[str, ast.expr | None]:
 
 def _fields(module: str, node: ast.ClassDef) -> dict[str, str]:
     found: dict[str, str] = {}
-    for base in node.bases:
+    # As dataclasses do: what comes first among several bases has the last word.
+    for base in reversed(node.bases):
         found |= _fields(*_resolve(module, base))
     for line, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(line, ast.AnnAssign):

@@ -25,8 +25,9 @@ from conceptctl.diffusion.text_encoders import TextEncoders
 if TYPE_CHECKING:
     from PIL import Image
 
-    from conceptctl.learning.backbone import Noising, Sampler, Watch
-    from conceptctl.learning.weights import TokenRows
+    from conceptctl.diffusion.flow import FlowObjective
+    from conceptctl.learning.backbone import Crop, Noising, Sampler, Watch
+    from conceptctl.learning.weights import TableNumbers, TokenRows
     from conceptctl.store.manifest import Family
 
 
@@ -42,16 +43,20 @@ class ClipText:
         return self.text.tables()
 
     def tokenizer(self) -> Any:
-        """The tokenizer; of several, which have one vocabulary, the first."""
+        """The first tokenizer: CLIP's, which reads least."""
         return self.text.tokenizer
 
     def add_token(self, name: str, rows: TokenRows) -> int:
         """Give the model one concept's token: a word in its tokenizers, a row in its token tables.
 
         Raises:
-            AlreadyExists: The tokenizer has this token already.
+            AlreadyExists: A tokenizer has this token already.
         """
         return self.text.add_token(name, rows)
+
+    def token_numbers(self, token_ids: Sequence[int]) -> TableNumbers:
+        """The rows of some tokens in each token table."""
+        return self.text.token_numbers(token_ids)
 
     def set_token(self, token_id: int, rows: TokenRows) -> None:
         """Replace one row of each token table."""
@@ -83,14 +88,22 @@ class ClipText:
 class LatentBackbone(ClipText):
     """A loaded pipeline, as the loop and the methods see it; see `learning.backbone.Backbone`."""
 
-    def __init__(self, pipeline: Any, family: Family) -> None:
-        """Take a diffusers pipeline, and which of its weights are targets."""
-        super().__init__(text_encoders_of(pipeline))
+    denoiser_name = "unet"
+    """The component that denoises."""
+
+    def __init__(self, pipeline: Any, family: Family, text: TextEncoders | None = None) -> None:
+        """Take a diffusers pipeline, which of its weights are targets, and its text encoders: CLIP's by default."""
+        super().__init__(text or text_encoders_of(pipeline))
         self.pipeline, self.family = pipeline, family
 
+    @property
+    def denoiser(self) -> Any:
+        """The network that denoises."""
+        return getattr(self.pipeline, self.denoiser_name)
+
     def targets(self) -> dict[str, nn.Linear]:
-        """Keys and values of the U-Net's cross-attention, by parameter path."""
-        named = {f"unet/{name}.weight": module for name, module in self.pipeline.unet.named_modules()}
+        """What turns hidden states of prompts into keys and values, by parameter path."""
+        named = {f"{self.denoiser_name}/{name}.weight": module for name, module in self.denoiser.named_modules()}
         linear = {path: module for path, module in named.items() if isinstance(module, nn.Linear)}
         return {path: module for path, module in linear.items() if self.family.is_target(path)}
 
@@ -100,14 +113,14 @@ class LatentBackbone(ClipText):
 
     def freeze(self) -> None:
         """Let nothing of the model train."""
-        for module in (self.pipeline.unet, self.pipeline.vae, *self.text.encoders.values()):
+        for module in (self.denoiser, self.pipeline.vae, *self.text.encoders.values()):
             module.eval().requires_grad_(False)
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory."""
-        self.pipeline.unet.enable_gradient_checkpointing()
+        self.denoiser.enable_gradient_checkpointing()
 
-    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int:
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int | None:
         """Bytes that a step holds at most beside weights and adapters, of the U-Net and of the text encoders."""
         tokens = int(self.tokenizer().model_max_length)
         encoders = self.text.encoders.values()
@@ -127,7 +140,7 @@ class LatentBackbone(ClipText):
 
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Plain products where they are faster in bf16."""
-        return plain_attention(self.pipeline.unet) if autocast else nullcontext()
+        return plain_attention(self.denoiser) if autocast else nullcontext()
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as scaled latents (N, C, H, W), fp32."""
@@ -142,13 +155,13 @@ class LatentBackbone(ClipText):
             if upcast:
                 vae.half()
 
-    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> PromptStates:
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> PromptStates:
         """Prepare prompts, one for each example."""
-        return PromptStates(self.text, prompts, token_ids)
+        return PromptStates(self.text, prompts, token_ids, crops)
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> DenoisingObjective:
+    ) -> DenoisingObjective | FlowObjective:
         """The denoising loss."""
         return DenoisingObjective(
             Network(self.pipeline),
@@ -172,8 +185,13 @@ class LatentBackbone(ClipText):
         """Prepare to draw pictures of a prompt."""
         sample = pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
 
-        def sample_with_autoencoder(seeds: Sequence[int]) -> list[Image.Image]:
+        return self._with_autoencoder(sample)
+
+    def _with_autoencoder(self, sample: Sampler) -> Sampler:
+        """Bring the autoencoder back before anything is drawn."""
+
+        def drawn(seeds: Sequence[int]) -> list[Image.Image]:
             self.pipeline.vae.to(self.device)
             return sample(seeds)
 
-        return sample_with_autoencoder
+        return drawn

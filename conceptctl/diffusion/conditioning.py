@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from conceptctl.diffusion.text_encoders import States, TextEncoders, cat, hidden_of
+from conceptctl.diffusion.text_encoders import PooledStates, States, TextEncoders, cat, hidden_of
+
+if TYPE_CHECKING:
+    from conceptctl.learning.backbone import Crop
 
 REFERENCE_PROMPTS = 256
 """How many prompts of random words stand for all that may be asked."""
@@ -26,13 +30,16 @@ class PromptStates:
     Those without a learned token are encoded once; the others in every step, each different one once.
     """
 
-    def __init__(self, text: TextEncoders, prompts: Sequence[str], token_ids: Sequence[int]) -> None:
+    def __init__(
+        self, text: TextEncoders, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()
+    ) -> None:
         """Take the prompts of all examples.
 
         Args:
             text: The pipeline's text encoders.
             prompts: One for each example.
             token_ids: The tokens that are learned.
+            crops: How each example's picture was made, which is told with pooled states; () for whole pictures.
         """
         self.text, self.token_ids = text, tuple(token_ids)
         different = list(dict.fromkeys(prompts))
@@ -44,13 +51,14 @@ class PromptStates:
         self.of_example = torch.tensor([position[prompt] for prompt in prompts])
         self.learned = int(holds.sum())
         self.ids = ids[order].to(text.device)
+        self.sizes = sizes_of(crops).to(text.device) if crops else None
         self._kept: dict[str, States] = {}
         with torch.no_grad():
             self.fixed = text.encode(self.ids[self.learned :]) if self.learned < len(order) else None
 
     def _holds(self, ids: Tensor) -> Tensor:
         """Which prompts, (N,), hold a learned token."""
-        return torch.isin(ids, torch.tensor(self.token_ids, dtype=ids.dtype)).flatten(1).any(dim=1)
+        return self.text.holds(ids, self.token_ids).flatten(1).any(dim=1)
 
     def of_examples(self, indices: Tensor) -> States:
         """The states of the prompts of some examples, given by their indices (B,) on the CPU."""
@@ -63,10 +71,10 @@ class PromptStates:
             parts.append(self.text.encode(self.ids[self._sent(ours)]))
         if len(theirs) and self.fixed is not None:
             parts.append(self.fixed[self._sent(theirs)])
-        return cat(parts)[self._sent(inverse)]
+        return self._sized(cat(parts)[self._sent(inverse)], indices)
 
-    def of_prompt(self, prompt: str, count: int) -> States:
-        """The states of one prompt for all of a batch."""
+    def of_prompt(self, prompt: str, indices: Tensor) -> States:
+        """The states of one prompt in the place of those of some examples, (B,) on the CPU."""
         states = self._kept.get(prompt)
         if states is None:
             ids = self.text.ids([prompt])
@@ -74,11 +82,27 @@ class PromptStates:
             # What depends on a row that is being trained is another in the next step.
             if not self._holds(ids).any():
                 self._kept[prompt] = states
-        return states.expand(count, -1, -1)
+        return self._sized(states.expand(len(indices), -1, -1), indices)
+
+    def _sized(self, states: States, indices: Tensor) -> States:
+        """Say of what pictures a batch's states are, where the network is told."""
+        if self.sizes is None or not isinstance(states, PooledStates):
+            return states
+        return replace(states, sizes=self.sizes[self._sent(indices)])
 
     def _sent(self, indices: Tensor) -> Tensor:
         # The loop does not wait for the device.
         return indices.to(self.ids.device, non_blocking=True)
+
+
+def sizes_of(crops: Sequence[Crop]) -> Tensor:
+    """The six numbers that SDXL is told of each picture, (N, 6), fp32, on the CPU.
+
+    Heights before widths: the size before it was cropped, what was cut off, and the size (Podell et al. 2023, "SDXL",
+    section 2.2; the third pair is that of the bucket, section 2.3).
+    """
+    rows = [[*reversed(each.original), *reversed(each.corner), *reversed(each.size)] for each in crops]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -90,7 +114,7 @@ def hidden_states(text: TextEncoders, texts: Sequence[str], token_ids: Sequence[
     """
     ids = text.ids(texts)
     states = torch.cat([hidden_of(text.encode(part.to(text.device))).float() for part in ids.split(_TOGETHER)])
-    behind = torch.isin(ids[:, 0], torch.tensor(list(token_ids), dtype=ids.dtype)).cumsum(dim=1) > 0
+    behind = text.holds(ids, token_ids)[:, 0].cumsum(dim=1) > 0
     return states, behind.to(text.device)
 
 

@@ -21,7 +21,7 @@ def encode(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
 
     Args:
         pipeline: Whose autoencoder.
-        pictures: RGB, square, of the pipeline's size.
+        pictures: RGB.
 
     Returns:
         Scaled latents (N, C, H, W), fp32, on the pipeline's device: the mode of each posterior.

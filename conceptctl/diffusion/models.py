@@ -240,6 +240,27 @@ def load_sdxl_pipeline(folder: Path, device: torch.device, *, dtype: torch.dtype
     return pipeline
 
 
+def load_joint_pipeline(
+    kind: str, folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, without: Sequence[str] = ()
+) -> Pipeline:
+    """Load a diffusers folder whose transformer has joint attention; see `load_pipeline`.
+
+    Args:
+        kind: The class of the pipeline, in diffusers.
+        folder: The folder.
+        device: Where to.
+        dtype: Of the weights; by default as `drawing_dtype` says.
+        without: Components that the folder does not have, and that the pipeline can do without.
+
+    Raises:
+        NotFound: It is another kind of pipeline.
+    """
+    _quieten()
+    import diffusers
+
+    return _loaded(getattr(diffusers, kind), folder, device, dtype, **dict.fromkeys(without))
+
+
 def _loaded(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype | None, **parts: Any) -> Pipeline:
     if device.type == "cpu":
         keep_freed_memory()

@@ -49,7 +49,7 @@ def unet_arguments(states: States, sizes: Tensor | None) -> dict[str, Any]:
 
     Args:
         states: Of a batch (B, T, D).
-        sizes: Of SDXL: the pictures' sizes and cropping (B, 6); see `sizes_of`.
+        sizes: Of SDXL: the pictures' sizes and cropping (B, 6).
     """
     if not isinstance(states, PooledStates):
         return {"encoder_hidden_states": states}
@@ -60,9 +60,9 @@ def unet_arguments(states: States, sizes: Tensor | None) -> dict[str, Any]:
 
 
 def sizes_of(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    """The six numbers that SDXL is told of each picture (B, 6): size before cropping, corner, size (section 2.2).
+    """The six numbers that SDXL is told of whole pictures, (B, 6): their size, nothing cut off, and their size.
 
-    Pictures are cropped before they count as training pictures, so that the corner is none.
+    Those of pictures that were cropped stand with their states; see `conditioning.sizes_of`.
     """
     height, width = (side * pipeline.vae_scale_factor for side in latents.shape[-2:])
     row = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=latents.device)
@@ -77,7 +77,9 @@ class Network:
 
     def __call__(self, latents: Tensor, timesteps: Tensor, states: States) -> Any:
         """Predict; what is returned has a `sample` (B, C, H, W)."""
-        sizes = sizes_of(self.pipeline, latents) if isinstance(states, PooledStates) else None
+        sizes = states.sizes if isinstance(states, PooledStates) else None
+        if sizes is None and isinstance(states, PooledStates):
+            sizes = sizes_of(self.pipeline, latents)
         return self.pipeline.unet(latents, timesteps, **unet_arguments(states, sizes))
 
 

@@ -211,22 +211,33 @@ def with_article(word: str) -> str:
 def add_token(tokenizer: Any, name: str) -> int:
     """Make `V*name` one token, and return its id: the row of the token table that is to be learned.
 
-    The token is matched whatever its case and as a whole word only, in any program that loads the tokenizer.
+    The token is matched as a whole word only, in any program that loads the tokenizer; whatever its case, where the
+    tokenizer reads everything in small letters, as CLIP's does.
 
     Args:
-        tokenizer: A CLIPTokenizer; changed in place.
+        tokenizer: CLIP's or T5's; changed in place.
         name: The concept's name.
 
     Raises:
         AlreadyExists: The tokenizer has this token already.
     """
-    # Normalized text is in lower case; so is the token.
-    token = f"{MARKER}{name}".lower()
+    token = token_of(tokenizer, name)
     if token in tokenizer.get_vocab():
         raise AlreadyExists(f"{MARKER}{name} is a token of the base already", hint="choose another --token")
     tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=True)])
     token_id: int = tokenizer.convert_tokens_to_ids(token)
     return token_id
+
+
+def token_of(tokenizer: Any, name: str) -> str:
+    """How a tokenizer spells a concept's token: normalized text may be in small letters, and then so is the token."""
+    token = f"{MARKER}{name}"
+    return token if tokenizer.tokenize("A") != tokenizer.tokenize("a") else token.lower()
+
+
+def spelled_alike(prompt: str) -> str:
+    """A prompt with its concepts' names as they were given: tokenizers that mind the case know no others."""
+    return MENTION.sub(lambda match: f"{MARKER}{match[1].lower()}", composed(prompt))
 
 
 def cut_off(tokenizer: Any, prompt: str) -> str:

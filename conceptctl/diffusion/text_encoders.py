@@ -1,12 +1,12 @@
 """The text encoders of a pipeline as one: one for Stable Diffusion 1 and 2, two beside each other for SDXL.
 
-All of a pipeline's tokenizers have one vocabulary, so a word has one number in all; what they fill prompts up with
-differs.
+A token is known by its number in the first tokenizer. Others may have another vocabulary, in which it has another
+number; what they fill prompts up with differs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,12 @@ class PooledStates:
     Attributes:
         hidden: Hidden states (B, T, D).
         pooled: One state for each prompt, (B, P).
+        sizes: What SDXL is told of each picture, (B, 6); None where pictures are whole ones; see `networks.sizes_of`.
     """
 
     hidden: Tensor
     pooled: Tensor
+    sizes: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,7 +37,7 @@ class PooledStates:
         return self.hidden.dtype
 
     def __getitem__(self, index: Any) -> PooledStates:
-        return PooledStates(self.hidden[index], self.pooled[index])
+        return PooledStates(self.hidden[index], self.pooled[index], None if self.sizes is None else self.sizes[index])
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -46,8 +48,7 @@ class PooledStates:
 
     def split(self, portion: int) -> tuple[PooledStates, ...]:
         """Portions of the batch."""
-        pairs = zip(self.hidden.split(portion), self.pooled.split(portion), strict=True)
-        return tuple(PooledStates(*pair) for pair in pairs)
+        return tuple(self[start : start + portion] for start in range(0, len(self), portion))
 
 
 States = Tensor | PooledStates
@@ -78,6 +79,7 @@ class TextEncoders:
         """
         self.tokenizers, self.encoders = tuple(tokenizers), dict(encoders)
         self.tokenizer = self.tokenizers[0]
+        self._numbers: dict[int, dict[str, int]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -90,34 +92,50 @@ class TextEncoders:
         return {name: encoder.get_input_embeddings() for name, encoder in self.encoders.items()}
 
     def add_token(self, name: str, rows: TokenRows) -> int:
-        """Give all of them one concept's token; returns its number.
+        """Give all of them one concept's token; returns its number in the first.
 
         Raises:
             AlreadyExists: A tokenizer has this token already.
         """
         from conceptctl.diffusion.prompts import add_token
 
-        (token_id,) = {add_token(tokenizer, name) for tokenizer in self.tokenizers}
-        for encoder in self.encoders.values():
-            if token_id >= encoder.get_input_embeddings().num_embeddings:
-                encoder.resize_token_embeddings(token_id + 1, mean_resizing=False)
-        self.set_token(token_id, rows)
-        return token_id
+        added = [add_token(tokenizer, name) for tokenizer in self.tokenizers]
+        numbers = dict(zip(self.encoders, added, strict=True))
+        for encoder, number in numbers.items():
+            if number >= self.encoders[encoder].get_input_embeddings().num_embeddings:
+                self.encoders[encoder].resize_token_embeddings(number + 1, mean_resizing=False)
+        self._numbers[added[0]] = numbers
+        self.set_token(added[0], rows)
+        return added[0]
+
+    def token_numbers(self, token_ids: Iterable[int]) -> dict[str, tuple[int, ...]]:
+        """The rows of some tokens in each token table; one that was not added here has one number in all."""
+        rows = [self._numbers_of(token_id) for token_id in token_ids]
+        return {name: tuple(each[name] for each in rows) for name in self.encoders}
+
+    def _numbers_of(self, token_id: int) -> dict[str, int]:
+        return self._numbers.get(token_id) or dict.fromkeys(self.encoders, token_id)
+
+    def holds(self, ids: Tensor, token_ids: Iterable[int]) -> Tensor:
+        """Where in numbers of tokens (N, encoders, T) some tokens stand; of the same shape, bool."""
+        numbers = self.token_numbers(token_ids).values()
+        columns = zip(ids.unbind(dim=1), numbers, strict=True)
+        return torch.stack([torch.isin(each, torch.tensor(own, dtype=ids.dtype)) for each, own in columns], dim=1)
 
     @torch.no_grad()
     def set_token(self, token_id: int, rows: TokenRows) -> None:
         """Replace one row of each token table."""
         for name, table in self.tables().items():
-            table.weight[token_id].copy_(rows[name][0])
+            table.weight[self._numbers_of(token_id)[name]].copy_(rows[name][0])
 
     @torch.no_grad()
     def token_start(self, class_word: str) -> TokenRows:
         """Where a token begins: at its class's word, or at the mean of all words without one; (1, D) each, fp32."""
-        ids = self.tokenizer(class_word, add_special_tokens=False).input_ids if class_word else []
-        return {
-            name: (table.weight[ids] if ids else table.weight).float().mean(dim=0, keepdim=True)
-            for name, table in self.tables().items()
-        }
+        found = {}
+        for tokenizer, (name, table) in zip(self.tokenizers, self.tables().items(), strict=True):
+            ids = tokenizer(class_word, add_special_tokens=False).input_ids if class_word else []
+            found[name] = (table.weight[ids] if ids else table.weight).float().mean(dim=0, keepdim=True)
+        return found
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Prompts as the pipeline gives them to its text encoders: numbers of tokens (N, encoders, T)."""

@@ -6,12 +6,14 @@ A family's file has its facts (`FAMILY`), for which no torch is needed, `check(f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conceptctl.errors import ImportRefused, StoreTooNew
+from conceptctl.errors import ImportRefused, StoreDamaged, StoreTooNew, UsageError
+from conceptctl.images.buckets import PictureSizes
 
 if TYPE_CHECKING:
     import torch
@@ -19,16 +21,29 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.store.manifest import Base, Family
 
-FAMILIES = ("sd", "sdxl")
+FAMILIES = ("sd", "sdxl", "sd3", "flux")
 """Every family, by its module; a folder is of the first that does not refuse it."""
 UNSAID = "sd"
 """The family of bases whose stores do not say: they were made when there was one."""
+_SMALLEST_SIDE = 256
+"""Pixels: a base that draws smaller pictures learns from squares of that size alone."""
+_LATENT_STEP = 4
+"""Sides of latents are multiples of it. The U-Nets of SD 1 and 2 halve them three times, and that of SDXL twice; what
+does not divide evenly they bring back to its size. In steps of 4, with autoencoders that make 8 pixels one, every
+picture has a bucket that shows 95 % of it; in steps of 8 not at 512 pixels."""
 
 
 class FamilyModule(Protocol):
     """What the module of a family has."""
 
     FAMILY: Family
+    CLOSED_FORM: bool
+    """Whether targets see the text encoders' states themselves, so that what a change of weights does to a prompt can
+    be computed from those alone: what `forget`, `export` and `import` part and join concepts by."""
+    REGIONS: bool
+    """Whether parts of its pictures can be painted over, as several concepts in one picture are drawn."""
+    UNSUPPORTED: Mapping[str, str]
+    """Methods' settings, by name, that mean nothing on its bases, and why."""
 
     def check(self, folder: Path) -> None:
         """Refuse models that lie in such a folder too, and that nothing could be learned on.
@@ -36,6 +51,9 @@ class FamilyModule(Protocol):
         Raises:
             ImportRefused: It is one.
         """
+
+    def family_in(self, folder: Path) -> Family:
+        """What a store must know of the model in a folder that was checked: `FAMILY`, or what of it is there."""
 
     def picture_side(self, configs: Mapping[str, Any]) -> int:
         """The side of the pictures that a base draws, in pixels, from its configurations by place.
@@ -71,6 +89,7 @@ class FamilyModule(Protocol):
 
         Raises:
             NotFound: It is another kind of model.
+            UsageError: Nothing can be computed from those alone; see `CLOSED_FORM`.
         """
 
 
@@ -92,9 +111,66 @@ def family_of(base: Base) -> FamilyModule:
     return find_family(base.family.name if base.family else UNSAID)
 
 
+def picture_sizes(base: Base, configs: Mapping[str, Any]) -> PictureSizes:
+    """Return at what sizes pictures can be learned on a base.
+
+    Args:
+        base: The base.
+        configs: Its configurations, by their place in the folder.
+
+    Raises:
+        StoreDamaged: They do not say.
+    """
+    side = family_of(base).picture_side(configs)
+    if side < _SMALLEST_SIDE:
+        return PictureSizes(side)
+    try:
+        return PictureSizes(side, _LATENT_STEP << (len(configs["vae/config.json"]["block_out_channels"]) - 1))
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged("the base's configurations do not say how its pictures are encoded") from None
+
+
 def facts_of(base: Base) -> Family:
     """Return what a store knows of its base's family."""
     return base.family or find_family(UNSAID).FAMILY
+
+
+def check_settings(family: str, settings: Any) -> None:
+    """Refuse a method's settings that mean nothing on the bases of a family.
+
+    Args:
+        family: Its name.
+        settings: A method's configuration, a dataclass.
+
+    Raises:
+        UsageError: One is set.
+    """
+    unsupported = find_family(family).UNSUPPORTED
+    for each in dataclasses.fields(settings):
+        if each.name in unsupported and getattr(settings, each.name) != each.default:
+            raise UsageError(
+                f"{each.name} cannot be set on this base: {unsupported[each.name]}",
+                hint=f"--set {each.name}={each.default}, or a preset without it",
+            )
+
+
+def check_closed_form(base: Base, what: str, hint: str) -> None:
+    """Refuse to part or to join concepts in closed form on a base where that is not known to hold.
+
+    Args:
+        base: The base.
+        what: What cannot be done, said of the base.
+        hint: What can.
+
+    Raises:
+        UsageError: It is such a base.
+    """
+    if not family_of(base).CLOSED_FORM:
+        raise UsageError(
+            f"on this base {what}: its joint attention mixes prompts and pictures in every layer, so what other "
+            "weights do to a prompt cannot be computed",
+            hint=hint,
+        )
 
 
 def recognized(folder: Path) -> FamilyModule:
@@ -116,5 +192,6 @@ def recognized(folder: Path) -> FamilyModule:
             return find_family(name)
     raise ImportRefused(
         "; ".join(map(str, refusals)),
-        hint="a base is Stable Diffusion 1.x, 2.x or SDXL's base model, as a diffusers folder or one file",
+        hint="a base is Stable Diffusion 1.x, 2.x or SDXL's base model, as a diffusers folder or one file, or Stable "
+        "Diffusion 3 or FLUX.1 as a diffusers folder",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.errors import ImportRefused, StoreDamaged
@@ -24,6 +25,9 @@ FAMILY = Family(
     targets=("unet/*.attn2.to_k.weight", "unet/*.attn2.to_v.weight"),
     token_tables={"text_encoder": "text_encoder/*embeddings.token_embedding.weight"},
 )
+CLOSED_FORM = True
+REGIONS = True
+UNSUPPORTED: Mapping[str, str] = MappingProxyType({})
 _CHANNELS = 4
 """Of the latents of every Stable Diffusion 1.x and 2.x model that draws from text alone."""
 _HINT = "a base is a Stable Diffusion 1.x or 2.x model that draws from text alone"
@@ -57,6 +61,11 @@ def check_channels(folder: Path, hint: str) -> None:
         raise ImportRefused(
             f"{folder}: its U-Net takes {channels} channels, as models for inpainting, depth and editing do", hint=hint
         )
+
+
+def family_in(folder: Path) -> Family:
+    """The facts of one folder: the same for all."""
+    return FAMILY
 
 
 def picture_side(configs: Mapping[str, Any]) -> int:

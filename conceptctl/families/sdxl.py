@@ -27,6 +27,9 @@ FAMILY = Family(
         "text_encoder_2": "text_encoder_2/*embeddings.token_embedding.weight",
     },
 )
+CLOSED_FORM = True
+REGIONS = True
+UNSUPPORTED = sd.UNSUPPORTED
 _HINT = "the base model of SDXL as a diffusers folder or one file; its refiner draws nothing from text alone"
 
 
@@ -41,6 +44,11 @@ def check(folder: Path) -> None:
     if not (folder / "text_encoder").exists():
         raise ImportRefused(f"{folder}: it has the second text encoder alone, as SDXL's refiner has", hint=_HINT)
     sd.check_channels(folder, _HINT)
+
+
+def family_in(folder: Path) -> Family:
+    """The facts of one folder: the same for all."""
+    return FAMILY
 
 
 def picture_side(configs: Mapping[str, Any]) -> int:

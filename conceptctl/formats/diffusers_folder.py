@@ -23,7 +23,7 @@ from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Concept, Generation, canonical
 from conceptctl.store.store import Store, unknown_concept
-from conceptctl.store.tensorfile import LazyTensor, Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor, TensorInfo
 
 FILE_MODE, FOLDER_MODE = 0o666, 0o777
 """What leaves a store is the user's to protect: the umask decides."""
@@ -214,16 +214,10 @@ class _Plan:
                 own = [weights.rows_by_table(tokens[each.uid], widths)[encoder] for each in concepts]
                 path, name, _ = found[table]
                 grown = _grown(weights.read_floats(path, name), dict(zip(numbers, own, strict=True)))
-                self._tables[table] = grown
+                self._tables |= dict.fromkeys((table, *_copies_of(table, found)), grown)
                 _describe_text_encoder(self._texts, encoder, len(grown))
         _leave_out_missing(self._texts, generation.base.files)
-        which = "all concepts"
-        if len(concepts) < len(generation.concepts):
-            which = "some of the concepts, " + (
-                "made to draw what they draw with the others," if sums else "which were learned on top of the others,"
-            )
-        text = model_card.card(generation, self._records, which=which, sampling=preset_of(generation.base).sampling)
-        self._texts["README.md"] = text.encode()
+        self._texts["README.md"] = self._card(concepts, made_whole=sums is not None).encode()
         self.size = SLACK + sum(
             (
                 *(ref.size for ref in generation.base.files.values()),
@@ -233,6 +227,19 @@ class _Plan:
             )
         )
         """How many bytes all of it takes, at most."""
+
+    def _card(self, concepts: Sequence[Concept], *, made_whole: bool) -> str:
+        """The folder's README."""
+        generation = self.generation
+        which = "all concepts"
+        if len(concepts) < len(generation.concepts):
+            which = "some of the concepts, " + (
+                "made to draw what they draw with the others,"
+                if made_whole
+                else "which were learned on top of the others,"
+            )
+        sampling, without = preset_of(generation.base).sampling, _without(self._texts)
+        return model_card.card(generation, self._records, which=which, sampling=sampling, without=without)
 
     def files(self) -> Iterator[tuple[str, Pieces, str]]:
         """Yield every file: its place, its bytes, and the digest they must have, or an empty string."""
@@ -273,6 +280,21 @@ def _texts(layout: Layout, generation: Generation) -> dict[str, bytes]:
     return {place: bytes(tensor.data) for place, tensor in tensors.items()}
 
 
+def _copies_of(table: str, found: Mapping[str, tuple[Path, str, TensorInfo]]) -> list[str]:
+    """The other places of a text encoder in which its token table stands: T5's is there twice in some files."""
+    path, name, info = found[table]
+    alike = [
+        other
+        for other, (_, _, theirs) in found.items()
+        if other != table and other.partition("/")[0] == table.partition("/")[0] and theirs.shape == info.shape
+    ]
+    return [
+        other
+        for other in alike
+        if np.array_equal(weights.read_floats(path, name), weights.read_floats(*found[other][:2]))
+    ]
+
+
 def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.Array:
     """Return the token table with a concept's row at each of the numbers; some bases have rows to spare."""
     grown = np.zeros((max(len(table), 1 + max(rows)), table.shape[1]), np.float32)
@@ -285,27 +307,29 @@ def _grown(table: weights.Array, rows: Mapping[int, weights.Array]) -> weights.A
 def _add_tokens(texts: dict[str, bytes], encoder: str, names: list[str]) -> list[int]:
     """Give a text encoder's tokenizer among a folder's texts the concepts' tokens, and return their numbers."""
     part = encoder.replace("text_encoder", "tokenizer")
-    from transformers import CLIPTokenizer
+    import transformers
 
-    from conceptctl.diffusion.prompts import MARKER, add_token
+    from conceptctl.diffusion.prompts import add_token, token_of
 
+    # Older releases of transformers have two classes of each, of which only this one reads `tokenizer.json`; in newer
+    # ones both names mean the same.
+    named = json.loads(texts["model_index.json"])[part][1]
+    kind = f"{named.removesuffix('Fast')}Fast"
     with tempfile.TemporaryDirectory(prefix="conceptctl-") as name:
         before, after = Path(name, "before"), Path(name, "after")
         before.mkdir()
         for place, data in texts.items():
             if place.startswith(f"{part}/"):
                 (before / Path(place).name).write_bytes(data)
-        tokenizer: Any = CLIPTokenizer.from_pretrained(before)
+        tokenizer: Any = getattr(transformers, kind).from_pretrained(before)
         numbers = [add_token(tokenizer, each) for each in names]
         tokenizer.save_pretrained(after)
         texts |= {f"{part}/{path.name}": base.without_host_paths(path) for path in sorted(after.iterdir())}
     place = f"{part}/added_tokens.json"
     added = json.loads(texts.get(place, b"{}"))
-    added |= {f"{MARKER}{each}".lower(): number for each, number in zip(names, numbers, strict=True)}
+    added |= {token_of(tokenizer, each): number for each, number in zip(names, numbers, strict=True)}
     texts[place] = canonical(added)
-    # Older releases of transformers have two classes, of which only this one reads `tokenizer.json`; in newer ones
-    # both names mean the same.
-    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", "CLIPTokenizerFast"]}))
+    _edit(texts, "model_index.json", lambda index: index.update({part: ["transformers", kind]}))
     return numbers
 
 
@@ -333,6 +357,14 @@ def _leave_out_missing(texts: dict[str, bytes], files: Mapping[str, BlobRef]) ->
             index["requires_safety_checker"] = False
 
     _edit(texts, "model_index.json", leave_out)
+
+
+def _without(texts: Mapping[str, bytes]) -> list[str]:
+    """The text encoders and tokenizers that an index names as not there."""
+    index = json.loads(texts["model_index.json"])
+    return [
+        part for part, value in index.items() if part.startswith(("text_encoder", "tokenizer")) and value[0] is None
+    ]
 
 
 def _edit(texts: dict[str, bytes], place: str, change: Callable[[dict[str, Any]], object]) -> None:

@@ -4,7 +4,8 @@
 |---|---|---|
 | `lora` | `lora_unet_PATH.lora_up.weight` (rows, r), `.lora_down.weight` (r, columns), `.alpha` = r | diffusers, ComfyUI, A1111, sd-scripts |
 | `diff` | `lora_unet_PATH.diff` (rows, columns) | ComfyUI, A1111; diffusers refuses it |
-| `embedding` | `emb_params` (1, width); with two text encoders `clip_l`, `clip_g` | all |
+| `lora` of a transformer | `transformer.PATH.lora_B.weight` (rows, r), `.lora_A.weight` (r, columns) | diffusers |
+| `embedding` | `emb_params` (1, width); with several text encoders `clip_l`, `clip_g`, `t5xxl` | all |
 
 PATH has `_` for every `.`: the module's name in diffusers, or with two text encoders the one of the original code, which
 is what LoRA trainers write for SDXL.
@@ -13,7 +14,7 @@ is what LoRA trainers write for SDXL.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,22 +62,43 @@ def lora(
         dtype: The type of the factors, as safetensors calls it.
         named: What a module is called, given its parameter path.
     """
+    factors, highest, error = _factored(deltas, rank)
+    tensors: dict[str, Tensor] = {}
+    for path, found in factors.items():
+        key = PREFIX + named(path).replace(".", "_")
+        tensors[f"{key}.lora_up.weight"] = as_tensor(found.up, dtype)
+        tensors[f"{key}.lora_down.weight"] = as_tensor(found.down, dtype)
+        # The scale is alpha over the rank: one.
+        tensors[f"{key}.alpha"] = as_tensor(np.array(highest, np.float32), dtype)
+    return Written(tensors, highest, error)
+
+
+def peft(deltas: Mapping[str, Array], *, rank: int | None = None, dtype: str = "F32") -> Written:
+    """Return a LoRA file's tensors as peft names them, which diffusers reads for every pipeline; see `lora`.
+
+    `COMPONENT.MODULE.lora_A.weight` (r, columns) and `.lora_B.weight` (rows, r), of scale 1.
+    """
+    factors, highest, error = _factored(deltas, rank)
+    tensors: dict[str, Tensor] = {}
+    for path, found in factors.items():
+        module = path.removesuffix(".weight").replace("/", ".")
+        tensors[f"{module}.lora_A.weight"] = as_tensor(found.down, dtype)
+        tensors[f"{module}.lora_B.weight"] = as_tensor(found.up, dtype)
+    return Written(tensors, highest, error)
+
+
+def _factored(deltas: Mapping[str, Array], rank: int | None) -> tuple[dict[str, Factors], int, float]:
+    """Factors of one rank, exact or truncated; that rank, and the error of all together."""
     if rank is None:
         factors = _exact(deltas)
     else:
         factors = {path: low_rank.truncated(delta, rank) for path, delta in deltas.items()}
     # One rank for all: diffusers takes one scale for a whole file, whatever each module's alpha says.
     highest = max((each.rank for each in factors.values()), default=0)
-    tensors: dict[str, Tensor] = {}
-    for path, each in factors.items():
-        key, found = PREFIX + named(path).replace(".", "_"), each.padded(highest)
-        tensors[f"{key}.lora_up.weight"] = as_tensor(found.up, dtype)
-        tensors[f"{key}.lora_down.weight"] = as_tensor(found.down, dtype)
-        # The scale is alpha over the rank: one.
-        tensors[f"{key}.alpha"] = as_tensor(np.array(highest, np.float32), dtype)
     sizes = {path: float(np.linalg.norm(delta)) ** 2 for path, delta in deltas.items()}
     wrong = sum(sizes[path] * each.error**2 for path, each in factors.items())
-    return Written(tensors, highest, (wrong / (sum(sizes.values()) or 1)) ** 0.5)
+    error = (wrong / (sum(sizes.values()) or 1)) ** 0.5
+    return {path: each.padded(highest) for path, each in factors.items()}, highest, error
 
 
 def _exact(deltas: Mapping[str, Array]) -> dict[str, Factors]:
@@ -99,17 +121,28 @@ def diff(deltas: Mapping[str, Array], *, dtype: str = "F32", named: Callable[[st
 
 
 EMBEDDING_KEYS: Mapping[int, tuple[str, ...]] = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
-"""What embeddings are called, by how many text encoders there are."""
+"""What embeddings are called, by how many text encoders of CLIP's there are."""
+T5_TABLE, T5_KEY = "/shared.weight", "t5xxl"
+"""How the path of T5's token table ends, and what ComfyUI calls its rows in an embedding."""
 
 
-def embedding(rows: Mapping[str, Array], *, dtype: str = "F32") -> dict[str, Tensor]:
+def embedding_keys(tables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what embeddings are called, in order, given the parameter path of each text encoder's token table."""
+    if not any(path.endswith(T5_TABLE) for path in tables.values()):
+        return EMBEDDING_KEYS[len(tables)]
+    clip = iter(EMBEDDING_KEYS[2])
+    return tuple(T5_KEY if path.endswith(T5_TABLE) else next(clip) for path in tables.values())
+
+
+def embedding(rows: Mapping[str, Array], *, dtype: str = "F32", keys: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Return an embedding file's tensors.
 
     Args:
         rows: One concept's row of each token table, (1, width), in the order of the text encoders.
         dtype: The type of the file, as safetensors calls it.
+        keys: What each is called; CLIP's by default, by how many there are.
     """
-    keys = EMBEDDING_KEYS[len(rows)]
+    keys = keys or EMBEDDING_KEYS[len(rows)]
     return {key: as_tensor(row, dtype) for key, row in zip(keys, rows.values(), strict=True)}
 
 

@@ -22,7 +22,14 @@ _TRAINERS_NAMES = {
 """What trainers of LoRAs call bases (kohya's `ss_base_model_version`), by modelspec's name."""
 
 
-def card(generation: Generation, records: Sequence[Record], *, which: str, sampling: Sampling) -> str:
+def card(
+    generation: Generation,
+    records: Sequence[Record],
+    *,
+    which: str,
+    sampling: Sampling,
+    without: Sequence[str] = (),
+) -> str:
     """Return the README of a checkpoint folder.
 
     Args:
@@ -30,7 +37,10 @@ def card(generation: Generation, records: Sequence[Record], *, which: str, sampl
         records: Where its concepts came from.
         which: Which of the generation's concepts these are, in words.
         sampling: What pictures are drawn with by default.
+        without: Text encoders and tokenizers that the pipeline may have and the folder has not, which diffusers wants
+            to be told.
     """
+    left_out = "".join(f", {name}=None" for name in without)
     tokens = [f"V*{record.name}" for record in records]
     prompt = f"a photo of {tokens[0]}" if tokens else "a photo of a cat"
     lines = [
@@ -39,11 +49,11 @@ def card(generation: Generation, records: Sequence[Record], *, which: str, sampl
         f"A checkpoint in diffusers' format, made by conceptctl {conceptctl.__version__}: the base",
         f"`{generation.base.name}` (sha256 of its tensors `{generation.base.sha256}`)",
         f"with {which} of generation {generation.seq} (`{generation.identity}`)",
-        "folded into the cross-attention of its U-Net, and one token a concept in its tokenizer.", "",
+        "folded into its attention to prompts, and one token a concept in each of its tokenizers.", "",
         "## Use", "",
         "```python",
         "from diffusers import DiffusionPipeline",
-        'pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")',
+        f'pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder"{left_out})',
         f"pipeline({json.dumps(prompt)}, num_inference_steps={sampling.steps},"
         f' guidance_scale={sampling.guidance}).images[0].save("picture.png")',
         "```", "",
@@ -137,6 +147,8 @@ def architecture(configs: Mapping[str, Any]) -> str:
     Args:
         configs: The base's configurations, by their place in its folder.
     """
+    if "unet/config.json" not in configs:
+        return ""
     if "text_encoder_2/config.json" in configs:
         return "stable-diffusion-xl-v1-base"
     width = configs.get("text_encoder/config.json", {}).get("hidden_size")

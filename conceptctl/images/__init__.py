@@ -1,1 +1,1 @@
-"""A user's pictures: what is refused, and how the rest become squares that a base can learn from."""
+"""A user's pictures: what is refused, and what the rest become that a base can learn from."""

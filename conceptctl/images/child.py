@@ -1,7 +1,7 @@
 """The child process that decodes: reads one request a line, answers with one reply, and writes no file.
 
 A reply is the length of its header and of its pixels (two big-endian 32-bit numbers), the header as JSON, the pixels.
-The header is `{"refused": reason}` or the fields of `Square` but for the pixels. Neither side runs or unpickles
+The header is `{"refused": reason}` or the fields of `Cropped` but for the pixels. Neither side runs or unpickles
 anything the other one says.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import files
-from conceptctl.images.pixels import Square, Wanted, read_square
+from conceptctl.images.pixels import Cropped, Wanted, read_cropped
 
 LENGTHS = struct.Struct(">II")
 MEBIBYTE = 1 << 20
@@ -31,19 +31,19 @@ def main() -> None:
         request = json.loads(line)
         _allow_seconds(seconds)
         try:
-            square = _read(request)
+            found = _read(request)
         except PicturesRefused as refusal:
             _reply({"refused": str(refusal)})
         except MemoryError:
             _reply({"refused": f"needs more than {memory // MEBIBYTE} MiB of memory to decode"})
         else:
-            header = {key: getattr(square, key) for key in ("size", "digest", "photographic", "notes")}
-            _reply(header, square.pixels)
+            header = {key: getattr(found, key) for key in ("size", "digest", "photographic", "notes")}
+            _reply(header, found.pixels)
 
 
-def _read(request: dict[str, Any]) -> Square:
+def _read(request: dict[str, Any]) -> Cropped:
     with files.open_regular(Path(request["path"]), follow=request["follow"]) as file:
-        return read_square(file, Wanted(**request["wanted"]))
+        return read_cropped(file, Wanted(**request["wanted"]))
 
 
 def _reply(header: dict[str, Any], pixels: bytes = b"") -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from conceptctl.errors import DeviceFailed, PicturesRefused
 from conceptctl.images.child import LENGTHS, MEBIBYTE
-from conceptctl.images.pixels import Square, Wanted
+from conceptctl.images.pixels import Cropped, Wanted
 
 _CHILD = "from conceptctl.images.child import main; main()"
 _LONGEST_PART = 64 * MEBIBYTE
@@ -58,7 +58,7 @@ class Decoder:
     ) -> None:
         self._end()
 
-    def square(self, path: Path, wanted: Wanted, *, follow: bool = False) -> Square:
+    def cropped(self, path: Path, wanted: Wanted, *, follow: bool = False) -> Cropped:
         """Return the middle of a picture at the wanted size.
 
         Args:
@@ -74,7 +74,7 @@ class Decoder:
         request = {"path": str(path.absolute()), "follow": follow, "wanted": dataclasses.asdict(wanted)}
         try:
             self._ask(child, request)
-            return self._answer(child, 3 * wanted.side**2)
+            return self._answer(child, wanted)
         except _NoAnswer as silence:
             self._end()
             late = silence.late or child.returncode == -signal.SIGXCPU
@@ -118,18 +118,19 @@ class Decoder:
         except BrokenPipeError:
             raise _NoAnswer from None
 
-    def _answer(self, child: subprocess.Popen[bytes], length: int) -> Square:
+    def _answer(self, child: subprocess.Popen[bytes], wanted: Wanted) -> Cropped:
         header, pixels = self._receive(child)
         if "refused" in header:
             raise PicturesRefused(str(header["refused"]))
         try:
             width, height = header["size"]
-            square = Square(pixels, (width, height), header["digest"], header["photographic"], tuple(header["notes"]))
-        except (LookupError, TypeError, ValueError):
+            found = Cropped(pixels, (width, height), header["digest"], header["photographic"], tuple(header["notes"]))
+            wide, high = wanted.bucket(found.size)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
             raise _NoAnswer from None
-        if len(pixels) != length:
+        if len(pixels) != 3 * wide * high:
             raise _NoAnswer
-        return square
+        return found
 
     def _receive(self, child: subprocess.Popen[bytes]) -> tuple[dict[str, Any], bytes]:
         until = time.monotonic() + self.limits.wall_seconds

@@ -8,9 +8,10 @@ from PIL import Image
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import captions, files
+from conceptctl.images.buckets import Size
 from conceptctl.images.decoder import Decoder, Limits
 from conceptctl.images.listing import NAME_A_FOLDER, Listing, list_folder, named
-from conceptctl.images.pixels import Square, Wanted
+from conceptctl.images.pixels import Cropped, Wanted
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Rules:
     """What a base and a command ask of pictures."""
 
     side: int
-    """Side of the square that is learned from, in pixels: the base's own size."""
+    """Side of the square that is learned from, in pixels."""
     min_side: int = 256
     """Shorter side a picture must have."""
     fewest: int = 1
@@ -29,6 +30,8 @@ class Rules:
     """Take the first frame of an animation."""
     follow_symlinks: bool = False
     """Read what symbolic links point to."""
+    step: int = 0
+    """Sides of what is learned from, where a picture is no square, are multiples of it; 0 where all become squares."""
     concepts: frozenset[str] = frozenset()
     """Names of the concepts that captions may speak of, the one that is learned included."""
     captioned: bool = True
@@ -42,20 +45,20 @@ class Picture:
     """A picture that may be learned from. It lives in memory only."""
 
     path: Path
-    size: tuple[int, int]
+    size: Size
     """Width and height of the whole upright picture."""
     notes: tuple[str, ...]
     """What was done to it beyond cropping its middle and scaling it."""
     caption: str | None
     """One line with `{token}` in it, where there is a text beside the picture."""
-    side: int
-    """Side of the square, in pixels."""
+    bucket: Size
+    """Width and height of what is learned from, in pixels."""
     pixels: bytes = field(repr=False)
-    """(side, side, 3), sRGB, 8 bits."""
+    """(height, width, 3), sRGB, 8 bits."""
 
     def image(self) -> Image.Image:
-        """Return the square as an RGB picture."""
-        return Image.frombytes("RGB", (self.side, self.side), self.pixels)
+        """Return what is learned from as an RGB picture."""
+        return Image.frombytes("RGB", self.bucket, self.pixels)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ def check_folder(
     limits: Limits | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Checked:
-    """Judge every file in a folder, and return the pictures as squares of the base's size.
+    """Judge every file in a folder, and return the pictures at the sizes that are learned from.
 
-    The square is the middle of the picture. Nothing is written; files are decoded in a process of their own.
+    What is learned from is the middle of a picture. Nothing is written; files are decoded in a process of their own.
 
     Args:
         folder: Where the pictures are; folders in it are not looked into.
@@ -128,14 +131,14 @@ def check_folder(
     if listing.folders:
         notes.append(f"not looked into: {', '.join(listing.folders)}")
     notes += listing.notes if rules.captioned else []
-    photographs = sum(square.photographic for _, square in found)
+    photographs = sum(cropped.photographic for _, cropped in found)
     return Checked(distinct, tuple(refusals), listing.ignored, tuple(notes), 2 * photographs > len(found))
 
 
 def _judge(
     listing: Listing, rules: Rules, limits: Limits | None, progress: Callable[[int, int], None]
-) -> tuple[list[tuple[Picture, Square]], list[Refusal]]:
-    found: list[tuple[Picture, Square]] = []
+) -> tuple[list[tuple[Picture, Cropped]], list[Refusal]]:
+    found: list[tuple[Picture, Cropped]] = []
     refused: list[Refusal] = []
     with Decoder(limits) as decoder:
         for done, path in enumerate(listing.candidates, start=1):
@@ -147,28 +150,28 @@ def _judge(
     return found, refused
 
 
-def _picture(path: Path, texts: list[Path], rules: Rules, decoder: Decoder) -> tuple[Picture, Square]:
+def _picture(path: Path, texts: list[Path], rules: Rules, decoder: Decoder) -> tuple[Picture, Cropped]:
     files.check_regular(path, follow=rules.follow_symlinks)
-    wanted = Wanted(rules.side, rules.min_side, rules.first_frame)
-    square = decoder.square(path, wanted, follow=rules.follow_symlinks)
-    caption, notes = None, square.notes
+    wanted = Wanted(rules.side, rules.min_side, rules.first_frame, rules.step)
+    found = decoder.cropped(path, wanted, follow=rules.follow_symlinks)
+    caption, notes = None, found.notes
     if texts and rules.captioned:
         follow = rules.follow_symlinks
         caption, note = captions.read_caption(texts, rules.concepts, rules.judge_caption, follow=follow)
         notes = (*notes, note) if note else notes
-    return Picture(path, square.size, notes, caption, rules.side, square.pixels), square
+    return Picture(path, found.size, notes, caption, wanted.bucket(found.size), found.pixels), found
 
 
-def _distinct(found: list[tuple[Picture, Square]]) -> tuple[tuple[Picture, ...], list[str]]:
+def _distinct(found: list[tuple[Picture, Cropped]]) -> tuple[tuple[Picture, ...], list[str]]:
     """Return one of each set of equal pictures, one with a caption where there is one, and a note for each other."""
     kept: dict[str, Picture] = {}
-    for picture, square in found:
-        known = kept.setdefault(square.digest, picture)
+    for picture, cropped in found:
+        known = kept.setdefault(cropped.digest, picture)
         if known.caption is None and picture.caption is not None:
-            kept[square.digest] = picture
+            kept[cropped.digest] = picture
     notes: list[str] = []
-    for picture, square in found:
-        if (known := kept[square.digest]) is not picture:
+    for picture, cropped in found:
+        if (known := kept[cropped.digest]) is not picture:
             same = f"the same pixels as {files.printable(known.path.name)}, counted once"
             unused = ", its caption not used" if picture.caption not in (None, known.caption) else ""
             notes.append(f"{_shown(picture.path)}: {same}{unused}")

@@ -1,4 +1,4 @@
-"""One picture file to one upright sRGB square. Runs in the child process, where a decoder may do its worst."""
+"""One picture file to upright sRGB pixels of some size. Runs in the child process, where a decoder may do its worst."""
 
 import errno
 import hashlib
@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, ImageStat
 
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import files
+from conceptctl.images.buckets import ENOUGH, Size, bucket_of, cover, enlarges
 from conceptctl.images.profiles import png_profile
 
 FULL_PIXELS = 50_000_000
@@ -25,7 +26,7 @@ MOST_OTHERWISE = 200_000_000
 MOST_IN_SCANS = 250_000_000
 """Of a progressive JPEG, whose decoder holds all of it until the last scan."""
 WIDEST = 4
-"""Longer side over shorter side: beyond it the square shows too little of the picture."""
+"""Longer side over shorter side: beyond it the square shows too little of a picture, and no bucket is as long."""
 
 SAME_LEVEL = 2
 """Levels by which one colour may vary and still be one: what resampling and JPEG make of it."""
@@ -68,19 +69,25 @@ class Wanted:
     """What a picture must be, and become."""
 
     side: int
-    """Side of the square, in pixels: the base's own size."""
+    """Side of the square, in pixels."""
     min_side: int
     """Shorter side a picture must have."""
     first_frame: bool
     """Take the first frame of an animation instead of refusing it."""
+    step: int = 0
+    """Sides of other pictures than the square are multiples of it; 0 where all become squares."""
+
+    def bucket(self, size: Size) -> Size:
+        """What a picture of some size becomes; see `buckets.bucket_of`."""
+        return bucket_of(size, self.side, self.step)
 
 
 @dataclass(frozen=True)
-class Square:
-    """The middle of a picture, at the base's size."""
+class Cropped:
+    """The middle of a picture, at the wanted size."""
 
     pixels: bytes
-    """(side, side, 3), sRGB, 8 bits."""
+    """(height, width, 3), sRGB, 8 bits."""
     size: tuple[int, int]
     """Width and height of the whole upright picture."""
     digest: str
@@ -91,7 +98,7 @@ class Square:
     """What was done to it beyond cropping and scaling."""
 
 
-def read_square(file: BinaryIO, wanted: Wanted) -> Square:
+def read_cropped(file: BinaryIO, wanted: Wanted) -> Cropped:
     """Decode a file that is open at its beginning.
 
     Raises:
@@ -107,7 +114,7 @@ def read_square(file: BinaryIO, wanted: Wanted) -> Square:
                 header.verify()
         with _opened(file, name) as picture:
             whole, size = _upright_srgb(picture, notes)
-        return _square(whole, size, wanted, notes)
+        return _cropped(whole, size, wanted, notes)
 
 
 @contextmanager
@@ -147,8 +154,9 @@ def _check_header(picture: Image.Image, wanted: Wanted) -> list[str]:
         raise PicturesRefused(f"{width} x {height} pixels: too small, the shorter side must have {wanted.min_side}")
     if max(width, height) > WIDEST * min(width, height):
         raise PicturesRefused(f"{width} x {height} pixels: more than {WIDEST} times as long as wide")
-    if min(width, height) < wanted.side:
-        notes.append(f"enlarged: the base draws {wanted.side} x {wanted.side} pixels")
+    if enlarges(picture.size, wanted.bucket(picture.size)):
+        about = f"the base draws {wanted.side} x {wanted.side} pixels"
+        notes.append(f"enlarged: {f'about {wanted.side**2} pixels are learned from' if wanted.step else about}")
     return notes
 
 
@@ -294,13 +302,15 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return all(high <= SRGB_LEVELS for _, high in shift.extrema)
 
 
-def _square(whole: Image.Image, size: tuple[int, int], wanted: Wanted, notes: list[str]) -> Square:
-    side = wanted.side
-    middle = ImageOps.fit(whole, (side, side), Image.Resampling.LANCZOS)
+def _cropped(whole: Image.Image, size: Size, wanted: Wanted, notes: list[str]) -> Cropped:
+    bucket = wanted.bucket(size)
+    middle = ImageOps.fit(whole, bucket, Image.Resampling.LANCZOS)
     if all(high - low <= SAME_LEVEL for low, high in ImageStat.Stat(middle).extrema):
-        raise PicturesRefused("one colour all over the square that would be learned from")
+        raise PicturesRefused("one colour all over the part that would be learned from")
+    if wanted.step and (share := cover(size, bucket)) < ENOUGH:
+        notes.append(f"cut to its middle: {100 * share:.0f} % of it is learned from")
     thumbnail = middle.resize((64, 64), Image.Resampling.LANCZOS)
     colours = len(thumbnail.getcolors(64 * 64) or ())
     digest = hashlib.sha256(f"{whole.width} x {whole.height}:".encode())
     digest.update(whole.tobytes())
-    return Square(middle.tobytes(), size, digest.hexdigest(), colours > PHOTO_COLOURS, tuple(notes))
+    return Cropped(middle.tobytes(), size, digest.hexdigest(), colours > PHOTO_COLOURS, tuple(notes))

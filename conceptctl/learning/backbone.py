@@ -14,17 +14,39 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from conceptctl.learning.weights import TokenRows
+from conceptctl.learning.weights import TableNumbers, TokenRows
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Condition = Any
-"""What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in."""
+"""What a family's network is told beside its input: hidden states, pooled states, sizes; only the family looks in.
+
+Of a batch's condition, `condition[part]` is that of a slice of its samples.
+"""
 Sampler = Callable[[Sequence[int]], "list[Image.Image]"]
 """Draws one picture a seed, all of them together."""
 Watch = Callable[[float], None]
 """Told after every denoising step what share of the pictures that are being drawn is done."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a picture was made: a whole one scaled, and a part of that cut out. Widths and heights, in pixels."""
+
+    original: tuple[int, int]
+    """Of the whole one, as it was."""
+    corner: tuple[int, int]
+    """What was cut off on the left and above, after scaling."""
+    size: tuple[int, int]
+    """Of what is left."""
+
+    @classmethod
+    def middle(cls, original: tuple[int, int], size: tuple[int, int]) -> Crop:
+        """The middle of a picture, as much of it as there can be."""
+        scale = max(size[0] / original[0], size[1] / original[1])
+        left, top = (round((whole * scale - part) / 2) for whole, part in zip(original, size, strict=True))
+        return cls(original, (left, top), size)
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class Noised:
     inputs: Tensor
     """What the network is given, (B, ...)."""
     timesteps: Tensor
-    """(B,), integers."""
+    """(B,), as the network counts time."""
     target: Tensor
     """What it should predict, (B, ...), fp32."""
 
@@ -83,8 +105,8 @@ class Conditions(Protocol):
     def of_examples(self, indices: Tensor) -> Condition:
         """The conditions of some examples, given by their indices (B,) on the CPU."""
 
-    def of_prompt(self, prompt: str, count: int) -> Condition:
-        """One prompt for so many samples."""
+    def of_prompt(self, prompt: str, indices: Tensor) -> Condition:
+        """One prompt in the place of those of some examples."""
 
 
 class TextSide(Protocol):
@@ -93,17 +115,20 @@ class TextSide(Protocol):
     device: torch.device
 
     def token_tables(self) -> Mapping[str, nn.Embedding]:
-        """The token table of each text encoder, by name; one token has the same number in all."""
+        """The token table of each text encoder, by name."""
 
     def tokenizer(self) -> Any:
-        """The tokenizer that prompts are counted and cut off by."""
+        """The tokenizer that prompts are counted and cut off by: of several, the one that reads least."""
 
     def add_token(self, name: str, rows: TokenRows) -> int:
-        """Give the model one concept's token; returns its number.
+        """Give the model one concept's token; returns its number in the first table, by which it is known from then on.
 
         Raises:
-            AlreadyExists: The tokenizer has this token already.
+            AlreadyExists: A tokenizer has this token already.
         """
+
+    def token_numbers(self, token_ids: Sequence[int]) -> TableNumbers:
+        """The rows of some tokens in each table, given what `add_token` returned of them."""
 
     def set_token(self, token_id: int, rows: TokenRows) -> None:
         """Replace the rows, (1, D) by table, of one token."""
@@ -173,8 +198,14 @@ class Backbone(TextSide, Protocol):
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as what the network is trained on, (N, ...), fp32, on the device."""
 
-    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int]) -> Conditions:
-        """Prepare prompts, one for each example; the rows of the given tokens are being learned."""
+    def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> Conditions:
+        """Prepare prompts, one for each example.
+
+        Args:
+            prompts: The prompts.
+            token_ids: The tokens whose rows are being learned.
+            crops: How each example's picture was made, for networks that are told; () for whole pictures.
+        """
 
     def objective(
         self, noising: Noising, *, autocast: Callable[[], AbstractContextManager[None]] = nullcontext

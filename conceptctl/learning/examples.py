@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conceptctl.learning.backbone import Crop
+
 _SHOWN = 8
 
 
@@ -15,11 +17,13 @@ _SHOWN = 8
 class Examples:
     """Latents with a prompt each: the concept's, and auxiliary ones that it is learned beside."""
 
-    latents: Tensor
-    """(N, C, H, W), fp32, on the device."""
+    latents: Tensor | Sequence[Tensor]
+    """(N, C, H, W), fp32, on the device; where their shapes differ N of (C, H, W)."""
     prompts: Sequence[str]
     concept: int
     """How many of them, the first ones, are the concept's."""
+    crops: Sequence[Crop] = ()
+    """What pictures they are of; nothing where that is all of them, at the size that they have."""
 
     def choose(self, concept: int, auxiliary: int, generator: torch.Generator) -> Tensor:
         """Draw the examples of a step: so many of each kind, where there are any; indices (B,) on the CPU."""
@@ -30,9 +34,34 @@ class Examples:
         theirs = torch.randint(self.concept, everything, (auxiliary,), generator=generator)
         return torch.cat([ours, theirs])
 
-    def shown(self) -> Tensor:
-        """A few of the concept's, spread evenly, on which errors can be measured; indices on the CPU."""
-        return torch.linspace(0, self.concept - 1, min(_SHOWN, self.concept)).long()
+    def by_shape(self, indices: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The latents of some examples, those of one shape together.
+
+        Args:
+            indices: Of the examples, (B,), on the CPU.
+
+        Returns:
+            For each shape, in the order in which they come: the indices (b,) and the latents (b, C, H, W).
+        """
+        if isinstance(self.latents, Tensor):
+            return [(indices, self.latents[indices.to(self.latents.device, non_blocking=True)])]
+        groups: dict[torch.Size, list[int]] = {}
+        for index in indices.tolist():
+            groups.setdefault(self.latents[index].shape, []).append(index)
+        return [
+            (torch.tensor(group), torch.stack([self.latents[index] for index in group])) for group in groups.values()
+        ]
+
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """A few of the concept's, on which errors can be measured: spread evenly over those of the commonest shape.
+
+        Returns:
+            Their indices on the CPU, and their latents.
+        """
+        own, _ = max(self.by_shape(torch.arange(self.concept)), key=lambda group: len(group[0]))
+        places = torch.linspace(0, len(own) - 1, min(_SHOWN, len(own))).long()
+        ((indices, latents),) = self.by_shape(own[places])
+        return indices, latents
 
 
 def _some(of: int, count: int, generator: torch.Generator) -> Tensor:

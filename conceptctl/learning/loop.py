@@ -164,7 +164,7 @@ def _prepared(
     with (
         backbone.training_attention(casts(accelerator)),
         adapted(backbone.targets()) as weights,
-        token_override(backbone.token_tables(), token_ids) as tokens,
+        token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids)) as tokens,
     ):
         yield Run(backbone, weights, tokens, trainable, examples, accelerator, micro_batch)
 

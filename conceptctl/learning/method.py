@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from conceptctl.learning.backbone import Noised, Noising
+from conceptctl.learning.backbone import Noising
 from conceptctl.learning.weights import Deltas, Shape, TokenRows
 
 Losses = Mapping[str, Tensor]
@@ -23,6 +23,8 @@ State = Mapping[str, Tensor]
 ParameterGroups = Sequence[Mapping[str, Any]]
 """What an optimizer takes: parameters with their learning rate, and `eps` where it matters; `factors` where they are
 stacks of matrices that Muon may train."""
+Predicted = Tensor | tuple[Tensor, ...]
+"""What a network predicts of a batch, (B, ...): of the pictures of each shape by themselves where there are several."""
 
 PROMPTS = ("plain", "described")
 """What pictures without a caption are learned under: the method's prompt, or also with what is around the concept."""
@@ -174,6 +176,8 @@ class Earlier:
     """A teacher: what turns the model of now into that of just after this task; read when it is asked for."""
     contains: tuple[str, ...] = ()
     """The tasks whose change its own increment contains, by uid."""
+    consolidated: bool = False
+    """Whether its increment is in weights that were solved for when another concept was forgotten, not by itself."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,10 @@ class Task:
     """R of shape (D2, k): the second-moment factor of prompts that are to stay as they are; see `parts.penalties`."""
     output_energy: Mapping[str, Tensor] = field(default_factory=dict)
     """What the targets make of those before this task, |W R|^2 by path."""
+    to_base: Callable[[], Deltas] = Deltas
+    """What turns the weights of now into the base's, by path: of all targets, or of none; read when it is asked for."""
+    words: Callable[[TokenRows], Tensor] | None = None
+    """Gives the hidden states (s, D2) of the prompt's words from its token on, with given rows of that."""
 
 
 class Step(Protocol):
@@ -209,13 +217,12 @@ class Step(Protocol):
     progress: float
     """The share of the phase's steps that are done, 0 to 1."""
     generator: torch.Generator
-    noised: Noised
 
     @property
     def deltas(self) -> Deltas:
         """The step's deltas, drawn once, with their graph."""
 
-    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Predicted:
         """Run the network on the batch.
 
         Args:
@@ -223,8 +230,11 @@ class Step(Protocol):
             deltas: A teacher's, put on in place of the step's own: then nothing has a gradient.
         """
 
-    def errors(self, predicted: Tensor) -> Tensor:
+    def errors(self, predicted: Predicted) -> Tensor:
         """The mean squared error of each sample, all times counting alike, (B,)."""
+
+    def differences(self, first: Predicted, second: Predicted) -> Tensor:
+        """The mean squared difference of two predictions of each sample, (B,)."""
 
     def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
         """Predict, and return each sample's loss as it is trained on, (B,)."""
@@ -264,6 +274,9 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
     """Where it is described."""
+    trained_on: ClassVar[str] = "previous"
+    """What concepts are learned on: all that was learned before (`previous`), or the base alone (`pretrained`). Then
+    the reference states are those of the base, and what is attached takes `Task.to_base` along."""
     prompt: ClassVar[str] = "a photo of a {token} {word}"
     """What pictures without a caption are learned under; STAMINA and C-LoRA leave out the class word. See `PROMPTS`."""
     configuration: ClassVar[type[Config]] = Config

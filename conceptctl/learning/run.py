@@ -7,16 +7,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from conceptctl.errors import DeviceFailed
-from conceptctl.learning.backbone import Backbone, Conditions, Objective
+from conceptctl.learning.backbone import Backbone, Conditions, Noised, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.method import Losses, Phase, Schedule, Trainable
+from conceptctl.learning.method import Losses, Phase, Predicted, Schedule, Trainable
 from conceptctl.learning.optim import leaves_out, make_optimizers, make_schedules
 from conceptctl.learning.processes import agree, casts, part_of
 from conceptctl.learning.scaling import LossScaler
@@ -99,20 +101,20 @@ class Run:
         if not any(parameter.requires_grad for parameter in self.trainable.token.parameters()):
             # No row changes any more: every prompt is encoded once.
             self.tokens.rows = self.trainable.tokens()
-            self.conditions = self.backbone.conditions(self.examples.prompts, ())
+            self.conditions = self.backbone.conditions(self.examples.prompts, (), self.examples.crops)
         self.schedules = make_schedules(self.optimizers, schedule, self.step - begin)
 
     def _make_objective(self, schedule: Schedule) -> None:
         """Make conditions and objective, the same in a resumed run: of the model as it was before the training."""
         self.tokens.rows = {}
         self.weights.put(Deltas())
-        self.conditions = self.backbone.conditions(self.examples.prompts, self.tokens.token_ids)
+        examples = self.examples
+        self.conditions = self.backbone.conditions(examples.prompts, self.tokens.token_ids, examples.crops)
         batch = schedule.batch_size + schedule.auxiliary_batch
         portion = min(batch, self.micro_batch or batch)
-        shown = self.examples.shown()
-        latents = self.examples.latents[shown.to(self.examples.latents.device)]
         self.objective = self.backbone.objective(schedule.noising(), autocast=self.accelerator.autocast)
         if schedule.timestep_sampling == "importance":
+            shown, latents = examples.shown()
             self.objective.importance_sample(latents, self.conditions.of_examples(shown), portion)
 
     def restore_weights(self) -> None:
@@ -268,7 +270,10 @@ class Run:
 
 
 class BatchStep:
-    """One portion of a step: what is drawn for it, and what is asked of it."""
+    """One portion of a step: what is drawn for it, and what is asked of it.
+
+    Samples of one shape go through the network together, those of each shape after those of another.
+    """
 
     divided = 1
     """In how many parts the portion goes through the network, one after the other."""
@@ -279,12 +284,25 @@ class BatchStep:
         self.progress = run.done / schedule.steps
         chosen = run.examples.choose(schedule.batch_size, schedule.auxiliary_batch, generator)
         self.count = len(chosen)
-        latents = run.examples.latents[chosen.to(run.examples.latents.device, non_blocking=True)]
-        self.noised = run.objective.corrupt(latents, generator)
-        self.chosen = chosen
+        groups = run.examples.by_shape(chosen)
+        # Every process draws all of the noise, so that each draws the same.
+        noised = [run.objective.corrupt(latents, generator) for _, latents in groups]
+        self.chosen = torch.cat([indices for indices, _ in groups])
+        self.noised: list[Noised] = noised
+        """Those of each shape; in the order of `chosen`."""
         if run.accelerator.num_processes > 1:
-            part = part_of(run.accelerator, self.count)
-            self.noised, self.chosen = run.objective.part_of(self.noised, part), chosen[part]
+            self._keep(part_of(run.accelerator, self.count))
+
+    def _keep(self, part: slice) -> None:
+        """Leave some of the samples only: of those of each shape what is in the part."""
+        counts = [len(each.timesteps) for each in self.noised]
+        self.chosen = self.chosen[part]
+        self.noised = [
+            self.noised[index]
+            if own == slice(0, counts[index])
+            else self.run.objective.part_of(self.noised[index], own)
+            for index, own in _parts(part, counts)
+        ]
 
     def parts(self, count: int) -> Iterator[BatchStep]:
         """The same portion in so many parts, where memory does not hold all of it.
@@ -300,8 +318,8 @@ class BatchStep:
             self.generator.set_state(random)
             part = copy.copy(self)
             of_all = slice(size * index // count, size * (index + 1) // count)
-            part.noised, part.chosen = self.run.objective.part_of(self.noised, of_all), self.chosen[of_all]
             part.divided = count
+            part._keep(of_all)
             yield part
 
     @cached_property
@@ -309,7 +327,7 @@ class BatchStep:
         """The step's deltas, drawn once, with their graph."""
         return self.run.trainable.deltas(self.generator)
 
-    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Predicted:
         """Run the network on the batch; see `Step`."""
         if deltas is None:
             return self._predict(prompt, self.deltas)
@@ -319,33 +337,62 @@ class BatchStep:
         self._put(self.deltas)
         return predicted
 
-    def _predict(self, prompt: str | None, deltas: Deltas) -> Tensor:
+    def _predict(self, prompt: str | None, deltas: Deltas) -> Predicted:
         run = self.run
         self._put(deltas)
         run.tokens.rows = run.trainable.tokens()
         condition = (
-            run.conditions.of_examples(self.chosen)
-            if prompt is None
-            else run.conditions.of_prompt(prompt, len(self.chosen))
+            run.conditions.of_examples(self.chosen) if prompt is None else run.conditions.of_prompt(prompt, self.chosen)
         )
-        return run.objective.predict(self.noised, condition)
+        if len(self.noised) == 1:
+            return run.objective.predict(self.noised[0], condition)
+        ends = list(accumulate(len(each.timesteps) for each in self.noised))
+        places = map(slice, [0, *ends], ends)
+        return tuple(
+            run.objective.predict(noised, condition[place]) for noised, place in zip(self.noised, places, strict=True)
+        )
 
     def _put(self, deltas: Deltas) -> None:
         self.run.weights.put(deltas, torch.bfloat16 if casts(self.run.accelerator) else None)
 
-    def errors(self, predicted: Tensor) -> Tensor:
+    def errors(self, predicted: Predicted) -> Tensor:
         """The mean squared error of each sample; see `Step`."""
-        return self.run.objective.errors(predicted, self.noised)
+        return _over_shapes(self.run.objective.errors, predicted, self.noised)
+
+    def differences(self, first: Predicted, second: Predicted) -> Tensor:
+        """The mean squared difference of two predictions of each sample; see `Step`."""
+        return _over_shapes(_mean_squared_difference, first, second)
 
     def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
         """Predict, and return each sample's loss; see `Step`."""
-        return self.run.objective.loss(self.predict(prompt, deltas=deltas), self.noised)
+        return _over_shapes(self.run.objective.loss, self.predict(prompt, deltas=deltas), self.noised)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of one value a sample over the whole batch; see `Step`."""
         parts = self.run.accelerator.num_processes * self.divided
         # The mean over processes and parts, which gradients get, of this is that of all samples, however unequal those.
         return values.mean() if parts == 1 else values.sum() * (parts / self.count)
+
+
+def _parts(part: slice, counts: Sequence[int]) -> list[tuple[int, slice]]:
+    """A part of a batch in groups of so many samples: of which groups it has which samples."""
+    begins = accumulate(counts, initial=0)
+    found = [
+        (index, slice(max(0, part.start - begin), min(count, part.stop - begin)))
+        for index, (begin, count) in enumerate(zip(begins, counts, strict=False))
+    ]
+    return [(index, own) for index, own in found if own.start < own.stop]
+
+
+def _over_shapes(of: Callable[[Tensor, Any], Tensor], predicted: Predicted, other: Any) -> Tensor:
+    """Ask something of the samples of each shape, and put the answers (b,) behind one another: (B,)."""
+    if isinstance(predicted, Tensor):
+        return of(predicted, other if isinstance(other, Tensor) else other[0])
+    return torch.cat([of(*each) for each in zip(predicted, other, strict=True)])
+
+
+def _mean_squared_difference(first: Tensor, second: Tensor) -> Tensor:
+    return functional.mse_loss(first, second, reduction="none").flatten(1).mean(dim=1)
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -15,6 +15,8 @@ Paths = tuple[str, ...]
 Shape = tuple[int, int]
 TokenRows = Mapping[str, Tensor]
 """Rows of token tables, (tokens, D) by the name of the table: one row for each token that is learned."""
+TableNumbers = Mapping[str, Sequence[int]]
+"""Which row of each token table is some tokens', in their order: tokenizers with other vocabularies count otherwise."""
 
 
 def grouped_by_shape(shapes: Mapping[str, Shape]) -> dict[Paths, Shape]:
@@ -114,8 +116,8 @@ def adapted(projections: Mapping[str, nn.Linear]) -> Iterator[Adapted]:
 class TokenOverride:
     """Where learned rows stand in for those of token tables."""
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self.token_ids = tuple(token_ids)
+    def __init__(self, token_ids: Sequence[int], numbers: TableNumbers) -> None:
+        self.token_ids, self.numbers = tuple(token_ids), numbers
         self.rows: TokenRows = {}
 
     def hook(self, table: str) -> _TableHook:
@@ -132,13 +134,15 @@ class _TableHook:
         rows = self.override.rows.get(self.table)
         if rows is None:
             return output
-        for token_id, row in zip(self.override.token_ids, rows.split(1), strict=True):
-            output = torch.where((inputs[0] == token_id)[..., None], row.to(output.dtype), output)
+        for number, row in zip(self.override.numbers[self.table], rows.split(1), strict=True):
+            output = torch.where((inputs[0] == number)[..., None], row.to(output.dtype), output)
         return output
 
 
 @contextmanager
-def token_override(tables: Mapping[str, nn.Embedding], token_ids: Sequence[int]) -> Iterator[TokenOverride]:
+def token_override(
+    tables: Mapping[str, nn.Embedding], token_ids: Sequence[int], numbers: TableNumbers
+) -> Iterator[TokenOverride]:
     """Let tensors of their own stand in for rows of token tables, so that no other row can ever move.
 
     Training a table itself and masking its gradient leaves every other row to weight decay and to the optimizer's
@@ -146,9 +150,10 @@ def token_override(tables: Mapping[str, nn.Embedding], token_ids: Sequence[int])
 
     Args:
         tables: Token tables by name.
-        token_ids: The tokens whose rows are replaced; the same in every table.
+        token_ids: The tokens whose rows are replaced.
+        numbers: The same tokens' rows in each table; see `learning.backbone.TextSide.token_numbers`.
     """
-    override = TokenOverride(token_ids)
+    override = TokenOverride(token_ids, numbers)
     handles = [module.register_forward_hook(override.hook(table)) for table, module in tables.items()]
     try:
         yield override

@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "stamina": "stamina:Stamina",
+        "ti": "ti:Ti",
         "ti++": "ti_plus_plus:TiPlusPlus",
+        "cd": "cd:Cd",
+        "cd-merged": "cd_merged:CdMerged",
+        "cd-ewc": "cd_ewc:CdEwc",
         "lora": "lora:Lora",
+        "lora-merge": "lora_merge:LoraMerge",
+        "lora-orthogonal": "lora_orthogonal:LoraOrthogonal",
+        "c-lora": "c_lora:CLora",
         "ewc": "ewc:Ewc",
         "ewc-dc": "ewc_dc:EwcDc",
         "dsc": "dsc:Dsc",
+        "dsc-ewc": "dsc_ewc:DscEwc",
+        "dsc-ewc-dc": "dsc_ewc_dc:DscEwcDc",
+        "vera": "vera:Vera",
+        "vera-ewc": "vera_ewc:VeraEwc",
+        "vera-ewc-dc": "vera_ewc_dc:VeraEwcDc",
     }
 )
 """Every method, by the module in `methods/` and the class in it."""

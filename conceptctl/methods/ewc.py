@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from conceptctl.learning.method import Losses, Step, Task
 from conceptctl.parts.consolidation.fisher import FisherMethod
 
 
@@ -11,7 +10,3 @@ class Ewc(FisherMethod):
 
     name = "ewc"
     paper = "Mining your own secrets (2024), section 3.1; EWC: Kirkpatrick et al. 2017"
-
-    def ewc_loss(self, step: Step, task: Task) -> Losses:
-        """The denoising loss."""
-        return {"denoising": step.mean(step.loss())}

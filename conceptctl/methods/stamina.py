@@ -7,13 +7,19 @@ from dataclasses import dataclass
 import torch
 
 from conceptctl.errors import UsageError
-from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
+from conceptctl.learning.method import Adapter, Losses, Method, Step, Task, Trainable
 from conceptctl.parts import preservation
 from conceptctl.parts.adapters.masked import Masked
+from conceptctl.parts.adapters.soft_masked import SoftMasked
 from conceptctl.parts.masks import FORMS
 from conceptctl.parts.penalties import forgetting, sparsity
 from conceptctl.parts.preservation import make_low_rank, preservation_loss
-from conceptctl.parts.tokens import TokenMlp
+from conceptctl.parts.tokens import TokenEmbedding, TokenMlp
+
+NO_MASK = "none"
+MASKINGS = {"gumbel": Masked, "sigmoid": SoftMasked}
+EMBEDDINGS = ("mlp", "row")
+"""What trains for the token: with `NO_MASK`, `sigmoid` and a weight of 0, the paper's ablations (table 2b)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,11 @@ class Config(preservation.Config):
     """STAMINA's settings; values from section 5 and appendix D where the paper has them."""
 
     mask: str = "low-rank"
-    """What the mask's logits are made of: low-rank, literal, collapsed or direct."""
+    """What the mask's logits are made of: low-rank, literal, collapsed or direct; none for no mask."""
+    masking: str = "gumbel"
+    """What becomes of the logits: a hard mask (gumbel), or the paper's ablation of it (sigmoid)."""
+    embedding: str = "mlp"
+    """What the token's row comes out of: an MLP, or itself alone (row)."""
     mask_learning_rate: float = 5e-4
     """Step size of the mask."""
     temperature: float = 0.5
@@ -51,35 +61,44 @@ class Stamina(Method):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if config.mask not in FORMS:
-            raise UsageError(f"there is no mask {config.mask!r}", hint="masks: " + ", ".join(FORMS))
+        for what, chosen, words in (
+            ("mask", config.mask, (*FORMS, NO_MASK)),
+            ("masking", config.masking, MASKINGS),
+            ("embedding", config.embedding, EMBEDDINGS),
+        ):
+            if chosen not in words:
+                raise UsageError(f"there is no {what} {chosen!r}", hint=f"{what}: " + ", ".join(words))
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters, masks and the token's MLP."""
         config = self.config
         generator = torch.Generator().manual_seed(task.seed)
-        masked = Masked(
-            make_low_rank(task, config, generator, config.init_std),
-            config.mask,
-            config.rank,
-            config.mask_learning_rate,
-            config.temperature,
-            config.mask_logit_mean,
-            config.mask_logit_std,
-            generator=generator,
-        )
-        return Trainable(masked, TokenMlp(task.token_start, generator=generator), config.token_learning_rate)
+        # Without a mask that needs a gradient it begins as LoRA does.
+        low_rank = make_low_rank(task, config, generator, 0.0 if config.mask == NO_MASK else config.init_std)
+        adapter: Adapter = low_rank
+        if config.mask != NO_MASK:
+            adapter = MASKINGS[config.masking](
+                low_rank,
+                config.mask,
+                config.rank,
+                config.mask_learning_rate,
+                config.temperature,
+                config.mask_logit_mean,
+                config.mask_logit_std,
+                generator=generator,
+            )
+        by_itself = config.embedding == "row"
+        token = TokenEmbedding(task.token_start) if by_itself else TokenMlp(task.token_start, generator=generator)
+        return Trainable(adapter, token, config.token_learning_rate)
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
-        adapter = trainable.adapter
-        assert isinstance(adapter, Masked)
-        deltas, config = step.deltas, self.config
-        rise = min(1.0, step.progress / config.sparsity_warmup) if config.sparsity_warmup else 1.0
-        losses = {
-            **preservation_loss(step, task, config),
-            "sparsity": config.sparsity_weight * rise * sparsity(adapter.densities),
-        }
+        # The masks are drawn with the deltas.
+        deltas, adapter, config = step.deltas, trainable.adapter, self.config
+        losses = dict(preservation_loss(step, task, config))
+        if isinstance(adapter, Masked):
+            rise = min(1.0, step.progress / config.sparsity_warmup) if config.sparsity_warmup else 1.0
+            losses["sparsity"] = config.sparsity_weight * rise * sparsity(adapter.densities)
         if task.change:
             losses["forgetting"] = config.forgetting_weight * forgetting(deltas, task.change)
         return losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
+from typing import Any
 
 from conceptctl.report.content import Chart, Picture, Report
 
@@ -12,21 +13,27 @@ TEMPLATE = "report.html.j2"
 
 def page(report: Report) -> str:
     """Write a report as HTML; all text in it is escaped."""
-    from jinja2 import Environment, StrictUndefined
+    return rendered(TEMPLATE, report=report, charts=[chart for chart in report.charts if chart.tells])
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Fill in one of the templates beside this file, with charts drawn and pictures in the page."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     from conceptctl.report import charts
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
+    )
     environment.filters.update({"as_url": as_url, "legend": charts.legend, "numbers": numbers})
     # What draws charts escapes what it writes.
     environment.filters["drawn"] = lambda chart: Markup(charts.draw(chart))  # noqa: S704
-    template = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        report=report,
-        charts=[chart for chart in report.charts if chart.tells],
-        looks=[*enumerate(charts.LOOKS)],
-    )
+    return environment.get_template(template).render(looks=[*enumerate(charts.LOOKS)], **values)
+
+
+def _source(template: str) -> str:
+    return resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
 
 
 def as_url(picture: Picture) -> str:

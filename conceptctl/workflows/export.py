@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
+from conceptctl.families import check_closed_form
 from conceptctl.formats.diffusers_folder import Checkpoint, check_vacant, export_diffusers
 from conceptctl.store import durable, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
@@ -180,6 +181,11 @@ def _files(
             yield _File(tensors, dataclasses.replace(record, stands_on=before, start=start), None)
             continue
         if solver is None:
+            check_closed_form(
+                head.base,
+                "a concept that was learned beside others cannot be made whole by itself",
+                "--raw, for a store with the same concepts in it; or all of them: --to diffusers",
+            )
             from conceptctl.workflows.consolidation import Consolidation
 
             solver = Consolidation(store, head, progress=progress)
@@ -297,6 +303,11 @@ def export_folder(
         solved = None
         check_writable(target.absolute().parent)
         if uids and not raw and uids != {each.uid for each in generation.concepts}:
+            check_closed_form(
+                generation.base,
+                "some of the concepts cannot be made whole by themselves",
+                "all of them: leave the names out; --at GENERATION for those that were learned up to then; or --raw",
+            )
             from conceptctl.workflows.consolidation import Consolidation
 
             check_vacant(target.absolute())

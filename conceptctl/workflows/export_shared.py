@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMS = ("lora", "diff", "embedding", "single-file")
 EMBEDDINGS = "embeddings"
 """The folder of the tokens, beside a file of weights."""
+_CONFIG_OF_UNET = "unet/config.json"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ def export_shared(
         NoSpace: It does not fit.
         StoreDamaged: The base or a concept is not as it was committed.
     """
-    _check(form, rank, dtype)
-    kind = lora.DTYPES[dtype] if dtype else None
+    kind = _checked(form, rank, dtype)
     with store.reading() as head:
         generation = head if at is None else store.drawable(at)
+        _check_names(base.configs(store.layout, generation.base), form)
         chosen = [find_then(store, generation, name) for name in dict.fromkeys(names)] or list(generation.concepts)
         if not chosen and form != "single-file":
             raise NotFound("the store has no concepts", hint="conceptctl learn DIR --token NAME")
@@ -123,7 +124,8 @@ def export_shared(
     )
 
 
-def _check(form: str, rank: int | None, dtype: str | None) -> None:
+def _checked(form: str, rank: int | None, dtype: str | None) -> str | None:
+    """What safetensors calls the type, None for the usual one; refuses what cannot be meant."""
     if form not in FORMS:
         raise UsageError(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}")
     if rank is not None and form != "lora":
@@ -132,6 +134,20 @@ def _check(form: str, rank: int | None, dtype: str | None) -> None:
         raise UsageError("a rank is at least 1", hint="leave --rank out for an exact file")
     if dtype is not None and dtype not in lora.DTYPES:
         raise UsageError(f"there is no type {dtype!r}", hint=f"--dtype {', '.join(lora.DTYPES)}")
+    return lora.DTYPES[dtype] if dtype else None
+
+
+def _check_names(configs: Mapping[str, Any], form: str) -> None:
+    """Refuse forms that only programs with names of their own read, where those names are not known.
+
+    Raises:
+        UsageError: It is one, of a base without a U-Net.
+    """
+    if _CONFIG_OF_UNET not in configs and form not in ("lora", "embedding"):
+        raise UsageError(
+            f"a {form} of this base is not written: nobody else's names for its weights are known here",
+            hint="--to diffusers, --to lora (which diffusers reads), --to embedding or --to concept",
+        )
 
 
 def _token_paths(chosen: Sequence[Concept], output: Path, form: str) -> dict[str, Path]:
@@ -158,6 +174,11 @@ def _sums(
     """The weights with some concepts: all as they are in the store, or some made whole on the base."""
     if len(chosen) == len(generation.concepts):
         return folded.read(store.layout, generation)[0], None
+    families.check_closed_form(
+        generation.base,
+        "some of the concepts cannot be made whole by themselves",
+        "all of them: leave the names out; or --at GENERATION for those that were learned up to then",
+    )
     from conceptctl.workflows.consolidation import Consolidation
 
     solved = Consolidation(store, generation, progress=progress).whole({each.uid for each in chosen})
@@ -192,8 +213,10 @@ def _written(
         return None
     if form == "single-file":
         return lora.Written(tensors_of(found, made.configs, sums, kind), 0, 0.0)
-    named = _original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
+    if _CONFIG_OF_UNET not in made.configs:
+        return lora.peft(deltas, rank=rank, dtype=made.dtype)
+    named = _original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     if form == "lora":
         return lora.lora(deltas, rank=rank, dtype=made.dtype, named=named)
     return lora.diff(deltas, dtype=made.dtype, named=named)
@@ -212,8 +235,9 @@ def _original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
 def _write_token(store: Store, concept: Concept, path: Path, made: _Made) -> int:
     row = weights.read_floats(store.blob(concept), "token")
     found = base.tensors(store.layout, made.generation.base)
-    widths = base.token_widths(found, families.facts_of(made.generation.base))
-    tensors = lora.embedding(weights.rows_by_table(row, widths), dtype=made.dtype)
+    family = families.facts_of(made.generation.base)
+    widths, keys = base.token_widths(found, family), lora.embedding_keys(base.token_tables(found, family))
+    tensors = lora.embedding(weights.rows_by_table(row, widths), dtype=made.dtype, keys=keys)
     described = {"modelspec.title": f"V*{concept.name}", "modelspec.trigger_phrase": path.stem}
     return _write(path, tensors, {**described, "modelspec.sai_model_spec": "1.0.1"}, ignore)
 

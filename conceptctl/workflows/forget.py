@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from conceptctl import families
 from conceptctl.errors import Busy, ImportRefused, NotFound, StoreDamaged, UsageError
 from conceptctl.store import blobs, folded, jobs, purge
 from conceptctl.store.concept import read_record
@@ -97,8 +98,11 @@ def plan_forget(store: Store, name: str, *, purge_it: bool = False, progress: Pr
     rewritten = len(history) if found else 0
     solved = None
     if _changes_weights(store, head, found) and any(each.uid not in found for each in head.concepts):
-        with store.reading():
-            solved = hold_others(store, head, frozenset(found), progress)
+        if not families.family_of(head.base).CLOSED_FORM:
+            check_newest(head, name, found)
+        else:
+            with store.reading():
+                solved = hold_others(store, head, frozenset(found), progress)
     return ForgetPlan(
         head,
         name,
@@ -125,6 +129,28 @@ def check_alone(store: Store, head: Generation, name: str, uids: Collection[str]
         raise UsageError(
             f"{name!r} cannot be forgotten: what was learned of {names} goes on from it, in one adapter with it",
             hint=f"forget those first, the last one first: conceptctl forget {going_on[-1]}",
+        )
+
+
+def check_newest(head: Generation, name: str, uids: Collection[str]) -> None:
+    """Make sure that the others were learned before what leaves: without it they are what they were then.
+
+    Raises:
+        UsageError: One was not, and what it would draw without it cannot be computed on this base.
+    """
+    places = [place for place, each in enumerate(head.concepts) if each.uid in uids]
+    later = [each.name for each in head.concepts[min(places) :] if each.uid not in uids]
+    if later:
+        families.check_closed_form(
+            head.base,
+            f"{name!r} cannot be forgotten before what was learned on top of it: {', '.join(later)}",
+            f"forget those first, the last one first: conceptctl forget {later[-1]}",
+        )
+    if any(head.concepts[place].consolidated for place in places):
+        families.check_closed_form(
+            head.base,
+            f"{name!r} cannot be forgotten: a compaction put one increment in the place of its own and others'",
+            "make another store: conceptctl init --store DIR",
         )
 
 

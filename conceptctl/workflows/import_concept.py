@@ -184,7 +184,15 @@ def join_others(
         path: Its file.
         with_others: Whether its delta is one on top of what is there; else it is one on the base.
         progress: Told how many concepts' prompts are encoded.
+
+    Raises:
+        UsageError: On this base that cannot be computed.
     """
+    families.check_closed_form(
+        head.base,
+        "a concept from elsewhere cannot be joined with those that are there",
+        "into a store without concepts: conceptctl init --store DIR; or --raw, which changes what those draw",
+    )
     import torch
 
     from conceptctl.workflows.consolidation import Consolidation

@@ -38,7 +38,7 @@ def initialize(root: Path, named: str) -> Initialized:
         UsageError: Nothing can be written there.
     """
     with _base_folder(named, root) as (folder, name):
-        source = base.inspect(folder, families.recognized(folder).FAMILY)
+        source = base.inspect(folder, families.recognized(folder).family_in(folder))
         if root.is_symlink() and not root.exists():
             raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
@@ -82,8 +82,8 @@ def _from_hub(repository: str) -> Path:
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
-        family = families.recognized(Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))).FAMILY
-        return _fetched(repository, family)
+        texts = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
+        return _fetched(repository, families.recognized(texts).family_in(texts))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(
             f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",

@@ -29,6 +29,10 @@ def states_of(pipeline, texts, token_ids=()):
     return PromptStates(text_encoders_of(pipeline), texts, token_ids)
 
 
+def override_of(backbone, *token_ids):
+    return token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids))
+
+
 def factor_of(pipeline, texts, **how):
     return reference_factor(text_encoders_of(pipeline), texts, **how)
 
@@ -38,15 +42,18 @@ def test_a_learned_row_stands_in_for_the_tables(backbone, pipeline):
     table = pipeline.text_encoder.get_input_embeddings().weight
     before = table.clone()
     prompts = states_of(pipeline, ["a V*alice", "a cat"], [backbone.alice])
-    with token_override(backbone.token_tables(), [backbone.alice]) as override:
+    with override_of(backbone, backbone.alice) as override:
         override.rows = {"text_encoder": row}
         attached = prompts.of_examples(torch.tensor([0, 1, 0]))
-        assert torch.equal(prompts.of_prompt("a V*alice", 1)[0], attached[0])
+        assert torch.equal(prompts.of_prompt("a V*alice", torch.arange(1))[0], attached[0])
         attached.sum().backward()
         override.rows = {"text_encoder": row.detach() + 1}
         # What names a learned token is encoded anew, and what does not is kept.
-        assert not torch.equal(prompts.of_prompt("a V*alice", 1)[0], attached[0])
-        assert prompts.of_prompt("a dog", 1).data_ptr() == prompts.of_prompt("a dog", 1).data_ptr()
+        assert not torch.equal(prompts.of_prompt("a V*alice", torch.arange(1))[0], attached[0])
+        assert (
+            prompts.of_prompt("a dog", torch.arange(1)).data_ptr()
+            == prompts.of_prompt("a dog", torch.arange(1)).data_ptr()
+        )
     assert row.grad is not None
     backbone.set_token(backbone.alice, {"text_encoder": row.detach()})
     assert torch.equal(prompts.of_examples(torch.tensor([0, 1, 0])), attached)
@@ -57,7 +64,7 @@ def test_a_learned_row_stands_in_for_the_tables(backbone, pipeline):
 def test_rows_of_several_tokens_stand_in_each_for_its_own(backbone, pipeline):
     other = pipeline.tokenizer.convert_tokens_to_ids("dog</w>")
     rows = torch.randn(2, WIDTH)
-    with token_override(backbone.token_tables(), [backbone.alice, other]) as override:
+    with override_of(backbone, backbone.alice, other) as override:
         override.rows = {"text_encoder": rows}
         table = pipeline.text_encoder.get_input_embeddings()
         found = table(torch.tensor([[other, backbone.alice, 5]]))[0]
@@ -72,7 +79,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(backbone, pipeline):
     for index, text in enumerate(texts):
         wanted, _ = pipeline.encode_prompt(text, CPU, 1, False)
         assert torch.allclose(hidden[index], wanted[0], atol=1e-6)
-        assert torch.allclose(prompts.of_prompt(text, 2)[1], wanted[0], atol=1e-6)
+        assert torch.allclose(prompts.of_prompt(text, torch.arange(2))[1], wanted[0], atol=1e-6)
     assert prompts.learned == 2
 
 

@@ -32,7 +32,7 @@ def loss_at(objective, latents, noise, times, hidden):
 
 
 def hidden_of(backbone, count):
-    return backbone.conditions(["a cat"], ()).of_prompt("a cat", count)
+    return backbone.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(count))
 
 
 def test_the_objective_is_what_the_scheduler_says(pipeline, backbone):

@@ -29,6 +29,7 @@ COMMANDS = (
     "forget falls --purge --yes", "repair --dry-run", "repair --yes", "compact --dry-run", "compact --yes",
     "gc --dry-run", "gc --yes", "init --store second", "import out.safetensors --as bob --store second",
     "import out.safetensors --as bob2 --store second", "bench data more --concepts 1",
+    "bench list", "bench run smoke --cells lora -o bench --device cpu", "bench report bench",
     "diff 1 2", "stats", "rename alice ally",
     "show nobody", "learn nowhere --token x", "list --nonsense", "import config.toml",
 )  # fmt: skip
@@ -69,7 +70,7 @@ def _closed(schema):
 
 def test_every_verb_has_a_schema():
     verbs = {verb for verb in parsing.verbs() if verb not in app.ALIASES}
-    assert (verbs - {"bench"}) | {"bench-data", "error"} == set(SCHEMAS)
+    assert (verbs - {"bench"}) | {"bench-data", "bench-list", "bench-run", "bench-report", "error"} == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("path", SCHEMAS.values(), ids=SCHEMAS)

@@ -71,19 +71,19 @@ def test_a_learned_row_stands_in_in_both_tables(folder):
     alice = backbone.add_token("alice", start)
     prompts = backbone.conditions(["a V*alice"], [alice])
     rows = {name: torch.randn_like(row, requires_grad=True) for name, row in start.items()}
-    with token_override(backbone.token_tables(), [alice]) as override:
+    with token_override(backbone.token_tables(), [alice], backbone.token_numbers([alice])) as override:
         override.rows = rows
-        there = prompts.of_prompt("a V*alice", 1)
+        there = prompts.of_prompt("a V*alice", torch.arange(1))
         (there.hidden.sum() + there.pooled.sum()).backward()
     assert all(row.grad is not None and row.grad.abs().sum() > 0 for row in rows.values())
     backbone.set_token(alice, {name: row.detach() for name, row in rows.items()})
-    assert torch.allclose(prompts.of_prompt("a V*alice", 1).hidden, there.hidden)
+    assert torch.allclose(prompts.of_prompt("a V*alice", torch.arange(1)).hidden, there.hidden)
 
 
 def test_the_network_is_told_what_the_pipeline_tells_it(backbone):
     """Sizes and pooled states: the prediction is that of a call by hand."""
     objective = backbone.objective(Noising())
-    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", 2)
+    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(2))
     noised = objective.corrupt(torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(0))
     sizes = backbone.pipeline._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, 8).expand(2, -1)
     wanted = backbone.pipeline.unet(

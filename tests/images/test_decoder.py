@@ -42,25 +42,25 @@ def good(tmp_path):
 
 def why(decoder, path):
     with pytest.raises(PicturesRefused) as caught:
-        decoder.square(path, WANTED)
+        decoder.cropped(path, WANTED)
     return str(caught.value)
 
 
 def test_one_that_computes_for_ever(slow, good):
     with Decoder(Limits(cpu_seconds=1)) as decoder:
         assert why(decoder, slow) == LATE
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
 
 
 def test_one_that_takes_too_long_on_the_clock(slow, good):
     with Decoder() as decoder:
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
         child = decoder._child
         decoder.limits = Limits(wall_seconds=0.2)
         assert why(decoder, slow) == LATE
         assert child.returncode == -signal.SIGKILL
         decoder.limits = Limits()
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
 
 
 def test_many_short_ones_are_not_one_long_one(tmp_path):
@@ -69,7 +69,7 @@ def test_many_short_ones_are_not_one_long_one(tmp_path):
     with Decoder(Limits(cpu_seconds=1)) as decoder:
         children = set()
         for _ in range(30):
-            decoder.square(tmp_path / "some.png", WANTED)
+            decoder.cropped(tmp_path / "some.png", WANTED)
             children.add(decoder._child.pid)
     assert len(children) == 1
     # More than the limit and its rounding allow a single picture.
@@ -80,30 +80,30 @@ def test_many_short_ones_are_not_one_long_one(tmp_path):
 def test_one_that_eats_memory(tmp_path, good):
     (tmp_path / "big.png").write_bytes(encoded(picture(1, (6000, 6000)), compress_level=1))
     with Decoder(Limits(memory=100 * decoding.MEBIBYTE)) as decoder:
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
         child = decoder._child
         assert why(decoder, tmp_path / "big.png") == "needs more than 100 MiB of memory to decode"
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
         assert decoder._child is child
 
 
 def test_one_that_crashes(slow, good):
     with Decoder() as decoder:
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
         killer = threading.Timer(0.3, os.kill, (decoder._child.pid, signal.SIGSEGV))
         killer.start()
         assert why(decoder, slow) == CRASHED
         killer.join()
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
 
 
 def test_a_child_that_died_between_two_pictures_costs_one(good):
     with Decoder() as decoder:
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
         decoder._child.kill()
         decoder._child.wait()
         assert why(decoder, good) == CRASHED
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
 
 
 def answering(*parts: bytes) -> str:
@@ -134,10 +134,10 @@ def test_an_answer_that_is_none(monkeypatch, good, answer):
 def test_a_child_that_cannot_start(monkeypatch, good):
     monkeypatch.setattr(decoding, "_CHILD", "raise SystemExit(1)")
     with Decoder() as decoder, pytest.raises(DeviceFailed, match="ended at once"):
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with Decoder() as decoder, pytest.raises(DeviceFailed, match="No such file"):
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
 
 
 def test_an_interruption_ends_the_child(tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_an_interruption_ends_the_child(tmp_path, monkeypatch):
 @linux
 def test_the_child_can_write_no_file_and_leave_no_core(good):
     with Decoder() as decoder:
-        decoder.square(good, WANTED)
+        decoder.cropped(good, WANTED)
         limits = Path(f"/proc/{decoder._child.pid}/limits").read_text()
     rows = {line[:25].strip(): line[25:].split()[:2] for line in limits.splitlines()}
     assert rows["Max file size"] == ["0", "0"]
@@ -173,7 +173,7 @@ def test_nothing_is_imported_from_the_current_folder(tmp_path, monkeypatch, good
     (tmp_path / "PIL.py").write_text("raise SystemExit('the wrong PIL')")
     monkeypatch.chdir(tmp_path)
     with Decoder() as decoder:
-        assert decoder.square(good, WANTED).size == (96, 80)
+        assert decoder.cropped(good, WANTED).size == (96, 80)
 
 
 SMALL_FILES = [
@@ -217,9 +217,9 @@ def test_only_a_refusal_escapes(fuzzed, data, flips, keep, extra):
             broken[position] = value
     path.write_bytes(broken + extra)
     try:
-        square = decoder.square(path, WANTED)
+        found = decoder.cropped(path, WANTED)
     except PicturesRefused as refusal:
         # A crash would be contained; none is known, and one that appears is worth knowing.
         assert str(refusal) != CRASHED
     else:
-        assert len(square.pixels) == 3 * 64 * 64
+        assert len(found.pixels) == 3 * 64 * 64

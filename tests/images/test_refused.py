@@ -356,7 +356,7 @@ def test_four_times_as_long_is_not_too_long(tmp_path):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_one_colour(folder, kind):
     plain = Image.new("RGB", (80, 80), (120, 30, 200))
-    assert refused(folder, encoded(plain, kind)) == "one colour all over the square that would be learned from"
+    assert refused(folder, encoded(plain, kind)) == "one colour all over the part that would be learned from"
 
 
 def test_all_transparent_is_one_colour(folder):

@@ -135,7 +135,7 @@ def test_deltas_are_put_on_and_leave_no_trace(backbone):
 def test_gradient_checkpointing_changes_nothing_but_memory(backbone):
     projections, pipeline = backbone.targets(), backbone.pipeline
     objective = backbone.objective(Schedule(1, 1).noising())
-    hidden = backbone.conditions(["a cat"], ()).of_prompt("a cat", 1).detach()
+    hidden = backbone.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(1)).detach()
     noised = objective.corrupt(torch.randn(1, 4, 8, 8), torch.Generator().manual_seed(0))
     gradients = []
     for checkpointing in (False, True):

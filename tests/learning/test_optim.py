@@ -15,7 +15,7 @@ from conceptctl.parts.tokens import TokenEmbedding
 
 
 class Adam8bit(torch.optim.Optimizer):
-    """Keeps what bitsandbytes' does, in the same types: a number, moments of a byte with their scales, small ones whole.
+    """Keeps what bitsandbytes' does, in the same types: a number, moments of a byte with scales, small ones whole.
 
     A sign step that depends on all of it.
     """

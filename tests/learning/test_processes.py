@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conceptctl.learning.processes import part_of
 from conceptctl.store import base, jobs, weights
@@ -134,6 +135,25 @@ def test_two_processes_learn_what_one_does(made, stores, method, more):
     assert [generation.verb for generation in stores[1].log()] == ["init", "learn"]
     assert verify(stores[1].layout, read_data=True).problems == ()
     assert list(stores[1].layout.jobs.iterdir()) == []
+
+
+def test_two_processes_learn_what_one_does_of_pictures_of_several_shapes(made, tmp_path):
+    """However shapes lie in the parts: of five pictures in a step three are in the first, two in the second."""
+    write_tiny_pipeline(tmp_path / "base", side=256, levels=4)
+    stores = [synthetic.make_store(tmp_path / str(index), tmp_path / "base") for index in range(2)]
+    (tmp_path / "photos").mkdir()
+    for index, size in enumerate([(256, 340), (340, 256), (256, 256), (300, 400)]):
+        with Image.open(made / "photos" / f"{index}.png") as picture:
+            picture.resize(size).save(tmp_path / "photos" / f"{index}.png")
+    for store, count in zip(stores, (1, 2), strict=True):
+        arguments = learning(made, store, "stamina", "--steps", "6", "--aux", "2")
+        (tmp_path / "quick.toml").write_text("[learn]\nreference_samples = 0\n")
+        arguments[1] = tmp_path / "photos"
+        arguments[arguments.index(made / "quick.toml")] = tmp_path / "quick.toml"
+        run(arguments, count)
+    one, two = ({name: value for name, value in learned(store).items() if value.size} for store in stores)
+    assert one.keys() == two.keys() and "deltas" in one
+    assert all(far(two[name], value) < TOLERANCE for name, value in one.items())
 
 
 def test_a_batch_that_cannot_be_spread_is_refused_before_anything_is_learned(made, stores):

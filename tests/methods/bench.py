@@ -45,7 +45,8 @@ class Bench:
             prior_prompt=PRIOR,
             earlier=list(earlier.values()) if earlier else [],
             names=list(earlier),
-            change=known,
+            change={path: each.abs() for path, each in known.items()},
+            to_base=lambda: Deltas.of({path: -each for path, each in known.items()}),
             seed=seed,
         )
         self.accelerator = make_accelerator(CPU, precision)

@@ -12,11 +12,13 @@ from conceptctl.learning.weights import Deltas
 from conceptctl.methods import find_method
 from conceptctl.parts.adapters.continued import Continued
 from conceptctl.parts.consolidation.dc_scores import concept_subset, contrast, dc_log_scores
+from conceptctl.parts.consolidation.distillation import dsc_loss
 from tests.methods.bench import Bench, earlier_of
 from tests.tiny_pipeline import write_tiny_pipeline
 
 SETTINGS = {"steps": 10, "batch_size": 3, "auxiliary_batch": 1, "learning_rate": 1e-2, "rank": 4}
-CONTINUING = ("ewc", "ewc-dc", "dsc")
+VERA = ("vera", "vera-ewc", "vera-ewc-dc")
+CONTINUING = ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc", *VERA)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,18 @@ def test_increments_add_up_to_the_one_adapter(folder, name):
     assert all(not delta.any() for delta in bench.trainable.folded().values())
     second = bench.learned()
     for path, delta in second.deltas.items():
-        adapter = second.state[f"up/{path}"] @ second.state[f"down/{path}"]
-        torch.testing.assert_close(first.deltas[path] + delta, adapter, rtol=0, atol=1e-6)
+        torch.testing.assert_close(first.deltas[path] + delta, product(bench, second.state, path), rtol=0, atol=1e-6)
     assert any(delta.any() for delta in second.deltas.values())
     assert (first.contains, second.contains) == ((), ("0" * 16,))
+
+
+def product(bench, state, path):
+    """What the kept factors of one target make."""
+    if f"up/{path}" in state:
+        return state[f"up/{path}"] @ state[f"down/{path}"]
+    rows, columns = bench.task.shapes[path]
+    up, down = bench.adapter.up[:rows], bench.adapter.down[:, :columns]
+    return torch.diag(state[f"vera_up/{path}"]) @ up @ torch.diag(state[f"vera_down/{path}"]) @ down
 
 
 @pytest.mark.parametrize("name", CONTINUING)
@@ -57,7 +67,7 @@ def test_an_adapter_of_another_rank_cannot_go_on(folder, name):
     assert "--rank" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", CONTINUING)
+@pytest.mark.parametrize("name", ["ewc", "ewc-dc", "dsc", "vera-ewc-dc"])
 def test_the_token_stays_while_importance_is_measured_and_while_it_is_consolidated(folder, name):
     _, bench = two_tasks(folder, made(name))
     rows = {}
@@ -211,7 +221,7 @@ def test_the_loss_of_dsc_is_eq_6(folder, monkeypatch):
     target = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(9))
     student, new, before = (random_predictions(prompts, seed) for seed in (1, 2, 3))
     step = FakeStep(target, student, {"new": new, "old": before})
-    losses = bench.method.dsc_loss(step, bench.task, bench.trainable)
+    losses = dsc_loss(step, bench.task, bench.trainable, bench.method.config)
 
     def scores(predictions, temperature):
         errors = np.stack(
@@ -241,6 +251,28 @@ def test_the_student_starts_as_the_tasks_adapter_and_moves_towards_the_old_teach
     noise = [each.losses["noise"] for each in reports if "noise" in each.losses]
     assert np.mean(noise[-5:]) < np.mean(noise[:5])
     assert not torch.equal(bench.adapter.teacher, bench.adapter.flat().detach())
+
+
+@pytest.mark.parametrize("name", ["dsc-ewc", "dsc-ewc-dc"])
+def test_both_consolidations_come_in_the_papers_order(folder, name):
+    """Algorithm 4: with the Fisher penalty, then double distillation, then the Fisher matrix of what that left."""
+    _, bench = two_tasks(folder, made(name, consolidation_share=0.3))
+    phases, losses = [], []
+    bench.train(
+        listener=Listener(
+            phase=lambda name, steps, _: phases.append((name, steps)),
+            report=lambda report: losses.append(set(report.losses)),
+            report_steps=1,
+        )
+    )
+    assert phases == [("learning", 10), ("consolidating", 3), ("measuring importance", 3)]
+    measured = {"loss", "denoising", "dc"} if name == "dsc-ewc-dc" else {"loss", "denoising"}
+    assert losses == [{"loss", "denoising", "ewc"}] * 10 + [{"loss", "scores", "noise"}] * 3 + [measured] * 3
+    assert bench.adapter.teacher.any()
+    # A first task has no teacher of before.
+    alone = []
+    Bench(folder, made(name), change=False).train(listener=Listener(phase=lambda name, *_: alone.append(name)))
+    assert alone == ["learning", "measuring importance"]
 
 
 def test_a_first_task_is_not_consolidated(folder):

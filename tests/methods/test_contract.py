@@ -152,7 +152,9 @@ def test_what_is_attached_draws_as_what_is_folded(folder, method, precision):
     bench = a_second_task(folder, method, precision)
     learned = bench.learned()
     bench.backbone.set_token(bench.token_ids[0], {table: row.detach() for table, row in learned.tokens.items()})
-    condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt("a photo of a V*alice", 2)
+    condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt(
+        "a photo of a V*alice", torch.arange(2)
+    )
     noised = bench.backbone.objective(bench.schedule().noising()).corrupt(
         torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(3)
     )
@@ -227,7 +229,16 @@ def test_what_a_state_holds_is_what_its_format_says(folders):
     folder = folders["epsilon"]
     assert dimensions(folder, "lora", {}) == {"adapter": factors, "token": {"rows": 2}}
     assert dimensions(folder, "ti++", {}) == {"adapter": {}, "token": mlp}
-    for name in ("ewc", "ewc-dc", "dsc"):
+    assert dimensions(folder, "ti", {}) == {"adapter": {}, "token": {"rows": 2}}
+    for name in ("cd", "cd-merged", "cd-ewc"):
+        wanted = {"changes": 3, **({"squares": 1, "counted": 0} if name == "cd-ewc" else {})}
+        assert dimensions(folder, name, {}) == {"adapter": wanted, "token": {"rows": 2}}
+    for name in ("c-lora", "lora-merge", "lora-orthogonal"):
+        assert dimensions(folder, name, {}) == {"adapter": factors, "token": {"rows": 2}}
+    for name in ("vera", "vera-ewc", "vera-ewc-dc"):
+        vectors = {"up_scales": 2, "down_scales": 2, **kept}
+        assert dimensions(folder, name, {}) == {"adapter": vectors, "token": {"rows": 2}}
+    for name in ("ewc", "ewc-dc", "dsc", "dsc-ewc", "dsc-ewc-dc"):
         assert dimensions(folder, name, {}) == {"adapter": {**factors, **kept}, "token": {"rows": 2}}
     for form in FORMS:
         assert dimensions(folder, "stamina", {"mask": form})["adapter"] == {**factors, **forms[form]}
@@ -240,7 +251,7 @@ def dimensions(folder, name, settings):
     for place, value in state.items():
         part, _, rest = place.partition(".")
         # Which of several stacks it is does not matter here.
-        kept = [step for step in rest.split(".") if not step.isdigit() and step not in ("low_rank", "masks")]
+        kept = [step for step in rest.split(".") if not step.isdigit() and step not in ("low_rank", "masks", "own")]
         held[part][".".join(kept)] = value.ndim
     return held
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from conceptctl.errors import UsageError
+from conceptctl.learning.loop import Listener
 from conceptctl.methods.stamina import Config, Stamina
+from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.masks import FORMS
 from tests.methods.bench import Bench
 from tests.tiny_pipeline import write_tiny_pipeline
@@ -66,6 +69,50 @@ def test_training_starts_at_the_class_word(folder):
     assert all(torch.equal(started[table], row) for table, row in bench.task.token_start.items())
 
 
-def test_an_unknown_mask_is_refused():
+@pytest.mark.parametrize("setting", ["mask", "masking", "embedding"])
+def test_an_unknown_word_is_refused(setting):
     with pytest.raises(UsageError, match="checkers"):
-        Stamina(dataclasses.replace(CONFIG, mask="checkers"))
+        Stamina(dataclasses.replace(CONFIG, **{setting: "checkers"}))
+
+
+def test_the_ablation_without_a_mask_is_a_low_rank_adapter_that_pays_for_what_is_changed_again(folder):
+    bench = learned(folder, mask="none")
+    assert isinstance(bench.adapter, LowRank)
+    assert set(losses_of(folder, mask="none")) == {"loss", "denoising", "forgetting"}
+    assert density(bench) == 1
+
+
+def test_the_ablation_with_a_sigmoid_keeps_what_it_trains(folder):
+    """No noise, no argmax: the product with values between 0 and 1, in training and afterwards."""
+    bench = learned(folder, masking="sigmoid", mask_logit_std=1.0)
+    generator = torch.Generator().manual_seed(0)
+    stepped, kept = bench.trainable.deltas(generator), bench.trainable.folded()
+    products = bench.adapter.low_rank.products()
+    for (paths, product), form in zip(products.items(), bench.adapter.masks, strict=True):
+        wanted = product.detach().numpy() / (1 + np.exp(-form().detach().numpy()))
+        np.testing.assert_allclose(kept.stacks[paths].detach().numpy(), wanted, rtol=1e-5, atol=1e-7)
+        assert torch.equal(stepped.stacks[paths], kept.stacks[paths])
+    loose, tight = (
+        torch.cat(
+            [form().flatten() for form in learned(folder, masking="sigmoid", sparsity_weight=weight).adapter.masks]
+        )
+        for weight in (0.0, 10.0)
+    )
+    assert tight.mean() < loose.mean()
+
+
+def test_the_ablation_of_the_tokens_mlp_trains_the_row_alone(folder):
+    bench = learned(folder, embedding="row")
+    assert [each.shape for each in bench.trainable.token.parameters()] == [(1, 16)]
+
+
+def test_the_ablation_of_sparsity_is_a_weight_of_nothing(folder):
+    assert all(value == 0 for value in losses_of(folder, sparsity_weight=0.0)["sparsity"])
+
+
+def losses_of(folder, **changes):
+    """Every loss, by name, over a few steps."""
+    bench = Bench(folder, Stamina(dataclasses.replace(CONFIG, steps=3, **changes)))
+    found = []
+    bench.train(listener=Listener(report=lambda report: found.append(report.losses), report_steps=1))
+    return {name: [each[name] for each in found] for name in found[0]}

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from conceptctl.errors import UsageError
-from conceptctl.parts.adapters.continued import Continued
+from conceptctl.parts.adapters.continued import ContinuedLowRank
 
 SHAPES = {"a": (5, 7), "b": (6, 7), "c": (5, 7)}
 
 
 def made(rank, state=None):
-    return Continued(SHAPES, rank, 1e-3, generator=torch.Generator().manual_seed(0), state=state or {})
+    return ContinuedLowRank(SHAPES, rank, 1e-3, generator=torch.Generator().manual_seed(0), state=state or {})
 
 
 def left(rank):

@@ -1,43 +1,34 @@
-"""One low-rank adapter that goes on from task to task: the increment is A B - A* B*, with A* B* what it began as.
+"""One adapter that goes on from task to task: the increment is its product less the one that it began with.
 
-EWC, EWC-DC and DSC keep a single adapter for all concepts ("Mining your own secrets", section 3): each task's starts
-from the one before it. In a store every concept has an increment of its own, whose sum is that adapter.
+EWC, EWC-DC, DSC and VeRA keep a single adapter for all concepts ("Mining your own secrets", section 3): each task's
+starts from the one before it. In a store every concept has an increment of its own, whose sum is that adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from conceptctl.errors import UsageError
 from conceptctl.learning.method import Config, Earlier, Learned, State, Task, Trainable
-from conceptctl.learning.weights import Deltas, Shape
+from conceptctl.learning.weights import Deltas, Paths, Shape
 from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.measured import Measured
+from conceptctl.parts.adapters.vera import Vera
 from conceptctl.parts.tokens import TokenEmbedding
 
-FACTORS = ("up", "down")
-FISHER = "fisher_"
-"""What the kinds of a Fisher matrix's entries begin with, one for each factor."""
 
+class Continued(Measured):
+    """The factors as an earlier task left them; comes before an adapter among the bases of a class."""
 
-class Continued(LowRank):
-    """A and B as an earlier task left them, and how much earlier tasks need each of their entries.
-
-    Whatever is kept of all entries at once is one vector, in the order of `factors`.
-    """
-
-    start: Tensor
-    fisher: Tensor
-    squares: Tensor
     teacher: Tensor
-    counted: Tensor
 
     def __init__(
         self, shapes: Mapping[str, Shape], rank: int, learning_rate: float, *, generator: torch.Generator, state: State
     ) -> None:
-        """Go on from a state, or begin as low-rank adapters do where it is empty.
+        """Go on from a state, or begin as such adapters do where it is empty.
 
         Raises:
             UsageError: The state is of another rank.
@@ -46,101 +37,77 @@ class Continued(LowRank):
         if state:
             with torch.no_grad():
                 self._take(state, "", self.factors)
-        size = sum(factor.numel() for factor in self.factors)
-        fisher = [torch.zeros_like(factor) for factor in self.factors]
-        self.has_fisher = any(name.startswith(FISHER) for name in state)
-        """Whether an earlier task measured what it needs."""
-        if self.has_fisher:
-            self._take(state, FISHER, fisher)
-        # These follow from the store, and are no state of the training; the others are.
-        self.register_buffer("start", self.flat().detach().clone(), persistent=False)
-        self.register_buffer("fisher", _flat(fisher).detach(), persistent=False)
-        self.register_buffer("squares", torch.zeros(size))
-        self.register_buffer("counted", torch.zeros(()))
-        self.register_buffer("teacher", torch.zeros(size))
+        self.remember(state)
+        self.register_buffer("teacher", torch.zeros_like(self.start))
+
+    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
+        """What factors make, (n, D1, D2) for the matrices of each shape."""
+        raise NotImplementedError
+
+    def folded(self) -> Deltas:
+        """The increment."""
+        return self._increment(self.factors)
+
+    def increment_of(self, flat: Tensor) -> Deltas:
+        """The increment of other factors than those of now, given as one vector."""
+        return self._increment(self._unflat(flat))
+
+    def remember_teacher(self) -> None:
+        """Keep the factors of now as the teacher's."""
+        self.teacher.copy_(self.flat().detach())
+
+    def state(self, fisher: Tensor | None) -> dict[str, Tensor]:
+        """What the next task goes on from: the factors and, where there is one, the Fisher matrix of all tasks."""
+        return self._named(self.factors, "") | super().state(fisher)
+
+    def _increment(self, factors: Sequence[Tensor]) -> Deltas:
+        now, before = self.products_of(factors), self.products_of(self._unflat(self.start))
+        return Deltas({paths: product - before[paths] for paths, product in now.items()})
+
+
+class ContinuedLowRank(Continued, LowRank):
+    """One low-rank adapter: A B - A* B*, with A* B* what it began as."""
+
+    kinds = ("up", "down")
 
     @property
     def factors(self) -> list[Tensor]:
         """Every A, those of one shape together, and then every B."""
         return [*self.up, *self.down]
 
-    def flat(self) -> Tensor:
-        """All entries of the factors, with their graph."""
-        return _flat(self.factors)
-
-    def folded(self) -> Deltas:
-        """The increment."""
-        now, before = self.products(), self._products_of(self.start)
-        return Deltas({paths: product - before[paths] for paths, product in now.items()})
-
-    def increment_of(self, flat: Tensor) -> Deltas:
-        """The increment of other factors than those of now, given as one vector."""
-        then, before = self._products_of(flat), self._products_of(self.start)
-        return Deltas({paths: product - before[paths] for paths, product in then.items()})
-
-    def remember_teacher(self) -> None:
-        """Keep the factors of now as the teacher's."""
-        self.teacher.copy_(self.flat().detach())
-
-    def add_squares(self) -> None:
-        """Add up the squares of the gradients that the factors have."""
-        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.factors]
-        self.squares += _flat(gradients).square()
-        self.counted += 1
-
-    def state(self, fisher: Tensor | None) -> dict[str, Tensor]:
-        """What the next task goes on from: the factors and, where there is one, the Fisher matrix of all tasks."""
-        kept = self._named(self.factors, "")
-        if fisher is not None:
-            kept |= self._named(self._unflat(fisher), FISHER)
-        return kept
-
-    def _products_of(self, flat: Tensor) -> dict[tuple[str, ...], Tensor]:
-        parts = self._unflat(flat)
-        ups, downs = parts[: len(self.up)], parts[len(self.up) :]
+    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
+        """A B, (n, D1, D2) for the matrices of each shape."""
+        ups, downs = factors[: len(self.up)], factors[len(self.up) :]
         return {paths: up @ down for paths, up, down in zip(self.shapes, ups, downs, strict=True)}
 
-    def _unflat(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split([factor.numel() for factor in self.factors])
-        return [part.view_as(factor) for part, factor in zip(parts, self.factors, strict=True)]
 
-    def _kinds(self, prefix: str) -> list[tuple[str, tuple[str, ...]]]:
-        return [(prefix + kind, paths) for kind in FACTORS for paths in self.shapes]
+class ContinuedVera(Continued, Vera):
+    """One VeRA adapter: its vectors go on, its projections are the same for ever."""
 
-    def _named(self, values: Sequence[Tensor], prefix: str) -> dict[str, Tensor]:
-        return {
-            f"{kind}/{path}": matrix.detach()
-            for (kind, paths), stack in zip(self._kinds(prefix), values, strict=True)
-            for path, matrix in zip(paths, stack.unbind(), strict=True)
-        }
+    kinds = ("vera_up", "vera_down")
 
-    def _take(self, state: State, prefix: str, values: Sequence[Tensor]) -> None:
-        for (kind, paths), into in zip(self._kinds(prefix), values, strict=True):
-            found = [state[f"{kind}/{path}"] for path in paths if f"{kind}/{path}" in state]
-            # One of rank 1 would fit any other by being repeated.
-            if len(found) != len(paths) or any(each.shape != into.shape[1:] for each in found):
-                raise UsageError(
-                    "the adapter that this one goes on from has another rank, or is for other weights",
-                    hint="--rank as the concepts before it had it: conceptctl show NAME",
-                )
-            into.copy_(torch.stack(found))
+    @property
+    def factors(self) -> list[Tensor]:
+        """Every vector b, those of one shape together, and then every d."""
+        return [*self.up_scales, *self.down_scales]
+
+    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
+        """What vectors make, (n, D1, D2) for the matrices of each shape."""
+        return Vera.products_of(self, factors)
 
 
-def _flat(values: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.flatten() for value in values])
+def last_continued(task: Task, kinds: Sequence[str]) -> Earlier | None:
+    """The last earlier task that left an adapter with such factors."""
+    return next((each for each in reversed(task.earlier) if each.kinds.issuperset(kinds)), None)
 
 
-def last_continued(task: Task) -> Earlier | None:
-    """The last earlier task that left such an adapter."""
-    return next((each for each in reversed(task.earlier) if each.kinds.issuperset(FACTORS)), None)
-
-
-def attach_continued(task: Task, config: Config) -> Trainable:
-    """Make the adapter that goes on from the last one, and a token row."""
-    before = last_continued(task)
+def attach_continued(task: Task, config: Config, kind: type[Continued] = ContinuedLowRank) -> Trainable:
+    """Make the adapter that goes on from the last one of its kind, and a token row."""
+    before = last_continued(task, kind.kinds)
     generator = torch.Generator().manual_seed(task.seed)
     state = before.state() if before else {}
-    adapter = Continued(task.shapes, config.rank, config.learning_rate, generator=generator, state=state)
+    # Each kind is an adapter; what all of them have in common is a part of one.
+    adapter: Any = kind(task.shapes, config.rank, config.learning_rate, generator=generator, state=state)
     return Trainable(adapter, TokenEmbedding(task.token_start), config.token_learning_rate)
 
 
@@ -152,7 +119,8 @@ def continued(trainable: Trainable) -> Continued:
 
 def finish_continued(task: Task, trainable: Trainable, fisher: Tensor | None = None) -> Learned:
     """What is kept of it: the increment, and the state that the next task goes on from."""
-    before, adapter = last_continued(task), continued(trainable)
+    adapter = continued(trainable)
+    before = last_continued(task, adapter.kinds)
     contains = (*before.contains, before.uid) if before else ()
     if fisher is None and adapter.has_fisher:
         # What earlier tasks need is not lost because this one did not measure its own.

@@ -86,6 +86,16 @@ class LowRank(nn.Module):
         """A B for each projection, those of one shape together, (n, D1, D2)."""
         return {paths: up @ down for paths, up, down in zip(self.shapes, self.up, self._down(), strict=True)}
 
+    def factors_by_path(self, up_kind: str, down_kind: str) -> dict[str, Tensor]:
+        """A (D1, r) and B P (r, D2) of each projection, as a state: `KIND/PATH`."""
+        kinds = ((up_kind, list(self.up)), (down_kind, self._down()))
+        return {
+            f"{kind}/{path}": matrix.detach()
+            for kind, stacks in kinds
+            for paths, stack in zip(self.shapes, stacks, strict=True)
+            for path, matrix in zip(paths, stack.unbind(), strict=True)
+        }
+
     def _down(self) -> list[Tensor]:
         """B P for each projection, those of one shape together, (n, r, D2)."""
         if self.preconditioner is None:

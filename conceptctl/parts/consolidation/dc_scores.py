@@ -7,15 +7,29 @@ Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier", and C
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from conceptctl.learning.method import Step, Task
+from conceptctl.learning.method import Losses, Predicted, Step, Task
 from conceptctl.learning.weights import Deltas
+from conceptctl.parts.consolidation import fisher
 
 
-def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Tensor]]:
+@dataclass(frozen=True)
+class Config(fisher.Config):
+    """EWC's settings and those of the scores; values from section 4."""
+
+    dc_weight: float = 0.5
+    """delta of eq. 5."""
+    dc_concepts: int = 5
+    """k: how many concepts scores are computed over."""
+    dc_temperature: float = 1.0
+    """tau of eq. 3, in units of the mean squared error."""
+
+
+def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Predicted]]:
     """Predict under each prompt, at the step's one noise and time a sample: one trial a class (section 3.1).
 
     Completes the paper: the squared error is the mean over a picture's elements; tau is in units of that.
@@ -58,3 +72,11 @@ def contrast(log_scores: Tensor, own: int) -> Tensor:
     signs = torch.full((log_scores.shape[1],), -1.0, device=log_scores.device)
     signs[own] = 1.0
     return -(log_scores * signs).sum(dim=1)
+
+
+def dc_ewc_loss(step: Step, task: Task, config: Config) -> Losses:
+    """L_denoise + delta sum_i s_i H_i (eq. 5), all of it from one prediction under each concept (algorithm 2)."""
+    prompts, own = concept_subset(task, config.dc_concepts, step.generator)
+    errors, _ = dc_errors(step, prompts)
+    scores = contrast(dc_log_scores(errors, config.dc_temperature), own)
+    return {"denoising": step.mean(errors[:, own]), "dc": config.dc_weight * step.mean(scores)}

@@ -5,14 +5,33 @@ Here it is of diffusion-classifier scores and of noise predictions ("Mining your
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
-from conceptctl.learning.method import Step
+from conceptctl.learning import method
+from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
 from conceptctl.learning.weights import Deltas
+from conceptctl.parts.adapters.continued import continued
 from conceptctl.parts.consolidation.dc_scores import dc_errors, dc_log_scores
+
+
+@dataclass(frozen=True)
+class Config(method.Config):
+    """DSC's settings; values from section 4."""
+
+    dsc_score_weight: float = 0.1
+    """gamma of eq. 6, of the scores."""
+    dsc_noise_weight: float = 1.5
+    """lambda of eq. 6, of the predicted noise."""
+    dc_temperature: float = 1.0
+    """tau of the student's scores, in units of the mean squared error."""
+    teacher_temperature: float = 0.05
+    """tau of the teachers' scores."""
+    consolidation_share: float = 0.2
+    """Steps of the consolidation, as a share of the training's."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,35 @@ def double_distillation(
         found, told = dc_errors(step, prompts, deltas=teacher.deltas)
         wanted = dc_log_scores(found, teacher_temperature).exp()
         entropies.append(step.mean(-(wanted * log_scores).sum(dim=1)))
-        squares = functional.mse_loss(predicted[teacher.own], told[teacher.own], reduction="none")
-        differences.append(step.mean(squares.flatten(1).mean(dim=1)))
+        differences.append(step.mean(step.differences(predicted[teacher.own], told[teacher.own])))
     return sum(entropies[1:], entropies[0]), sum(differences[1:], differences[0])
+
+
+def dsc_loss(step: Step, task: Task, trainable: Trainable, config: Config) -> Losses:
+    """Eq. 6, with a random earlier task's model as the second teacher."""
+    adapter = continued(trainable)
+    earlier = task.earlier[int(torch.randint(len(task.earlier), (), generator=step.generator))]
+    prompts = [prompt for prompt in (task.prior_prompt, task.prompt, earlier.prompt) if prompt]
+    first = Teacher(adapter.increment_of(adapter.teacher), len(prompts) - 2)
+    second = Teacher(earlier.deltas(), len(prompts) - 1)
+    scores, noise = double_distillation(
+        step,
+        prompts,
+        [first, second],
+        temperature=config.dc_temperature,
+        teacher_temperature=config.teacher_temperature,
+    )
+    return {"scores": config.dsc_score_weight * scores, "noise": config.dsc_noise_weight * noise}
+
+
+def dsc_phases(task: Task, trainable: Trainable, config: Config) -> Iterator[Phase]:
+    """Consolidate a trained adapter, with the token as it is (algorithm 3); nothing after a first task."""
+    if not task.earlier:
+        return
+    adapter = continued(trainable)
+    # The student starts from the task's own adapter, which is its first teacher.
+    adapter.remember_teacher()
+    steps = max(1, round(config.consolidation_share * config.steps))
+    schedule = config.schedule(task.seed).plain(steps)
+    trains = trainable.adapter_groups()
+    yield Phase("consolidating", schedule, lambda step: dsc_loss(step, task, trainable, config), trains)

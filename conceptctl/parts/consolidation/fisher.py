@@ -1,17 +1,21 @@
-"""Elastic weight consolidation: which entries of a continued adapter earlier tasks need (Kirkpatrick et al. 2017).
+"""Elastic weight consolidation: which entries of an adapter earlier tasks need (Kirkpatrick et al. 2017).
 
-The Fisher matrix is its diagonal, over the adapter's factors ("Mining your own secrets", section 3.1), and one for all
-tasks: a running average, as in online EWC (Schwarz et al. 2018, "Progress & compress", section 4).
+The Fisher matrix is its diagonal, over what trains ("Mining your own secrets", section 3.1), and one for all tasks: a
+running average, as in online EWC (Schwarz et al. 2018, "Progress & compress", section 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
 
 from conceptctl.learning import method
 from conceptctl.learning.method import Learned, Losses, Method, Phase, Step, Task, Trainable
-from conceptctl.parts.adapters.continued import attach_continued, continued, finish_continued
+from conceptctl.parts.adapters.continued import Continued, ContinuedLowRank, attach_continued, finish_continued
+from conceptctl.parts.adapters.measured import Measured
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,18 @@ class Config(method.Config):
     """Steps of a consolidation phase, as a share of the training's ("Mining your own secrets", section 4)."""
 
 
+def measured(trainable: Trainable) -> Measured:
+    """The adapter of a method with a Fisher matrix."""
+    assert isinstance(trainable.adapter, Measured)
+    return trainable.adapter
+
+
 def ewc_penalty(trainable: Trainable, weight: float) -> Losses:
     """Lambda / 2 sum_i F_i (theta_i - theta*_i)^2 (Kirkpatrick et al. 2017, eq. 3), over the adapter's factors.
 
     Nothing for a first task, which has no Fisher matrix. theta* is where the task began: the adapter of the one before.
     """
-    adapter = continued(trainable)
+    adapter = measured(trainable)
     if not adapter.has_fisher:
         return {}
     moved = adapter.flat() - adapter.start
@@ -39,46 +49,58 @@ def ewc_penalty(trainable: Trainable, weight: float) -> Losses:
 
 
 class FisherMethod(Method):
-    """A method with a continued adapter that holds what earlier tasks need; which loss measures that is its own."""
+    """A method whose adapter holds what earlier tasks need; which adapter, and which loss measures that, is its own."""
 
     prompt = "a photo of a {token}"
     configuration = Config
     config: Config
+    adapter: ClassVar[type[Continued]] = ContinuedLowRank
+    """What goes on from task to task."""
 
     def ewc_loss(self, step: Step, task: Task) -> Losses:
-        """L_ewc, whose gradients the Fisher matrix is made of (eq. 4)."""
-        raise NotImplementedError
+        """L_ewc, whose gradients the Fisher matrix is made of (eq. 4): the denoising loss."""
+        return {"denoising": step.mean(step.loss())}
 
     def attach(self, task: Task) -> Trainable:
         """Go on with the adapter of the task before."""
-        return attach_continued(task, self.config)
+        return attach_continued(task, self.config, self.adapter)
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """The cost of moving what earlier tasks need."""
         return ewc_penalty(trainable, self.config.ewc_weight)
 
     def phases(self, task: Task, trainable: Trainable) -> Iterator[Phase]:
-        """Learn, then measure the task's own Fisher matrix: gradients of a loss, squared, their mean over batches.
+        """Learn; consolidate; then measure the task's own Fisher matrix ("Mining your own secrets", algorithm 4)."""
+        yield self.training(task, trainable)
+        yield from self.consolidation(task, trainable)
+        yield self._measuring(task, trainable)
+
+    def consolidation(self, task: Task, trainable: Trainable) -> Iterator[Phase]:
+        """What is done between learning and measuring: nothing."""
+        yield from ()
+
+    def _measuring(self, task: Task, trainable: Trainable) -> Phase:
+        """Gradients of a loss, squared, their mean over batches.
 
         Completes the paper: the empirical Fisher matrix of whole minibatches, on the concept's pictures, all times
         alike.
         """
-        yield self.training(task, trainable)
-        adapter = continued(trainable)
+        adapter = measured(trainable)
         steps = max(1, round(self.config.consolidation_share * self.config.steps))
-        schedule = self.config.schedule(task.seed).plain(steps)
-        yield Phase(
+        return Phase(
             "measuring importance",
-            schedule,
+            self.config.schedule(task.seed).plain(steps),
             lambda step: self.ewc_loss(step, task),
-            adapter.groups(),
+            trainable.adapter_groups(),
             gradients=adapter.add_squares,
         )
 
+    def fisher(self, trainable: Trainable) -> Tensor:
+        """The running average of the Fisher matrix, this task's in it."""
+        adapter, decay = measured(trainable), self.config.fisher_decay
+        own = adapter.squares / adapter.counted.clamp(min=1)
+        return decay * adapter.fisher + (1 - decay) * own if adapter.has_fisher else own
+
     def finish(self, task: Task, trainable: Trainable) -> Learned:
-        """The increment, the adapter, and the running average of the Fisher matrix."""
-        adapter = continued(trainable)
-        fisher = adapter.squares / adapter.counted.clamp(min=1)
-        if adapter.has_fisher:
-            fisher = self.config.fisher_decay * adapter.fisher + (1 - self.config.fisher_decay) * fisher
-        return finish_continued(task, trainable, fisher)
+        """The increment, the adapter, and the Fisher matrix of all tasks."""
+        return finish_continued(task, trainable, self.fisher(trainable))

@@ -62,20 +62,11 @@ class LeastChange:
         if not constraints or not ridge > 0:
             raise ValueError("the least change needs a constraint and a ridge above 0")
         self.constraints = tuple(constraints)
-        # In coordinates in which C is the identity the sum is diagonal, and well conditioned however few states there
-        # are: its smallest entry is the ridge.
         self._moments = [each.moment.double() for each in constraints]
-        stay = everything_else.double()
-        floor = FLOOR * stay.diagonal().mean() * torch.eye(len(stay), dtype=stay.dtype, device=stay.device)
-        factor = torch.linalg.cholesky(stay + floor)
         total = torch.stack(
             [each.weight * moment for each, moment in zip(constraints, self._moments, strict=True)]
         ).sum(0)
-        half = torch.linalg.solve_triangular(factor, total, upper=False)
-        whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
-        values, directions = torch.linalg.eigh((whitened + whitened.T) / 2)
-        back = torch.linalg.solve_triangular(factor.T, directions, upper=True)
-        self._inverse = (back / (values.clamp_min(0) + ridge)) @ back.T
+        self._inverse = regularized_inverse(total, everything_else, ridge)
         self._asked = torch.zeros(len(constraints), dtype=torch.float64)
         self._missed = torch.zeros(len(constraints), dtype=torch.float64)
 
@@ -98,6 +89,27 @@ class LeastChange:
         """How far each constraint is from holding, over all matrices so far: |outputs - wanted| / |wanted|."""
         asked = self._asked.clamp_min(torch.finfo(torch.float64).tiny)
         return [float(share) for share in (self._missed / asked).clamp_min(0).sqrt()]
+
+
+def regularized_inverse(total: Tensor, everything_else: Tensor, ridge: float) -> Tensor:
+    """(total + ridge C)^-1, (D, D), in float64.
+
+    Args:
+        total: A second moment (D, D), of however few states.
+        everything_else: C, (D, D); a `FLOOR` is put under it.
+        ridge: Above 0.
+    """
+    # In coordinates in which C is the identity the sum is diagonal, and well conditioned however few states there
+    # are: its smallest entry is the ridge.
+    stay = everything_else.double()
+    floor = FLOOR * stay.diagonal().mean() * torch.eye(len(stay), dtype=stay.dtype, device=stay.device)
+    factor = torch.linalg.cholesky(stay + floor)
+    half = torch.linalg.solve_triangular(factor, total, upper=False)
+    whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
+    values, directions = torch.linalg.eigh((whitened + whitened.T) / 2)
+    back = torch.linalg.solve_triangular(factor.T, directions, upper=True)
+    inverse: Tensor = (back / (values.clamp_min(0) + ridge)) @ back.T
+    return inverse
 
 
 def energy(weight: Tensor, moment: Tensor) -> float:

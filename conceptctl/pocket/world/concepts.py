@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from conceptctl.errors import UsageError
 from conceptctl.pocket.world.kinds import DETAILS, KINDS, NONE, UNSEEN_PAINT, Subject, details_show, draw_subject
 from conceptctl.pocket.world.render import render
 from conceptctl.pocket.world.scenes import scene_of
@@ -81,7 +82,7 @@ def _is_expressible(subject: Subject) -> bool:
     return details_show(subject) and any(value in UNSEEN_PAINT for value in subject.shown().values())
 
 
-def sequence(length: int, seed: int = 0) -> tuple[Concept, ...]:
+def sequence(length: int, seed: int = 0, kinds: Sequence[str] = ()) -> tuple[Concept, ...]:
     """Make a fixed sequence of concepts, as the benchmarks learn them.
 
     Up to 50 concepts: half people, half waterfalls, shuffled, as in the paper's benchmark of 50. Longer ones hold
@@ -91,18 +92,23 @@ def sequence(length: int, seed: int = 0) -> tuple[Concept, ...]:
     Args:
         length: How many concepts.
         seed: Which sequence; different seeds share no identity.
+        kinds: Of these kinds, in equal parts, and of no other.
+
+    Raises:
+        UsageError: There is no such kind in the world.
     """
     rng = random.Random(f"sequence:{length}:{seed}")
-    cycle = ["person", "waterfall"]
-    if length > 50:
+    cycle = list(kinds) or ["person", "waterfall"]
+    if unknown := [kind for kind in cycle if kind not in KINDS]:
+        raise UsageError(f"the world has no {unknown[0]!r}", hint=", ".join(KINDS))
+    if length > 50 and not kinds:
         others = [kind for kind in KINDS if kind not in cycle]
         cycle = [kind for other in others for kind in ("person", "waterfall", other)]
-    kinds = cycle * (length // len(cycle) + 1)
-    kinds = kinds[:length]
-    rng.shuffle(kinds)
+    order = (cycle * (length // len(cycle) + 1))[:length]
+    rng.shuffle(order)
     chosen: list[Concept] = []
     next_seed = dict.fromkeys(KINDS, 1000 * seed)
-    for kind in kinds:
+    for kind in order:
         while True:
             candidate = concept(kind, next_seed[kind])
             next_seed[kind] += 1

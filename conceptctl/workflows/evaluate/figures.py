@@ -29,7 +29,7 @@ def figures(sets: Sets, prompt: Tensor | None, scale: Scale) -> dict[str, float 
         scale: From the class's pictures to the held-out ones.
     """
     before = sets.after_learning
-    return _presentable(
+    return presentable(
         {
             **figures_of(sets, KERNEL),
             "kid": kid(sets.current, sets.heldout),
@@ -48,7 +48,7 @@ def figures(sets: Sets, prompt: Tensor | None, scale: Scale) -> dict[str, float 
 
 def cross_check(sets: Sets) -> dict[str, float | None]:
     """Compute the four MMDs with the kernel that also sees spread."""
-    return _presentable(figures_of(sets, CROSS_CHECK))
+    return presentable(figures_of(sets, CROSS_CHECK))
 
 
 def kernel_settings(width: int) -> dict[str, Any]:
@@ -62,6 +62,6 @@ def kernel_settings(width: int) -> dict[str, Any]:
     }
 
 
-def _presentable(values: Mapping[str, float | None]) -> dict[str, float | None]:
+def presentable(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Turn what is not finite into None: JSON has no other word for it."""
     return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import conceptctl
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
+from conceptctl.families import family_of
 from conceptctl.images.contact_sheet import contact_sheet
 from conceptctl.images.png import png_info
 from conceptctl.images.writing import save_new
@@ -202,6 +203,8 @@ def _prepare(store: Store, request: Request, device: str, watch: _Watch) -> _Rea
         for text in (request.prompt, request.negative):
             for warning in prompt_warnings(text, known):
                 watch.warn(warning)
+        if len(named) > 1 and not request.prompt_only and not family_of(generation.base).REGIONS:
+            raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
         composed = request.prompt if request.prompt_only else compose(store, generation, request.prompt, named)
 
         def spare(concept: Concept, error: StoreDamaged) -> None:

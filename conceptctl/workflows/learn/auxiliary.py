@@ -38,7 +38,7 @@ def prompt_of(class_word: str) -> str:
 
 
 def find(
-    layout: Layout, head: Generation, class_word: str, count: int, attachments: Attachments
+    layout: Layout, head: Generation, class_word: str, count: int, attachments: Attachments, side: int | None = None
 ) -> tuple[Tensor, Attachments] | None:
     """Return the latents of a class that the store has, (count, C, H, W), and the attachments with them as the last.
 
@@ -52,7 +52,7 @@ def find(
             path = layout.blob(attachment.blob.sha256)
             header = tensorfile.read_header(path)
             kept = header.tensors["latents"].shape[0] if "latents" in header.tensors else 0
-            if kept >= count and header.metadata == about(head, class_word, kept):
+            if kept >= count and header.metadata == about(head, class_word, kept, side):
                 rest = tuple(each for each in attachments if each != attachment)
                 return torch.from_numpy(weights.read_floats(path, "latents")[:count]), (*rest, attachment)
     return None
@@ -64,6 +64,7 @@ def draw(
     class_word: str,
     count: int,
     *,
+    side: int | None = None,
     accelerator: Accelerator,
     watch: Watch,
     begun: Tensor | None = None,
@@ -76,6 +77,7 @@ def draw(
         head: Of whose base the preset says how pictures are drawn.
         class_word: What to draw.
         count: How many.
+        side: Pixels to which they are made smaller: a base draws best at its own size, whatever is learned at.
         accelerator: Whose processes share the work.
         watch: Is told of each batch.
         begun: The latents of the first of them, where an interrupted run had drawn some.
@@ -85,6 +87,7 @@ def draw(
         The latents (count, C, H, W), on the CPU.
     """
     import torch
+    from PIL import Image
 
     watch.stage(f"drawing {class_word} pictures to learn beside", count)
     parts = [] if begun is None else [begun]
@@ -97,7 +100,8 @@ def draw(
     try:
         # Whole batches, as they are drawn and encoded: what goes on later is the same to the bit.
         while batch := list(itertools.islice(drawing, BATCH)):
-            parts.append(backbone.encode(batch).cpu())
+            pictures = [each.resize((side, side), Image.Resampling.LANCZOS) for each in batch] if side else batch
+            parts.append(backbone.encode(pictures).cpu())
             watch.advance(len(batch))
             if time.monotonic() - saved >= SAVE_SECONDS:
                 save(torch.cat(parts))
@@ -109,22 +113,25 @@ def draw(
     return torch.cat(parts)
 
 
-def keep(writer: Writer, latents: Tensor, class_word: str, attachments: Attachments) -> Attachments:
+def keep(
+    writer: Writer, latents: Tensor, class_word: str, attachments: Attachments, side: int | None = None
+) -> Attachments:
     """Write what was drawn into the store, and return the attachments with it as the last."""
-    said = about(writer.head, class_word, len(latents))
+    said = about(writer.head, class_word, len(latents), side)
     ref = writer.add_tensors({"latents": weights.array_tensor(latents.numpy())}, said)
     drawn = Attachment(KIND, "", ref)
     return (*(each for each in attachments if each != drawn), drawn)
 
 
-def about(head: Generation, class_word: str, count: int) -> dict[str, str]:
-    """What auxiliary pictures of one base depend on, and nothing else."""
+def about(head: Generation, class_word: str, count: int, side: int | None = None) -> dict[str, str]:
+    """What auxiliary pictures of one base depend on, and nothing else; `side` as in `draw`."""
     sampling = preset_of(head.base).drawing
     return {
         "class": class_word,
         "count": str(count),
         "steps": str(sampling.steps),
         "guidance": str(sampling.guidance),
+        **({"side": str(side)} if side else {}),
     }
 
 

@@ -40,6 +40,7 @@ _OPTIONS = {
     "method": "--method",
     "auxiliary": "--aux",
     "seed": "--seed",
+    "resolution": "--resolution",
     "precision": "--mixed-precision",
     "steps": "--steps",
     "batch_size": "--batch-size",
@@ -109,6 +110,7 @@ def settings_of(
         "auxiliary": plan.auxiliary,
         "seed": request.train.seed,
         "flip": request.flip,
+        **({"resolution": plan.resolution} if "resolution" in plan.differs else {}),
         "precision": plan.precision,
         "program": conceptctl.__version__,
         "state_format": STATE_FORMAT,
@@ -210,8 +212,8 @@ def _option(key: str, value: Any) -> str:
     """What on the command line makes a setting what it was."""
     if key == "flip":
         return "--flip" if value else "no --flip"
-    if key == "class" and not value:
-        return "no --class"
+    if key in ("class", "resolution") and not value:
+        return f"no --{key}"
     text = shlex.quote(str(value))
     return f"{_OPTIONS[key]} {text}" if key in _OPTIONS else f"--set {key}={text}"
 

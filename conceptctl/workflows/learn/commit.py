@@ -56,6 +56,7 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
             "differs": list(prepared.plan.differs),
             "auxiliary": prepared.plan.auxiliary,
             **({"flip": True} if prepared.request.flip else {}),
+            **({"resolution": prepared.plan.resolution} if "resolution" in prepared.plan.differs else {}),
             "precision": prepared.precision,
             "trained_parameters": parameters,
             "trained_in_unet": parameters - token,

@@ -12,6 +12,7 @@ import torch
 from PIL import ImageOps
 
 from conceptctl.diffusion.latents import TOGETHER
+from conceptctl.learning.backbone import Crop
 from conceptctl.learning.examples import Examples
 from conceptctl.workflows.learn import descriptions
 from conceptctl.workflows.learn.auxiliary import prompt_of
@@ -46,6 +47,7 @@ def make_dataset(
     *,
     describer: FeatureExtractor | None,
     auxiliary: Tensor | None,
+    auxiliary_side: int,
     watch: Watch,
 ) -> Dataset:
     """Say what each picture shows, and encode everything that a concept is learned from.
@@ -57,6 +59,7 @@ def make_dataset(
         checked: The pictures.
         describer: What says what is around the concept where there is no caption; None for nothing.
         auxiliary: The latents of auxiliary pictures.
+        auxiliary_side: Of those pictures, in pixels.
         watch: Is told what is going on.
     """
     pictures = [picture.image() for picture in checked.pictures]
@@ -68,8 +71,12 @@ def make_dataset(
         notes = (*notes, descriptions.summary(around))
     different = tuple(dict.fromkeys(chain.from_iterable(prompts)))
     watch.stage("encoding the pictures", len(pictures) * (2 if request.flip else 1))
-    beside = (auxiliary, prompt_of(request.class_word)) if auxiliary is not None else None
-    examples = gather(backbone, pictures, prompts, flip=request.flip, auxiliary=beside, progress=watch.advance)
+    crops = [Crop.middle(picture.size, picture.bucket) for picture in checked.pictures]
+    square = (auxiliary_side, auxiliary_side)
+    beside = None
+    if auxiliary is not None:
+        beside = auxiliary, prompt_of(request.class_word), Crop.middle(square, square)
+    examples = gather(backbone, pictures, prompts, crops, flip=request.flip, auxiliary=beside, progress=watch.advance)
     return Dataset(examples, different, notes)
 
 
@@ -94,9 +101,10 @@ def gather(
     backbone: Backbone,
     pictures: Sequence[Image.Image],
     prompts: Sequence[Sequence[str]],
+    crops: Sequence[Crop],
     *,
     flip: bool,
-    auxiliary: tuple[Tensor, str] | None,
+    auxiliary: tuple[Tensor, str, Crop] | None,
     progress: Callable[[int], None] = lambda encoded: None,
 ) -> Examples:
     """Encode everything that a concept is learned from.
@@ -105,25 +113,42 @@ def gather(
         backbone: What encodes.
         pictures: The concept's.
         prompts: Of each picture, one or more.
+        crops: How each picture was made.
         flip: Whether mirrored pictures count as well.
-        auxiliary: The latents of auxiliary pictures, and the prompt of all of them.
+        auxiliary: The latents of auxiliary pictures, the prompt of all of them, and how they were made.
         progress: Told of every few more that are encoded.
     """
-    shown, of_each = list(pictures), list(prompts)
+    shown, of_each, framed = list(pictures), list(prompts), list(crops)
     if flip:
+        # What is cut off on the left is as much as on the right.
         shown += [ImageOps.mirror(picture) for picture in shown]
-        of_each *= 2
+        of_each, framed = of_each * 2, framed * 2
     # Every picture counts alike, however many prompts it has.
     times = math.lcm(*map(len, of_each))
-    parts = []
-    # As many as a backbone encodes together: the latents are the same to the bit.
-    for start in range(0, len(shown), TOGETHER):
-        parts.append(backbone.encode(shown[start : start + TOGETHER]))
-        progress(len(parts[-1]))
-    latents = torch.cat(parts).repeat_interleave(times, dim=0)
+    encoded = _encoded(backbone, shown, progress)
+    latents = [each for each in encoded for _ in range(times)]
+    framed = [each for each in framed for _ in range(times)]
     said = [prompt for own in of_each for prompt in (*own,) * (times // len(own))]
     concept = len(said)
     if auxiliary is not None:
-        latents = torch.cat([latents, auxiliary[0].to(latents.device)])
-        said += [auxiliary[1]] * len(auxiliary[0])
-    return Examples(latents, said, concept)
+        drawn, prompt, crop = auxiliary
+        latents += drawn.to(latents[0].device).unbind()
+        said += [prompt] * len(drawn)
+        framed += [crop] * len(drawn)
+    alike = len({each.shape for each in latents}) == 1
+    return Examples(torch.stack(latents) if alike else latents, said, concept, framed)
+
+
+def _encoded(backbone: Backbone, pictures: Sequence[Image.Image], progress: Callable[[int], None]) -> list[Tensor]:
+    """The latents (C, H, W) of pictures, those of one size encoded together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault(picture.size, []).append(index)
+    found: dict[int, Tensor] = {}
+    for group in groups.values():
+        # As many as a backbone encodes together: the latents are the same to the bit.
+        for start in range(0, len(group), TOGETHER):
+            together = group[start : start + TOGETHER]
+            found |= zip(together, backbone.encode([pictures[index] for index in together]), strict=True)
+            progress(len(together))
+    return [found[index] for index in range(len(pictures))]

@@ -168,7 +168,8 @@ def _memory(said: Mapping[str, Any], planned: Plan) -> int | None:
 def _are_there(store: Store, head: Generation, planned: Plan) -> bool:
     if not planned.auxiliary:
         return True
-    found = auxiliary.find(store.layout, head, planned.class_word, planned.auxiliary, head.attachments)
+    word, count, side = planned.class_word, planned.auxiliary, planned.auxiliary_side
+    found = auxiliary.find(store.layout, head, word, count, head.attachments, side)
     return found is not None
 
 

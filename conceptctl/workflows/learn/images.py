@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl import families
 from conceptctl.errors import UsageError
+from conceptctl.images.buckets import RESOLUTION_STEP, PictureSizes
 from conceptctl.presets import Learn, preset_of
 from conceptctl.store import base
 from conceptctl.store.manifest import Generation
@@ -31,9 +32,9 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
 
     names = frozenset(each.name for each in head.concepts)
     tokenizer = wording.tokenizer_of(store, head, request.name)
-    side = families.family_of(head.base).picture_side(base.configs(store.layout, head.base))
+    sizes = sizes_of(store, head)
     takes = preset_of(head.base).learn
-    rules = _rules(side, takes, request, names, tokenizer)
+    rules = _rules(sizes, takes, request, names, tokenizer)
     for said in wording.on_class(request, takes, tokenizer):
         watch.warn(said)
 
@@ -45,8 +46,8 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     checked = check_folder(request.folder, rules, progress=looked)
     if checked.photographic and not takes.photographs:
         watch.warn(
-            f"these look like photographs, and this base draws {side} x {side} pictures: likeness is not to be "
-            "expected (for photographs: conceptctl init --base HUB_ID --store DIR)"
+            f"these look like photographs, and this base draws {sizes.side} x {sizes.side} pictures: "
+            "likeness is not to be expected (for photographs: conceptctl init --base HUB_ID --store DIR)"
         )
     if len(checked.pictures) < FEW:
         watch.warn(
@@ -56,12 +57,17 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
     return checked
 
 
-def check_pictures_for(base_folder: Path, side: int, takes: Learn, request: Request) -> None:
+def sizes_of(store: Store, head: Generation) -> PictureSizes:
+    """Return at what sizes pictures can be learned on a store's base."""
+    return families.picture_sizes(head.base, base.configs(store.layout, head.base))
+
+
+def check_pictures_for(base_folder: Path, sizes: PictureSizes, takes: Learn, request: Request) -> None:
     """Pass a folder through the picture gate as a store that is not there yet would.
 
     Args:
         base_folder: Its base, as a diffusers folder.
-        side: Of the pictures that its base draws, in pixels.
+        sizes: At which pictures can be learned on its base.
         takes: What the base's preset says.
         request: Whose folder.
 
@@ -70,20 +76,24 @@ def check_pictures_for(base_folder: Path, side: int, takes: Learn, request: Requ
     """
     from conceptctl.images.gate import check_folder
 
-    check_folder(request.folder, _rules(side, takes, request, frozenset(), wording.tokenizer_in(base_folder)))
+    check_folder(request.folder, _rules(sizes, takes, request, frozenset(), wording.tokenizer_in(base_folder)))
 
 
-def _rules(side: int, takes: Learn, request: Request, concepts: frozenset[str], tokenizer: Any) -> Rules:
+def _rules(sizes: PictureSizes, takes: Learn, request: Request, concepts: frozenset[str], tokenizer: Any) -> Rules:
     from conceptctl.images.gate import Rules
 
-    if request.resolution not in (None, side):
+    side = sizes.side if request.resolution is None else request.resolution
+    if not sizes.takes(side):
+        others = f" or a multiple of {RESOLUTION_STEP} from {sizes.least} to {sizes.most}" if sizes.step else ""
         raise UsageError(
-            f"this base learns at {side} x {side}, not at {request.resolution}",
-            hint="leave --resolution out; pictures of any size are cropped and scaled to the base's",
+            f"this base learns at a resolution of {sizes.side}{others}, not {request.resolution}",
+            hint="leave --resolution out; pictures of any size are scaled and cropped to fit",
         )
     return Rules(
         side=side,
-        min_side=takes.smallest_side or side,
+        step=sizes.step,
+        # At any resolution pictures are enlarged by as much at most as at the base's own.
+        min_side=-(-takes.smallest_side * side // sizes.side) or side,
         skip_bad=request.skip_bad,
         first_frame=request.first_frame,
         follow_symlinks=request.follow_symlinks,

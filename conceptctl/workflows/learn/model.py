@@ -58,8 +58,8 @@ def _auxiliary(
     attachments: tuple[Attachment, ...],
 ) -> tuple[Tensor, tuple[Attachment, ...]]:
     """Find the auxiliary pictures' latents, or draw them."""
-    word, count = prepared.request.class_word, prepared.plan.auxiliary
-    found = auxiliary.find(prepared.store.layout, prepared.head, word, count, attachments)
+    word, count, side = prepared.request.class_word, prepared.plan.auxiliary, prepared.plan.auxiliary_side
+    found = auxiliary.find(prepared.store.layout, prepared.head, word, count, attachments, side)
     if found is None:
         # What is damaged is said before anything is drawn.
         folded.read(prepared.store.layout, prepared.head)
@@ -68,12 +68,13 @@ def _auxiliary(
             prepared.head,
             word,
             count,
+            side=side,
             accelerator=prepared.accelerator,
             watch=prepared.watch,
             begun=resumed.begun,
             save=lambda drawn: resumed.save_drawn(drawn, count),
         )
-        found = latents, auxiliary.keep(writer, latents, word, attachments) if writer else attachments
+        found = latents, auxiliary.keep(writer, latents, word, attachments, side) if writer else attachments
     if writer:
         resumed.save_auxiliary(found[1][-1].blob)
     return found

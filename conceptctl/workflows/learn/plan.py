@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.learn import checkpoint
-from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.images import check_pictures, sizes_of
 from conceptctl.workflows.learn.replace import check_name
 from conceptctl.workflows.learn.request import (
     Request,
@@ -23,6 +24,7 @@ from conceptctl.workflows.learn.request import (
 from conceptctl.workflows.learn.samples import check_prompts
 
 if TYPE_CHECKING:
+    from conceptctl.images.buckets import PictureSizes
     from conceptctl.images.gate import Checked
     from conceptctl.learning.method import Method
 
@@ -39,13 +41,19 @@ class Plan:
     config: Mapping[str, Any]
     """Every setting of the method."""
     differs: Mapping[str, Any]
-    """Those that are not the preset's."""
+    """Those that are not the preset's, and a resolution that is not the base's own."""
     pictures: int
+    resolution: int
+    """Side of the square that no picture has more pixels than."""
+    sizes: Mapping[str, int]
+    """How many pictures are learned at which size, `448x576`; mirrored ones are not counted."""
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     prompts: tuple[str, ...]
     """The different prompts, with the concept's token; what pictures are described as is known when it is learned."""
     auxiliary: int
+    auxiliary_side: int | None
+    """Pixels to which auxiliary pictures are made smaller; None where they are learned from as they are drawn."""
     reference_samples: int
     device: str
     precision: str
@@ -94,7 +102,7 @@ def plan(
     check_prompts(request, [each.name for each in head.concepts])
     watch = watch or Watch()
     checked = check_pictures(store, head, request, watch)
-    made = planned(request, preset, method, checked, str(found), precision)
+    made = planned(request, preset, method, checked, sizes_of(store, head), str(found), precision)
     if request.feature_extractor is not None and extractor.is_local(request.feature_extractor):
         extractor.open_extractor(head.base, request.feature_extractor, found)
     if request.replace:
@@ -113,8 +121,17 @@ def plan(
     )
 
 
-def planned(request: Request, preset: Preset, method: Method, checked: Checked, device: str, precision: str) -> Plan:
+def planned(
+    request: Request,
+    preset: Preset,
+    method: Method,
+    checked: Checked,
+    sizes: PictureSizes,
+    device: str,
+    precision: str,
+) -> Plan:
     """Say what a run would do with pictures that passed the gate."""
+    resolution = request.resolution or sizes.side
     count = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
     samples = preset.learn.reference_samples if request.reference_samples is None else request.reference_samples
     config = dataclasses.asdict(method.config)
@@ -125,12 +142,18 @@ def planned(request: Request, preset: Preset, method: Method, checked: Checked, 
         class_word=request.class_word,
         preset=preset.name,
         config=config,
-        differs={name: value for name, value in config.items() if value != usual[name]},
+        differs={
+            **({"resolution": resolution} if resolution != sizes.side else {}),
+            **{name: value for name, value in config.items() if value != usual[name]},
+        },
         pictures=len(checked.pictures),
+        resolution=resolution,
+        sizes=dict(Counter("{}x{}".format(*picture.bucket) for picture in checked.pictures).most_common()),
         skipped=tuple(str(refusal) for refusal in checked.refusals),
         notes=(*checked.notes, *_note_on_describing(request, preset, method, checked)),
         prompts=tuple(dict.fromkeys(prompts_of(request, method, checked))),
         auxiliary=count if method.config.auxiliary_batch else 0,
+        auxiliary_side=resolution if resolution < sizes.side else None,
         reference_samples=samples,
         device=device,
         precision=precision,

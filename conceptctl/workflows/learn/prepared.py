@@ -9,7 +9,7 @@ from conceptctl.errors import UsageError
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.images import check_pictures, sizes_of
 from conceptctl.workflows.learn.plan import Plan, is_described, plain_prompt, planned
 from conceptctl.workflows.learn.request import Request, Watch, precision_of
 
@@ -72,7 +72,7 @@ def prepare(
     # The others have met the main process now, which holds the right to write: the head stays what it is.
     head = head if accelerator.is_main_process else store.head()
     checked = check_pictures(store, head, request, watch)
-    plan = planned(request, preset, method, checked, str(accelerator.device), precision)
+    plan = planned(request, preset, method, checked, sizes_of(store, head), str(accelerator.device), precision)
     if chosen.type == "cpu" and preset_of(head.base).learn.slow_on_cpu:
         watch.warn("a base of this size takes hours on a CPU; with a GPU: --device cuda")
     described = is_described(request, preset, method, checked)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conceptctl import families
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.methods import METHODS, find_method
@@ -75,7 +76,7 @@ class Request:
     mixed_precision: str | None = None
     """One of `PRECISIONS`: bf16, fp16, or `no` for fp32; the device decides when it is None."""
     resolution: int | None = None
-    """The side that the base is expected to have, in pixels."""
+    """The side of the square that other pictures have as many pixels as; the base's own when it is None."""
     skip_bad: bool = False
     first_frame: bool = False
     follow_symlinks: bool = False
@@ -263,6 +264,8 @@ def make_method(request: Request, preset: Preset) -> Method:
     for name, each in known.items():
         _check_number(name, getattr(config, name), type(each.default))
     _check_words(config)
+    if preset.family:
+        families.check_settings(preset.family, config)
     return found(config)
 
 

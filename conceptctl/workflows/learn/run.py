@@ -146,7 +146,8 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
         return checkpoint.look_on(layout, settings, prepared.checked)
     for said in checkpoint.begins_anew(checkpoint.interrupted(layout, settings, prepared.checked)):
         prepared.watch.warn(said)
-    drawn_by = auxiliary.about(prepared.head, prepared.request.class_word, prepared.plan.auxiliary)
+    plan = prepared.plan
+    drawn_by = auxiliary.about(prepared.head, plan.class_word, plan.auxiliary, plan.auxiliary_side)
     resumed = checkpoint.take_up(layout, settings, prepared.checked, drawn_by)
     if resumed.state and resumed.state.step:
         prepared.watch.stage(f"going on with an interrupted run, from step {resumed.state.step}", 0)
@@ -156,6 +157,7 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
 
 def _dataset(prepared: Prepared, model: Model) -> Dataset:
     from conceptctl.workflows.learn.dataset import make_dataset
+    from conceptctl.workflows.learn.images import sizes_of
 
     return make_dataset(
         model.backbone,
@@ -164,12 +166,13 @@ def _dataset(prepared: Prepared, model: Model) -> Dataset:
         prepared.checked,
         describer=prepared.extractor if prepared.described else None,
         auxiliary=model.auxiliary,
+        auxiliary_side=prepared.plan.auxiliary_side or sizes_of(prepared.store, prepared.head).side,
         watch=prepared.watch,
     )
 
 
 def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> Task:
-    from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task
+    from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task, way_to_base
 
     store, head, backbone = prepared.store, prepared.head, model.backbone
     return make_task(
@@ -183,5 +186,6 @@ def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> 
         earlier=earlier_tasks(store, head, model.weights, prepared.device),
         names=[each.name for each in head.concepts],
         change=change_so_far(store, head, model.weights),
+        to_base=way_to_base(store, head, model.weights, prepared.device),
         seed=prepared.request.train.seed,
     )

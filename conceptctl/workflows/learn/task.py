@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from conceptctl.errors import ImportRefused
 from conceptctl.learning.method import Earlier, Task
-from conceptctl.learning.weights import Deltas, output_energy, shapes_of
-from conceptctl.store import base, folded, weights
+from conceptctl.learning.weights import Deltas, output_energy, shapes_of, token_override
+from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.store.concept import read_record
 from conceptctl.workflows.reference_samples import recipe_of
 from conceptctl.workflows.usual_prompts import usual
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from conceptctl.learning.backbone import Backbone
@@ -43,6 +45,7 @@ def make_task(
     earlier: Sequence[Earlier] = (),
     names: Sequence[str] = (),
     change: Mapping[str, Tensor] | None = None,
+    to_base: Callable[[], Deltas] = Deltas,
     seed: int = 0,
 ) -> Task:
     """Say what a method must know of one concept to learn.
@@ -58,16 +61,20 @@ def make_task(
         earlier: The tasks before this one.
         names: The concepts that are to stay as they are, by name.
         change: |sum of all earlier deltas|, (D1, D2) by path of every target; None or empty for nothing.
+        to_base: Gives what turns the model's weights into the base's.
         seed: Of everything random.
     """
     targets = backbone.targets()
     factor, energy = None, {}
     if method.config.needs_reference:
+        # What is merged has one and the same reference for all its concepts, whatever each is.
+        on_base = method.trained_on == "pretrained"
         # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
-        factor = backbone.reference_factor([prior_prompt], without=token_ids)
+        factor = backbone.reference_factor([] if on_base else [prior_prompt], without=token_ids)
         # What the targets make of the usual prompts is the measure, or it would grow with what is kept.
         energy = output_energy(targets, factor)
-        factor = backbone.with_prompts(factor, [usual(backbone.tokenizer(), name) for name in names])
+        if not on_base:
+            factor = backbone.with_prompts(factor, [usual(backbone.tokenizer(), name) for name in names])
     shapes = shapes_of(targets)
     return Task(
         shapes,
@@ -79,7 +86,20 @@ def make_task(
         seed,
         factor,
         energy,
+        to_base,
+        partial(_words, backbone, prompt, tuple(token_ids)),
     )
+
+
+@torch.no_grad()
+def _words(backbone: Backbone, prompt: str, token_ids: Sequence[int], rows: TokenRows) -> Tensor:
+    """The hidden states (s, D) of a prompt's words from a token on, its end among them, with given token rows."""
+    with token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids)) as override:
+        override.rows = rows
+        states, behind = backbone.hidden_states([prompt], token_ids)
+    # What fills the prompt up to the text encoder's length are no words.
+    length = len(backbone.tokenizer()(prompt, truncation=True).input_ids)
+    return states[0, :length][behind[0, :length]]
 
 
 def change_so_far(store: Store, head: Generation, current: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -98,6 +118,41 @@ def change_so_far(store: Store, head: Generation, current: Mapping[str, Array]) 
     }
     # Tokens alone change no weights, and are nothing to look after.
     return total if any(each.any() for each in total.values()) else {}
+
+
+def way_to_base(
+    store: Store, head: Generation, current: Mapping[str, Array], device: torch.device
+) -> Callable[[], Deltas]:
+    """Give what turns the weights of a generation into the base's, when it is asked for; see `change_so_far`."""
+
+    def deltas() -> Deltas:
+        found = base.tensors(store.layout, head.base)
+        back = {path: weights.read_floats(*found[path][:2]) - weight for path, weight in current.items()}
+        if not any(each.any() for each in back.values()):
+            return Deltas()
+        return Deltas.of({path: torch.from_numpy(each) for path, each in back.items()}).to(device)
+
+    return deltas
+
+
+class StoredState(Mapping[str, "Tensor"]):
+    """What a concept's method kept, each tensor read when it is asked for: many concepts need little memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        names = tensorfile.read_header(path).tensors
+        self._names = [name.removeprefix("state/") for name in names if name.startswith("state/")]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return torch.from_numpy(weights.read_floats(self._path, f"state/{name}"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def earlier_tasks(store: Store, head: Generation, current: Mapping[str, Array], device: torch.device) -> list[Earlier]:
@@ -123,17 +178,24 @@ def earlier_tasks(store: Store, head: Generation, current: Mapping[str, Array], 
         @cache
         def state() -> State:
             # Whoever goes on from it must have it as it was committed; nobody else is stopped by what is damaged.
-            kept = weights.read_state(store.blob(concept, read=True))
-            return {name: torch.from_numpy(array) for name, array in kept.items()}
+            return StoredState(store.blob(concept, read=True))
 
         try:
             record = read_record(store.blob(concept))
         except ImportRefused:
             # Nobody is stopped by a damaged record but whoever goes on from it, who asks for the state.
             prompt = f"a photo of a V*{concept.name}"
-            return Earlier(concept.uid, prompt, state=state, deltas=lambda: deltas_of(index + 1))
+            return Earlier(
+                concept.uid,
+                prompt,
+                state=state,
+                deltas=lambda: deltas_of(index + 1),
+                consolidated=concept.consolidated,
+            )
         kinds = weights.state_kinds(store.blob(concept))
         prompt = recipe_of(record, head.base).prompt_for(concept.name)
-        return Earlier(concept.uid, prompt, kinds, state, lambda: deltas_of(index + 1), record.contains)
+        return Earlier(
+            concept.uid, prompt, kinds, state, lambda: deltas_of(index + 1), record.contains, concept.consolidated
+        )
 
     return [task_of(index, concept) for index, concept in enumerate(head.concepts)]

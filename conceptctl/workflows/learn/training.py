@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -171,12 +172,17 @@ def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: 
         backbone.freeze()
         backbone.set_aside()
         batch = -(-(config.batch_size + config.auxiliary_batch) // prepared.accelerator.num_processes)
-        chosen = fitted(trainable, backbone, tuple(dataset.examples.latents.shape[1:]), batch) or chosen
+        chosen = fitted(trainable, backbone, _largest(dataset), batch) or chosen
     if chosen.checkpointing:
         backbone.checkpoint_gradients()
     if chosen != Fit(None, False):
         prepared.watch.fitted(chosen)
     return chosen
+
+
+def _largest(dataset: Dataset) -> tuple[int, ...]:
+    """The shape of the largest of all latents, (C, H, W)."""
+    return max((tuple(each.shape) for each in dataset.examples.latents), key=math.prod)
 
 
 def _on_cpu(learned: Learned) -> Learned:

@@ -1,0 +1,125 @@
+"""Draws pictures with a network with joint attention: one seed, one picture, whatever else is drawn beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from conceptctl.diffusion.composition.guidance import GuidedPrompt
+from conceptctl.diffusion.composition.regions import Composition, Prompt
+from conceptctl.diffusion.joint_networks import JointNetwork, told_of
+from conceptctl.diffusion.sampling import WORD_SCALE
+from conceptctl.diffusion.text_encoders import PooledStates
+from conceptctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from conceptctl.diffusion.joint_text import JointTextEncoders
+
+
+def joint_sampler(
+    network: JointNetwork,
+    text: JointTextEncoders,
+    prompt: Prompt,
+    *,
+    steps: int,
+    guidance: float,
+    negative: str,
+    watch: Callable[[float], None] = lambda share: None,
+) -> Callable[[Sequence[int]], list[Image.Image]]:
+    """Prepare to draw pictures of one prompt; see `sampling.pipeline_sampler`.
+
+    Args:
+        network: The network, with its pipeline.
+        text: The pipeline's text encoders.
+        prompt: What to draw.
+        steps: Denoising steps.
+        guidance: Scale of classifier-free guidance, 1 or less is none; or what the network is told in its place.
+        negative: What not to draw.
+        watch: Told after every denoising step what share of the pictures is done.
+
+    Raises:
+        UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing.
+    """
+    if isinstance(prompt, Composition):
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+    network.check_negative(negative)
+    guided = network.guided and guidance > 1
+
+    words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
+    wanted = text.encode_prompt(words)
+    told = [("", wanted), *([("negative_", text.encode_prompt(negative))] if guided else [])]
+    beside = None
+    if isinstance(prompt, GuidedPrompt):
+        beside = text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words)
+
+    @torch.no_grad()
+    def sample(seeds: Sequence[int]) -> list[Image.Image]:
+        states: dict[str, Any] = {}
+        for prefix, each in told:
+            states |= told_of(each, len(seeds), prefix)
+        # Guidance multiplies whatever is predicted for the prompt.
+        scale = WORD_SCALE / (guidance if guided else 1.0)
+        with joint_guidance(network.pipeline.transformer, beside, scale, len(seeds)):
+            made: list[Image.Image] = network.pipeline(
+                **states,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                # Noise made on the CPU is the same on every device.
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                height=network.side,
+                width=network.side,
+                callback_on_step_end=_step_watch(watch),
+            ).images
+        return made
+
+    return sample
+
+
+def _step_watch(watch: Callable[[float], None]) -> Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]:
+    def after_step(pipeline: Any, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
+        watch((step + 1) / pipeline.num_timesteps)
+        return {}
+
+    return after_step
+
+
+@contextmanager
+def joint_guidance(
+    transformer: nn.Module, beside: tuple[PooledStates, PooledStates] | None, scale: float, count: int
+) -> Iterator[None]:
+    """Add to what a network predicts what some words change; see `composition.guidance`.
+
+    Velocities of straight lines are linear in the predicted noise, so what is added to one is added to the other.
+
+    Args:
+        transformer: A network that is called with names for all that it is told.
+        beside: The states of the class with the words and without, of one sample each; None for no words.
+        scale: How much of the difference is added.
+        count: To how many samples, the last of those that it is called with.
+    """
+    if beside is None:
+        yield
+        return
+    hidden = torch.cat([each.hidden.expand(count, -1, -1) for each in beside])
+    pooled = torch.cat([each.pooled.expand(count, -1) for each in beside])
+
+    def add(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: tuple[Tensor]) -> tuple[Tensor]:
+        of_samples = ("hidden_states", "timestep", "guidance")
+        twice = {name: torch.cat([kwargs[name][-count:]] * 2) for name in of_samples if kwargs.get(name) is not None}
+        told = {**kwargs, **twice, "encoder_hidden_states": hidden, "pooled_projections": pooled}
+        # Not as a call, which would come here again.
+        seen, unseen = module.forward(**told)[0].chunk(2)
+        predicted = output[0].clone()
+        predicted[-count:] += scale * (seen - unseen)
+        return (predicted,)
+
+    hook = transformer.register_forward_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,267 @@
+"""Cells: one method learns one sequence with one seed. What decides a cell's result is its name on the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+import conceptctl
+from conceptctl.config import TrainConfig
+from conceptctl.errors import NotFound
+from conceptctl.methods import METHODS
+from conceptctl.presets import Preset, preset_of
+from conceptctl.store.store import Store
+from conceptctl.workflows.bench import sequences
+from conceptctl.workflows.bench.sequences import Item
+from conceptctl.workflows.bench.spec import Entry, Spec
+from conceptctl.workflows.evaluate.heldout import read_pictures
+from conceptctl.workflows.init import initialize
+from conceptctl.workflows.learn.request import Request, check_facts, make_method
+
+CELLS, DATA, BASES = "cells", "data", "bases"
+"""Folders of an output folder."""
+RESULTS, FAILED, STORE, DRAWN = "results.json", "failed.json", "store", "drawn"
+"""What a cell's folder holds."""
+VERSION = 1
+"""Of what a cell does: another number, and every cell is run anew."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method, one sequence, one seed, with everything that decides the result."""
+
+    label: str
+    """What its row is called; it decides nothing."""
+    method: str
+    seed: int
+    alone: bool
+    settings: Mapping[str, Any]
+    """What the spec sets of the method."""
+    steps: int
+    batch_size: int
+    pictures: int
+    sampling_steps: int
+    guidance: float
+    evaluations: tuple[int, ...]
+    """After how many concepts all so far are drawn again."""
+    pairs: int
+    base: Path
+    """A store without concepts, on the base; copied for the cell."""
+    folder: Path
+    """The folder of the sequence."""
+    concepts: int
+    feature_extractor: str | None
+    precision: str | None
+    content: Mapping[str, Any]
+    """What decides its result, as plain data."""
+
+    @property
+    def name(self) -> str:
+        """What it is called among the cells of its spec."""
+        return f"{self.label}/{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """What its folder is called: cells of one content are one cell."""
+        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
+        method = re.sub(r"[^a-z0-9]+", "-", self.method.replace("+", "p"))
+        return f"{method}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def home(self, output: Path) -> Path:
+        """Its folder in an output folder."""
+        return output / CELLS / self.key
+
+    def learned(self, output: Path) -> int:
+        """How many of its concepts have been learned and measured."""
+        if (self.home(output) / RESULTS).exists():
+            return self.concepts
+        return len(list((self.home(output) / DRAWN).glob("*-learned.json")))
+
+
+def chosen(spec: Spec, patterns: Sequence[str]) -> list[tuple[Entry, int]]:
+    """Return the cells that patterns name, as rows and seeds; all where there is no pattern.
+
+    Args:
+        spec: The spec.
+        patterns: LABEL/SEED, or LABEL, with `*` for anything.
+
+    Raises:
+        NotFound: A pattern names none, or there is no such method.
+    """
+    every = [(entry, seed) for entry in spec.entries for seed in spec.seeds]
+    for pattern in patterns:
+        if not any(_matches(entry, seed, pattern) for entry, seed in every):
+            labels = ", ".join(entry.label for entry in spec.entries)
+            raise NotFound(f"no cell of {spec.name} is called {pattern!r}", hint=f"LABEL/SEED; labels: {labels}")
+    found = [each for each in every if not patterns or any(_matches(*each, pattern) for pattern in patterns)]
+    unknown = [entry for entry, _ in found if entry.method not in METHODS]
+    if unknown:
+        names = ", ".join(dict.fromkeys(repr(entry.method) for entry in unknown))
+        raise NotFound(
+            f"spec {spec.name}: there is no method {names}",
+            hint=f"methods: {', '.join(METHODS)}; or --cells with the rows that can be run",
+        )
+    return found
+
+
+def _matches(entry: Entry, seed: int, pattern: str) -> bool:
+    return fnmatchcase(entry.label, pattern) or fnmatchcase(f"{entry.label}/{seed}", pattern)
+
+
+def make_cells(
+    spec: Spec, rows: Sequence[tuple[Entry, int]], output: Path, tell: Callable[[str], None] = lambda text: None
+) -> list[Cell]:
+    """Prepare cells: their base and their pictures are there afterwards, and every setting is checked.
+
+    Args:
+        spec: The spec.
+        rows: What `chosen` returned.
+        output: The output folder.
+        tell: Told what takes long.
+
+    Raises:
+        NotFound: There is no such base or setting.
+        PicturesRefused: Pictures are missing.
+        UsageError: A setting that cannot be meant.
+    """
+    store = _base_store(spec.base, output / BASES)
+    base = store.head().base
+    preset = preset_of(base)
+    # Settings cost nothing to check, and pictures do.
+    configs = {entry.label: _config(spec, entry, preset) for entry, _ in rows}
+    data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
+    return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
+
+
+def _base_store(named: str, root: Path) -> Store:
+    """An empty store on a base, made once an output folder."""
+    slug = re.sub(r"[^a-z0-9]+", "-", Path(named).name.lower()).strip("-") or "base"
+    place = root / f"{slug}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        if not (place / "FORMAT").exists():
+            initialize(place, named)
+    return Store(place)
+
+
+def _config(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
+    """Every setting that a row is learned with."""
+    train = train_config(entry.method, spec.protocol)
+    request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
+    check_facts(request)
+    return dataclasses.asdict(make_method(request, preset).config)
+
+
+def train_config(method: str, protocol: Any, seed: int = 0) -> TrainConfig:
+    """What `learn` is asked for by a protocol, or by a cell."""
+    return TrainConfig(method=method, steps=protocol.steps, batch_size=protocol.batch_size, seed=seed)
+
+
+def _prepared(
+    spec: Spec, seed: int, output: Path, store: Store, tell: Callable[[str], None]
+) -> tuple[Path, tuple[Item, ...], str]:
+    """The folder of a sequence, its concepts and its digest."""
+    if not spec.data.folder:
+        tell(f"drawing the sequence of seed {seed}")
+    folder = Path(spec.data.folder) if spec.data.folder else sequences.write_world(spec.data, seed, output / DATA)
+    items = sequences.items_of(folder, spec.data.concepts)
+    if spec.data.folder:
+        tell("looking at the pictures")
+        _check_pictures(store, items)
+    return folder.absolute(), items, sequences.digest_of(items)
+
+
+def _check_pictures(store: Store, items: Sequence[Item]) -> None:
+    """Let every picture through the gate once: what `learn` and `eval` would refuse hours later is refused now."""
+    parts = {f"{item.name}/{part.name}": part for item in items for part in (item.train, item.heldout)}
+    read_pictures(store, store.head(), parts)
+
+
+def _cell(
+    spec: Spec,
+    entry: Entry,
+    seed: int,
+    config: dict[str, Any],
+    preset: Preset,
+    store: Store,
+    folder: Path,
+    items: tuple[Item, ...],
+    digest: str,
+) -> Cell:
+    protocol, count = spec.protocol, len(items)
+    drawn: dict[str, Any] = {
+        "pictures": protocol.pictures or preset.learn.reference_samples,
+        "sampling_steps": protocol.sampling_steps or preset.sampling.steps,
+        "guidance": preset.sampling.guidance,
+        "evaluations": [] if entry.alone else list(evaluation_times(count, protocol.evaluations)),
+        "pairs": 0 if entry.alone else min(protocol.pairs, count - 1),
+    }
+    content = {
+        "version": VERSION,
+        "program": conceptctl.__version__,
+        "method": entry.method,
+        "config": config,
+        "alone": entry.alone,
+        "seed": seed,
+        "base": store.head().base.sha256,
+        "pictures_sha256": digest,
+        "auxiliary": preset.learn.auxiliary,
+        "precision": spec.precision,
+        "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
+        **drawn,
+    }
+    return Cell(
+        label=entry.label,
+        method=entry.method,
+        seed=seed,
+        alone=entry.alone,
+        settings=dict(entry.settings),
+        # The spec's own settings have the last word, also over a protocol's.
+        steps=config["steps"],
+        batch_size=config["batch_size"],
+        base=store.layout.root,
+        folder=folder,
+        concepts=count,
+        feature_extractor=spec.feature_extractor,
+        precision=spec.precision,
+        content=content,
+        **{**drawn, "evaluations": tuple(drawn["evaluations"])},
+    )
+
+
+def evaluation_times(concepts: int, evaluations: int) -> tuple[int, ...]:
+    """After how many concepts everything so far is drawn again: evenly over the sequence, and at its end."""
+    times = {-(-concepts * part // evaluations) for part in range(1, evaluations + 1)}
+    return tuple(sorted(times))
+
+
+def copy_store(source: Path, target: Path) -> Store:
+    """Make a store like one that has no concepts; blobs never change, so both may have the same files."""
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part, copy_function=_linked)
+        part.rename(target)
+    return Store(target)
+
+
+def _linked(source: str, target: str) -> str:
+    if f"{os.sep}blobs{os.sep}" in source:
+        try:
+            os.link(source, target)
+            return target
+        except OSError:
+            # Another file system, or one without links.
+            pass
+    return shutil.copy2(source, target)

@@ -1,0 +1,54 @@
+"""What a benchmark costs: cells, concepts, steps and pictures, and about how long that takes on the bundled base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conceptctl.presets import shipped
+from conceptctl.workflows.bench.cells import evaluation_times
+from conceptctl.workflows.bench.spec import Spec
+
+SECONDS_A_SAMPLE = 0.025
+"""Of training: one picture in one step on the bundled base, on one core with AVX2."""
+SECONDS_A_DENOISING_STEP = 0.012
+"""Of one picture, guidance included."""
+SECONDS_BESIDES = 4.0
+"""Of a concept: loading, features, files."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a spec asks for."""
+
+    cells: int
+    learned: int
+    """Concepts, over all cells."""
+    drawn: int
+    """Pictures, over all cells."""
+    hours: float | None
+    """Of one core, about; None where the base is not the bundled one, or the number of concepts is not known."""
+
+
+def cost_of(spec: Spec) -> Cost | None:
+    """Return what a spec costs; None where its folder alone knows how many concepts there are."""
+    count = spec.data.concepts
+    if count is None:
+        return None
+    preset = next((each for each in shipped().values() if each.base == spec.base), None)
+    protocol = spec.protocol
+    pictures = protocol.pictures or (preset.learn.reference_samples if preset else 50)
+    cells = len(spec.entries) * len(spec.seeds)
+    learned = cells * count
+    again = sum(time - 1 for time in evaluation_times(count, protocol.evaluations))
+    sequences = sum(not entry.alone for entry in spec.entries) * len(spec.seeds)
+    drawn = (learned + sequences * again) * pictures + sequences * min(protocol.pairs, count - 1) * 8
+    hours = None
+    if preset:
+        settings = preset.settings("")
+        samples = (protocol.steps or settings["steps"]) * (
+            (protocol.batch_size or settings["batch_size"]) + settings["auxiliary_batch"]
+        )
+        seconds = learned * (SECONDS_BESIDES + samples * SECONDS_A_SAMPLE)
+        seconds += drawn * (protocol.sampling_steps or preset.sampling.steps) * SECONDS_A_DENOISING_STEP
+        hours = seconds / 3600
+    return Cost(cells, learned, drawn, hours)

@@ -1,0 +1,180 @@
+"""What cells found, read from an output folder and summed up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conceptctl.errors import NotFound, StoreDamaged
+from conceptctl.metrics.continual import mean
+from conceptctl.workflows.bench.cells import CELLS, DRAWN, FAILED, RESULTS
+from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
+from conceptctl.workflows.bench.run import RUNS
+
+COSTS = (
+    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "stored_bytes", "changed", "seconds_a_step",
+    "peak_memory", "seconds",
+)  # fmt: skip
+"""What a task took, of which the mean over tasks is said."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The results of one cell."""
+
+    seed: int
+    home: Path
+    found: Mapping[str, Any]
+    """As `results.json` has them."""
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names, in the order of learning."""
+        return tuple(each["name"] for each in self.found["concepts"])
+
+    @property
+    def alone(self) -> bool:
+        """Whether each concept was learned in a model of its own."""
+        return bool(self.found["cell"]["alone"])
+
+    def final(self) -> list[Mapping[str, float | None]]:
+        """The figures of each concept at the end of the sequence."""
+        if not self.found["evaluations"]:
+            return list(self.found["learned"])
+        figures: list[Mapping[str, float | None]] = self.found["evaluations"][-1]["figures"]
+        return figures
+
+    def at_the_end(self, figure: str) -> list[float | None]:
+        """One figure of each concept at the end; None where a concept has none, as what came last is not forgotten."""
+        values = [each[figure] for each in self.final()]
+        if figure in NOT_OF_THE_LAST:
+            return [None] * len(values) if self.alone else [*values[:-1], None]
+        return values
+
+    def over_tasks(self, figure: str) -> list[tuple[int, float]]:
+        """The mean of a figure over all concepts so far, after so many concepts."""
+        found = []
+        for evaluation in self.found["evaluations"]:
+            figures = evaluation["figures"][:-1] if figure in NOT_OF_THE_LAST else evaluation["figures"]
+            value = mean(each[figure] for each in figures)
+            if value is not None:
+                found.append((int(evaluation["after"]), value))
+        return found
+
+    def by_position(self, figure: str) -> list[tuple[int, float]]:
+        """What is said of each concept when it has been learned, or of its task, by its place in the sequence."""
+        values = [each[figure] for each in self.found["learned" if figure in LABELS else "tasks"]]
+        return [(place, value) for place, value in enumerate(values, 1) if value is not None]
+
+    def summary(self) -> dict[str, float | None]:
+        """The means over concepts."""
+        learned = {f"{name}_learned": mean(each[name] for each in self.found["learned"]) for name in ("success",)}
+        pairs = {f"pairs_{name}": value for name, value in (self.found["pairs"] or {}).items()}
+        return {
+            **{name: mean(self.at_the_end(name)) for name in LABELS},
+            **learned,
+            **{name: mean(task[name] for task in self.found["tasks"]) for name in COSTS},
+            **pairs,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    label: str
+    results: tuple[Result, ...]
+    """By seed."""
+
+    def values(self, name: str) -> list[float]:
+        """One mean over concepts for each seed that has it."""
+        found = (result.summary().get(name) for result in self.results)
+        return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One spec's results in one output folder."""
+
+    name: str
+    spec: Mapping[str, Any]
+    """As it was run, as plain data."""
+    rows: tuple[Row, ...]
+    """Those that have results, in the order of the spec."""
+    missing: tuple[str, ...]
+    """Cells that were not run, or not to their end."""
+    failed: Mapping[str, str]
+    """What went wrong, by cell."""
+
+    def row(self, label: str) -> Row | None:
+        """The row of a label, where it has results."""
+        return next((row for row in self.rows if row.label == label), None)
+
+
+def read_all(output: Path) -> list[Bench]:
+    """Read every spec's results.
+
+    Raises:
+        NotFound: There are none.
+        StoreDamaged: A file is not as it was written.
+    """
+    folder = output / RUNS
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    found = [_bench(output, path) for path in paths]
+    if not any(bench.rows for bench in found):
+        raise NotFound(f"no cell has been finished in {output}", hint=f"conceptctl bench run smoke --output {output}")
+    return [bench for bench in found if bench.rows]
+
+
+def _bench(output: Path, path: Path) -> Bench:
+    noted = _json(path)
+    spec, keys = noted["spec"], noted["cells"]
+    results: dict[str, list[Result]] = {}
+    missing, failed = [], {}
+    for name in (f"{entry['label']}/{seed}" for entry in spec["entries"] for seed in spec["seeds"]):
+        home = output / CELLS / keys[name] if name in keys else None
+        if home is None or not (home / RESULTS).exists():
+            missing.append(name)
+            if home is not None and (home / FAILED).exists():
+                failed[name] = str(_json(home / FAILED)["message"])
+            continue
+        label, _, seed = name.rpartition("/")
+        results.setdefault(label, []).append(Result(int(seed), home, _json(home / RESULTS)))
+    rows = tuple(Row(label, tuple(each)) for label, each in results.items())
+    return Bench(path.stem, spec, rows, tuple(missing), failed)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreDamaged(f"{path}: {error}", hint="take the file away and run the cell again") from None
+    return found
+
+
+def lines(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Every figure of every concept, whenever it was measured: what the CSV file holds."""
+    for row in bench.rows:
+        for result in row.results:
+            shared = {
+                "bench": bench.name,
+                "row": row.label,
+                "method": result.found["cell"]["method"],
+                "seed": result.seed,
+            }
+            measured = [("learned", result.found["learned"])]
+            measured += [(f"after {each['after']}", each["figures"]) for each in result.found["evaluations"]]
+            for when, figures in measured:
+                for place, (name, each, task) in enumerate(
+                    zip(result.concepts, figures, result.found["tasks"], strict=False), 1
+                ):
+                    costs = {key: task[key] for key in (*COSTS, "distance", "first_time")}
+                    yield {**shared, "concept": name, "position": place, "measured": when, **each, **costs}
+
+
+def picture(result: Result, concept: str, when: str) -> Path:
+    """Where a concept's pictures stand side by side."""
+    return result.home / DRAWN / f"{concept}-{when}.png"

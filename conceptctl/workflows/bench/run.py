@@ -1,0 +1,107 @@
+"""`bench run`: every cell of a spec that is not finished yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from conceptctl.errors import DeviceFailed
+from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
+from conceptctl.workflows.bench.engines import check_engine, run_cells
+from conceptctl.workflows.bench.spec import Spec
+from conceptctl.workflows.places import writable
+
+RUNS = "runs"
+"""The folder of an output folder that says which cells belong to which spec."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what meanwhile."""
+
+    stage: Callable[[str], None] = lambda what: None
+    """Something is made ready."""
+    begin: Callable[[int, int], None] = lambda done, total: None
+    """The cells begin: so many concepts of all are learned and measured already."""
+    progress: Callable[[str, int], None] = lambda what, done: None
+    """What goes on, and how many are."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run did."""
+
+    output: Path
+    cells: tuple[Cell, ...]
+    finished_before: tuple[str, ...]
+    """Names of cells that an earlier run had finished."""
+
+
+def run(
+    spec: Spec,
+    output: Path,
+    *,
+    patterns: Sequence[str] = (),
+    engine: str = "local",
+    device: str = "auto",
+    watch: Watch | None = None,
+) -> Ran:
+    """Run the cells of a spec, those that are finished excepted; a killed run goes on where it was.
+
+    Args:
+        spec: The spec.
+        output: A folder; several specs may share one, and cells that are alike.
+        patterns: Which cells, see `chosen`.
+        engine: One of `engines.ENGINES`.
+        device: "auto", "cpu" or "cuda".
+        watch: Who is told.
+
+    Raises:
+        NotFound: There is no such method, cell, setting or base.
+        UsageError: A setting, an engine or a place that cannot be meant.
+        PicturesRefused: Pictures are missing.
+        DeviceFailed: Cells failed; the others are finished.
+    """
+    watch = watch or Watch()
+    rows = chosen(spec, patterns)
+    check_engine(engine)
+    with writable(output):
+        watch.stage("making base and pictures ready")
+        cells = make_cells(spec, rows, output.absolute(), watch.stage)
+        _note(spec, cells, output)
+        finished = tuple(cell.name for cell in cells if (cell.home(output) / RESULTS).exists())
+        # Rows of one content are one cell.
+        missing = list({cell.key: cell for cell in cells if cell.name not in finished}.values())
+        watch.begin(sum(cell.learned(output) for cell in missing), sum(cell.concepts for cell in missing))
+        failed = run_cells(engine, missing, output.absolute(), device, watch.progress) if missing else {}
+    if failed:
+        name, problem = next(iter(failed.items()))
+        raise DeviceFailed(
+            f"{len(failed)} of {len(cells)} cells failed; {name}: {problem}",
+            hint="the others are finished; the same command tries these again",
+        )
+    return Ran(output, tuple(cells), finished)
+
+
+def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:
+    """Write down which cells belong to a spec, for the report."""
+    folder = output / RUNS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{spec.name}-{spec.protocol.name}.json"
+    with FileLock(path.with_suffix(".lock")):
+        known = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        noted = {**known, **{cell.name: cell.key for cell in cells}}
+        # A row that the spec has no more is no part of it.
+        names = [f"{entry.label}/{seed}" for entry in spec.entries for seed in spec.seeds]
+        value = {
+            "spec": dataclasses.asdict(spec),
+            "cells": {name: noted[name] for name in names if name in noted},
+        }
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)

@@ -1,0 +1,299 @@
+"""What a benchmark is made of: methods, a sequence of concepts, seeds and a protocol, as TOML.
+
+The specs beside this package (`specs/*.toml`) follow the tables of the papers; a user's own are files of the same form.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from conceptctl.errors import NotFound, UsageError
+
+FIGURES = ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "n_param_trained", "n_param_stored")
+"""What the papers' tables report, in the units of this program: MMD and KID x 10^3, cosines, % of the U-Net."""
+MOST_CONCEPTS = 10_000
+_KEYS = {
+    "title", "description", "base", "feature_extractor", "reference", "seeds", "settings", "precision", "data",
+    "protocol", "methods", "paper",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How much is learned and drawn; `None` leaves the number to the base's preset, or to the method."""
+
+    name: str
+    steps: int | None = None
+    """Optimizer steps of a concept, whatever the method."""
+    batch_size: int | None = None
+    """The concept's pictures in a step; auxiliary ones come beside them."""
+    pictures: int | None = None
+    """Drawn of each concept whenever it is measured."""
+    sampling_steps: int | None = None
+    """Denoising steps of a picture."""
+    evaluations: int = 4
+    """How often, evenly over the sequence and at its end, every concept so far is drawn again."""
+    pairs: int = 0
+    """Pairs of neighbours in the sequence that are drawn together at the end."""
+
+
+PROTOCOLS = {
+    # Four pictures in a step, with the auxiliary one that the bundled base's preset asks for.
+    "quick": Protocol("quick", steps=180, batch_size=3, pictures=24, sampling_steps=12, evaluations=3),
+    "full": Protocol("full", pairs=8),
+}
+"""By name: a cheap one that still tells methods apart, and the presets' own numbers."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where concepts come from: the bundled world, or a folder of folders."""
+
+    concepts: int | None = None
+    """How many: of a folder the first so many, all by default."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of the bundled world, in equal parts; people and waterfalls by default."""
+    folder: str = ""
+    """Holds NAME/train and NAME/heldout for each concept, and concepts.json with its class; not the bundled world."""
+    train: int = 12
+    """Training pictures of each concept of the bundled world."""
+    heldout: int = 40
+    """Held-out pictures of each."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: a method with its settings."""
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    """Each concept is learned from the base, in a model of its own: an upper bound, in which nothing is forgotten."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper's table says, in the units of `FIGURES`."""
+
+    source: str = ""
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By the label of the entry."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One benchmark."""
+
+    name: str
+    title: str
+    description: str
+    entries: tuple[Entry, ...]
+    data: Data
+    seeds: tuple[int, ...] = (0,)
+    protocol: Protocol = PROTOCOLS["quick"]
+    base: str = "pocket"
+    """What `init --base` takes."""
+    feature_extractor: str | None = None
+    """A CLIP model: a folder or a hub id; the base's own by default."""
+    precision: str | None = None
+    """`no` or `bf16`; what each machine is fast in by default."""
+    reference: str = ""
+    """The label of the entry that every other is compared with."""
+    paper: Paper = Paper()
+
+    def with_(
+        self,
+        *,
+        protocol: str | None = None,
+        base: str | None = None,
+        folder: str | None = None,
+        feature_extractor: str | None = None,
+    ) -> Spec:
+        """The same comparison in another place: of another base, of a user's pictures, or in more detail.
+
+        Raises:
+            UsageError: There is no such protocol.
+        """
+        made = self
+        if protocol and protocol != self.protocol.name:
+            made = replace(made, protocol=_protocol(f"spec {self.name}", protocol))
+        if base:
+            made = replace(made, base=base)
+        if folder:
+            made = replace(made, data=replace(self.data, folder=folder, kinds=()))
+        if feature_extractor:
+            made = replace(made, feature_extractor=feature_extractor)
+        return made
+
+
+@cache
+def shipped() -> Mapping[str, Spec]:
+    """Every spec that this program brings, by name."""
+    files = (file for file in resources.files(__package__).joinpath("specs").iterdir() if file.name.endswith(".toml"))
+    named = {file.name.removesuffix(".toml"): file for file in sorted(files, key=lambda file: file.name)}
+    return {name: parsed(name, tomllib.loads(file.read_text(encoding="utf-8"))) for name, file in named.items()}
+
+
+def named_spec(named: str) -> Spec:
+    """Return the spec that a user names: one of the shipped ones, or a TOML file.
+
+    A relative folder of pictures in a file is taken from where the file is.
+
+    Raises:
+        NotFound: There is neither.
+        UsageError: The file is no spec.
+    """
+    if named in shipped():
+        return shipped()[named]
+    path = Path(named)
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise NotFound(f"there is no spec {named!r}", hint=f"specs: {', '.join(shipped())}, or a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a spec: {error}") from None
+    spec = parsed(path.stem, value)
+    if not spec.data.folder:
+        return spec
+    return replace(spec, data=replace(spec.data, folder=str(path.parent / spec.data.folder)))
+
+
+def parsed(name: str, value: Mapping[str, Any]) -> Spec:
+    """Make a spec of a TOML document.
+
+    Raises:
+        UsageError: It cannot be one; names the key.
+    """
+    what = f"spec {name}"
+    if unknown := sorted(set(value) - _KEYS):
+        raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
+    texts = {
+        key: _text(what, key, value)
+        for key in ("title", "description", "base", "feature_extractor", "precision", "reference")
+    }
+    entries = _entries(what, value.get("methods"), _settings(f"{what}: settings", value.get("settings", {})))
+    labels = [each.label for each in entries]
+    reference = texts["reference"] or labels[0]
+    if reference not in labels:
+        raise UsageError(f"{what}: reference is {reference!r}, and no method is called so", hint=", ".join(labels))
+    return Spec(
+        name=name,
+        title=texts["title"] or name,
+        description=texts["description"],
+        entries=entries,
+        data=_data(what, value.get("data")),
+        seeds=_seeds(what, value.get("seeds", [0])),
+        protocol=_protocol(what, value.get("protocol", "quick")),
+        base=texts["base"] or Spec.base,
+        feature_extractor=texts["feature_extractor"] or None,
+        precision=texts["precision"] or None,
+        reference=reference,
+        paper=_paper(what, value.get("paper", {}), labels),
+    )
+
+
+def _text(what: str, key: str, value: Mapping[str, Any]) -> str:
+    text = value.get(key, "")
+    if not isinstance(text, str):
+        raise UsageError(f"{what}: {key} is no text")
+    return text
+
+
+def _table(what: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{what} is no table")
+    return value
+
+
+def _numbers(what: str, kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a table that are whole numbers of 1 or more."""
+    known = {each.name: each for each in fields(kind)}
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
+        least = 0 if key == "pairs" else 2 if key in ("pictures", "heldout") else 1
+        if type(value) is not int or value < least:
+            raise UsageError(f"{what}.{key} is a whole number from {least} on, not {value!r}")
+    return dict(table)
+
+
+def _protocol(what: str, value: Any) -> Protocol:
+    """A protocol by name, or a table whose fields come over those of the one that `like` names."""
+    table = {"like": value} if isinstance(value, str) else dict(_table(f"{what}: protocol", value))
+    like = table.pop("like", "quick")
+    if like not in PROTOCOLS:
+        raise UsageError(f"{what}: there is no protocol {like!r}", hint=", ".join(PROTOCOLS))
+    given = _numbers(f"{what}: protocol", Protocol, {key: each for key, each in table.items() if key != "name"})
+    return replace(PROTOCOLS[like], name="own" if given else like, **given)
+
+
+def _data(what: str, value: Any) -> Data:
+    table = dict(_table(f"{what}: data", value))
+    kinds, folder = table.pop("kinds", []), table.pop("folder", "")
+    if not isinstance(folder, str) or not isinstance(kinds, list) or not all(isinstance(each, str) for each in kinds):
+        raise UsageError(f"{what}: data.folder is a text, data.kinds a list of texts")
+    made = Data(kinds=tuple(kinds), folder=folder, **_numbers(f"{what}: data", Data, table))
+    if folder and kinds:
+        raise UsageError(f"{what}: data has kinds, which the bundled world has, and a folder")
+    if not folder and made.concepts is None:
+        raise UsageError(f"{what}: data does not say how many concepts", hint="[data] concepts = 6")
+    if (made.concepts or 0) > MOST_CONCEPTS:
+        raise UsageError(f"{what}: data.concepts cannot be more than {MOST_CONCEPTS}")
+    return made
+
+
+def _seeds(what: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(type(each) is int and 0 <= each < 2**31 for each in value):
+        raise UsageError(f"{what}: seeds is a list of whole numbers from 0 on", hint="seeds = [0, 1, 2]")
+    if len(set(value)) < len(value):
+        raise UsageError(f"{what}: a seed stands twice in seeds")
+    return tuple(value)
+
+
+def _settings(what: str, value: Any) -> Mapping[str, Any]:
+    """Settings of a method, by name: whether it has them is for the method to say."""
+    table = _table(what, value)
+    if odd := [key for key, each in table.items() if not isinstance(each, int | float | str)]:
+        raise UsageError(f"{what}.{odd[0]} is no number and no word")
+    return dict(table)
+
+
+def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, ...]:
+    if not isinstance(value, Mapping) or not value:
+        raise UsageError(f"{what}: it compares no methods", hint="[methods.stamina]")
+    made = []
+    for label, given in value.items():
+        table = _table(f"{what}: methods.{label}", given)
+        if unknown := sorted(set(table) - {"method", "settings", "alone"}):
+            raise UsageError(
+                f"{what}: methods.{label}: nothing is called {unknown[0]!r}", hint="method; settings; alone"
+            )
+        alone = table.get("alone", False)
+        if type(alone) is not bool or not label.isprintable() or "/" in label:
+            raise UsageError(f"{what}: methods.{label}: alone is true or false, and a label has no slash")
+        method = _text(f"{what}: methods.{label}", "method", table) or label
+        own = _settings(f"{what}: methods.{label}.settings", table.get("settings", {}))
+        made.append(Entry(label, method, {**shared, **own}, alone))
+    return tuple(made)
+
+
+def _paper(what: str, value: Any, labels: list[str]) -> Paper:
+    table = _table(f"{what}: paper", value)
+    if unknown := sorted(set(table) - {"source", "values"}):
+        raise UsageError(f"{what}: paper: nothing is called {unknown[0]!r}", hint="source; values")
+    values = _table(f"{what}: paper.values", table.get("values", {}))
+    for label, row in values.items():
+        if label not in labels:
+            raise UsageError(f"{what}: paper.values.{label}: no method is called so", hint=", ".join(labels))
+        for key, number in _table(f"{what}: paper.values.{label}", row).items():
+            if key not in FIGURES or type(number) not in (int, float) or not math.isfinite(number):
+                raise UsageError(f"{what}: paper.values.{label}.{key} = {number!r}", hint=", ".join(FIGURES))
+    return Paper(_text(f"{what}: paper", "source", table), {label: dict(row) for label, row in values.items()})

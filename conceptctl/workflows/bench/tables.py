@@ -1,0 +1,256 @@
+"""The tables of a benchmark's report: the papers' figures beside ours, differences with their p-values, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conceptctl.metrics.continual import mean
+from conceptctl.report.content import Table
+from conceptctl.workflows.bench.measures import LABELS, LARGER_IS_BETTER
+from conceptctl.workflows.bench.results import Bench, Result, Row
+from conceptctl.workflows.bench.spec import FIGURES
+from conceptctl.workflows.bench.statistics import holm, kendall, mean_and_deviation, sign_flip
+
+QUALITY = (
+    "A_mmd",
+    "F_mmd",
+    "P_mmd",
+    "BwT_mmd",
+    "kid",
+    "clip_i2i",
+    "clip_t2i",
+    "success_learned",
+    "success",
+    "diversity",
+)
+TITLES = {
+    **LABELS,
+    "success_learned": "success, just learned",
+    "success": "success at the end",
+    "n_param_trained": "N_param trained %",
+    "n_param_trained_with_token": "with the token %",
+    "n_param_stored": "stored as kept %",
+    "changed": "weights changed %",
+    "stored_bytes": "MB a concept",
+    "seconds_a_step": "s a step",
+    "peak_memory": "peak memory GB",
+    "seconds": "s a concept",
+    "pairs_A_mmd": "A_mmd",
+    "pairs_kid": "KID",
+    "pairs_clip_i2i": "CLIP I2I",
+    "pairs_both": "both seen by the judge",
+}
+COSTS = (
+    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
+    "seconds", "peak_memory",
+)  # fmt: skip
+PAIRS = ("pairs_A_mmd", "pairs_kid", "pairs_clip_i2i", "pairs_both")
+COMPARED = ("A_mmd", "F_mmd", "P_mmd", "success")
+_UNITS = {"stored_bytes": 1e6, "peak_memory": 1e9}
+_BETTER = {True: "↑", False: "↓"}
+
+
+def number(value: float | None) -> str:
+    """Spell a figure."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def spelled(row: Row, name: str) -> str:
+    """A row's mean over seeds, with the deviation where there are several."""
+    values = [value / _UNITS.get(name, 1) for value in row.values(name)]
+    if not values:
+        return "–"
+    average, deviation = mean_and_deviation(values)
+    return number(average) if deviation is None else f"{number(average)} ± {number(deviation)}"
+
+
+def tables(bench: Bench) -> tuple[Table, ...]:
+    """Return every table of a benchmark that has something to say."""
+    made = [_quality(bench), _differences(bench), _costs(bench)]
+    if any(row.values("pairs_A_mmd") for row in bench.rows):
+        made.append(_pairs(bench))
+    return tuple(each for each in made if each is not None)
+
+
+def _quality(bench: Bench) -> Table:
+    """The papers' table: ours, and beside each figure the paper's where it has one."""
+    paper = bench.spec["paper"]["values"]
+    shown = [name for name in QUALITY if any(row.values(name) for row in bench.rows)]
+    published = [name for name in shown if any(name in row for row in paper.values())]
+    columns = ["method", "seeds"]
+    for name in shown:
+        arrow = "" if name == "diversity" else f" {_BETTER[name in LARGER_IS_BETTER or name == 'success_learned']}"
+        columns += [TITLES[name] + arrow, *(["paper"] if name in published else [])]
+    rows = []
+    for row in bench.rows:
+        cells = [row.label, str(len(row.results))]
+        for name in shown:
+            cells.append(spelled(row, name))
+            if name in published:
+                cells.append(number(paper.get(row.label, {}).get(name)))
+        rows.append(tuple(cells))
+    several = any(len(row.results) > 1 for row in bench.rows)
+    notes = [
+        "MMD and KID are x 10^3. A_mmd, KID, CLIP I2I and T2I and success are of the end of the sequence; F_mmd and "
+        "BwT_mmd leave out what was learned last. ↓ smaller is better, ↑ larger is better."
+        + (" ± is the standard deviation over seeds." if several else " One seed: nothing is said of deviations."),
+    ]
+    if published:
+        notes.append(
+            f"Paper: {bench.spec['paper']['source']}. Another base, other pictures, another kernel: compare orders."
+        )
+    return Table("Quality", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _differences(bench: Bench) -> Table | None:
+    """How every row differs from the reference, concept by concept and seed by seed."""
+    label = bench.spec["reference"]
+    reference = bench.row(label)
+    others = [row for row in bench.rows if row.label != label]
+    if reference is None or not others:
+        return None
+    found = {row.label: {name: paired(row, reference, name) for name in COMPARED} for row in others}
+    adjusted: dict[str, dict[str, float]] = {}
+    for name in COMPARED:
+        p_values = {row: sign_flip(each[name]) for row, each in found.items()}
+        adjusted[name] = holm({row: value for row, value in p_values.items() if value is not None})
+    columns = ["method"]
+    for name in COMPARED:
+        columns += [f"{TITLES[name]}, difference", "p"]
+    rows = []
+    for row, each in found.items():
+        cells = [row]
+        for name in COMPARED:
+            cells += [_signed(mean(each[name])), _p(adjusted[name].get(row))]
+        rows.append(tuple(cells))
+    return Table(
+        f"Differences from {label}",
+        tuple(columns),
+        tuple(rows),
+        (
+            "Mean difference over pairs of one concept and one seed, and the two-sided p-value of a paired sign-flip "
+            "permutation test, adjusted for the number of rows (Holm). Concepts of one sequence depend on each other, "
+            "so a small p from one seed says less than one from several.",
+        ),
+    )
+
+
+def paired(row: Row, reference: Row, figure: str) -> list[float]:
+    """The differences of a figure, for every concept and seed that both have."""
+    found = []
+    theirs = {result.seed: result for result in reference.results}
+    for result in row.results:
+        other = theirs.get(result.seed)
+        if other is None or not _same_pictures(result, other):
+            continue
+        values = zip(result.at_the_end(figure), other.at_the_end(figure), strict=True)
+        found += [ours - its for ours, its in values if ours is not None and its is not None]
+    return found
+
+
+def _same_pictures(one: Result, other: Result) -> bool:
+    return bool(one.found["cell"]["pictures_sha256"] == other.found["cell"]["pictures_sha256"])
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _costs(bench: Bench) -> Table:
+    """What a concept took; beside N_param the paper's."""
+    paper = bench.spec["paper"]["values"]
+    shown = [name for name in COSTS if any(row.values(name) for row in bench.rows)]
+    published = [name for name in shown if name in FIGURES and any(name in row for row in paper.values())]
+    columns = ["method"]
+    for name in shown:
+        columns += [TITLES[name], *(["paper"] if name in published else [])]
+    rows = []
+    for row in bench.rows:
+        cells = [row.label]
+        for name in shown:
+            cells.append(spelled(row, name))
+            if name in published:
+                cells.append(number(paper.get(row.label, {}).get(name)))
+        rows.append(tuple(cells))
+    return Table(
+        "Cost",
+        tuple(columns),
+        tuple(rows),
+        (
+            "Means over concepts. N_param is in % of the network that is adapted. Stored as kept: a concept's file "
+            "without features, in fp32 numbers. Times are comparable only where nothing else ran on the machine.",
+        ),
+    )
+
+
+def _pairs(bench: Bench) -> Table:
+    rows = tuple(
+        (row.label, *(spelled(row, name) for name in PAIRS)) for row in bench.rows if row.values("pairs_A_mmd")
+    )
+    return Table(
+        "Two neighbours of the sequence in one picture, at its end",
+        ("method", *(TITLES[name] for name in PAIRS)),
+        rows,
+        ("A_mmd, KID and CLIP I2I are means of those with each of the two concepts' held-out pictures.",),
+    )
+
+
+def notes(bench: Bench) -> tuple[str, ...]:
+    """What is to be read off the tables."""
+    found = [_order(bench), *_gaps(bench)]
+    if bench.missing:
+        found.append(f"Not run, or not to the end: {', '.join(bench.missing)}.")
+    found += [f"Failed: {name}: {problem}." for name, problem in bench.failed.items()]
+    again = [f"{row.label}/{result.seed}" for row in bench.rows for result in row.results if result.found["starts"] > 1]
+    if again:
+        found.append(f"Interrupted and gone on with: {', '.join(again)}.")
+    return tuple(each for each in found if each)
+
+
+def _order(bench: Bench) -> str:
+    """The order of the rows by A_mmd, and the paper's."""
+    ours = {row.label: mean(row.values("A_mmd")) for row in bench.rows}
+    known = {label: value for label, value in ours.items() if value is not None}
+    text = f"By A_mmd, best first: {' < '.join(sorted(known, key=lambda label: known[label]))}."
+    paper = {label: row["A_mmd"] for label, row in bench.spec["paper"]["values"].items() if "A_mmd" in row}
+    both = [label for label in known if label in paper]
+    if len(both) < 3:
+        return text
+    tau = kendall([known[label] for label in both], [paper[label] for label in both])
+    order = " < ".join(sorted(both, key=lambda label: paper[label]))
+    return f"{text} The paper: {order}. Kendall's tau of the two orders: {number(tau)}."
+
+
+def _gaps(bench: Bench) -> Sequence[str]:
+    """How far rows are from the upper bound, in % of it (000, table 3)."""
+    bound = next((row for row in bench.rows if row.results[0].alone), None)
+    if bound is None or not (least := mean(bound.values("A_mmd"))):
+        return ()
+    gaps = [
+        f"{row.label} {100 * (value / least - 1):.0f} %"
+        for row in bench.rows
+        if row is not bound and (value := mean(row.values("A_mmd"))) is not None
+    ]
+    return (f"A_mmd above that of {bound.label}, each concept alone: {', '.join(gaps)}.",) if gaps else ()
+
+
+def agreement(quick: Bench, full: Bench) -> str:
+    """Say how the ranking of one protocol agrees with that of another."""
+    parts = []
+    for name in COMPARED:
+        values = [
+            (mean(row.values(name)), mean(other.values(name)))
+            for row in quick.rows
+            if (other := full.row(row.label)) is not None
+        ]
+        known = [(one, two) for one, two in values if one is not None and two is not None]
+        if len(known) >= 3:
+            tau = kendall([one for one, _ in known], [two for _, two in known])
+            parts.append(f"{TITLES[name]} {number(tau)} ({len(known)} rows)")
+    return f"Kendall's tau of {quick.name} and {full.name}: {', '.join(parts)}." if parts else ""

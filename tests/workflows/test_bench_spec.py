@@ -1,0 +1,123 @@
+"""Specs: what a TOML file may say, what the shipped ones say, and what they cost."""
+
+import tomllib
+
+import pytest
+
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.pocket.world.concepts import sequence
+from conceptctl.workflows.bench.cells import chosen, evaluation_times
+from conceptctl.workflows.bench.cost import cost_of
+from conceptctl.workflows.bench.sequences import world_sequence
+from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
+from tests.workflows.small_bench import cli
+
+LEAST = {"data": {"concepts": 2}, "methods": {"lora": {}}}
+
+
+@pytest.mark.parametrize("spec", shipped().values(), ids=shipped())
+def test_shipped_specs_say_what_they_are_and_ask_for_concepts_that_are_there(spec):
+    assert spec.title != spec.name and spec.description
+    assert set(spec.paper.values) <= {entry.label for entry in spec.entries}
+    assert bool(spec.paper.values) == bool(spec.paper.source)
+    cost = cost_of(spec)
+    assert cost.cells == len(spec.entries) * len(spec.seeds) and cost.hours > 0
+    if spec.data.concepts <= 50:
+        names = [concept.name for concept in world_sequence(spec.data, spec.seeds[0])]
+        assert len(set(names)) == spec.data.concepts
+
+
+def test_different_seeds_of_a_spec_share_no_concept():
+    spec = shipped()["table1-people"]
+    every = [concept for seed in spec.seeds for concept in world_sequence(spec.data, seed)]
+    assert len({concept.name for concept in every}) == len(every) == 60
+    assert {concept.kind for concept in every} == {"person"}
+
+
+def test_a_sequence_of_the_usual_kinds_is_what_it_was():
+    assert [concept.name for concept in sequence(4, 3)] == [
+        concept.name for concept in sequence(4, 3, ("person", "waterfall"))
+    ]
+
+
+def test_a_paper_s_figures_are_in_our_units():
+    values = shipped()["dc-scores-6"].paper.values["ewc-dc"]
+    # Published as 154.25 x 10^-5 and 73.41 x 10^-2.
+    assert (values["kid"], values["clip_i2i"]) == (1.5425, 0.7341)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metods": {}}, "nothing is called 'metods'"),
+        ({"methods": {}}, "compares no methods"),
+        ({"methods": {"lora": {"setings": {}}}}, "nothing is called 'setings'"),
+        ({"methods": {"a/b": {}}}, "no slash"),
+        ({"methods": {"lora": {"settings": {"rank": [1]}}}}, "settings.rank"),
+        ({"data": {}}, "how many concepts"),
+        ({"data": {"concepts": 0}}, "from 1 on"),
+        ({"data": {"concepts": 2, "kinds": ["cat"], "folder": "x"}}, "and a folder"),
+        ({"protocol": "slow"}, "no protocol 'slow'"),
+        ({"protocol": {"steps": 1.5}}, "steps is a whole number"),
+        ({"protocol": {"pictures": 1}}, "from 2 on"),
+        ({"precision": 16}, "precision is no text"),
+        ({"seeds": []}, "seeds is a list"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"reference": "ewc"}, "reference is 'ewc'"),
+        ({"paper": {"values": {"ewc": {}}}}, "no method is called so"),
+        ({"paper": {"values": {"lora": {"A_mmd": "2"}}}}, "A_mmd = '2'"),
+        ({"settings": {"rank": {}}}, "settings.rank"),
+    ],
+)
+def test_what_is_no_spec(change, message):
+    with pytest.raises(UsageError, match=message):
+        parsed("mine", {**LEAST, **change})
+
+
+def test_a_file_s_folder_is_taken_from_where_the_file_is(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[data]\nfolder = "pictures"\n[methods.lora]\n')
+    assert named_spec(str(path)).data.folder == str(tmp_path / "pictures")
+    path.write_text("[data")
+    with pytest.raises(UsageError, match="not a spec"):
+        named_spec(str(path))
+    with pytest.raises(NotFound, match="no spec 'nowhere'"):
+        named_spec("nowhere")
+
+
+def test_settings_of_all_rows_and_of_one():
+    text = "settings = { rank = 4, warmup = 1 }\n[data]\nconcepts = 2\n"
+    text += "[methods.lora]\n[methods.b]\nsettings = { rank = 8 }"
+    one, other = parsed("mine", tomllib.loads(text)).entries
+    assert (one.settings, other.settings) == ({"rank": 4, "warmup": 1}, {"rank": 8, "warmup": 1})
+
+
+def test_another_protocol_base_and_folder():
+    spec = shipped()["table1-people"].with_(protocol="full", base="./sd", folder="./faces")
+    assert spec.protocol == PROTOCOLS["full"] and spec.base == "./sd"
+    assert (spec.data.folder, spec.data.kinds, spec.data.concepts) == ("./faces", (), 20)
+    with pytest.raises(UsageError, match="no protocol"):
+        spec.with_(protocol="fast")
+
+
+def test_unknown_methods_are_named_together_and_only_where_they_are_asked_for():
+    spec = parsed("mine", {**LEAST, "methods": {"lora": {}, "x": {"method": "no-one"}, "y": {"method": "nobody"}}})
+    with pytest.raises(NotFound, match="no method 'no-one', 'nobody'"):
+        chosen(spec, ())
+    assert [entry.label for entry, _ in chosen(spec, ["lor*"])] == ["lora"]
+    with pytest.raises(NotFound, match="no cell of mine is called 'z'"):
+        chosen(spec, ["lora", "z"])
+
+
+def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end():
+    assert evaluation_times(20, 4) == (5, 10, 15, 20)
+    assert evaluation_times(3, 4) == (1, 2, 3)
+    assert evaluation_times(10, 1) == (10,)
+
+
+def test_bench_list_has_every_shipped_spec():
+    code, said = cli("bench", "list")
+    assert code == 0 and [each["name"] for each in said["specs"]] == list(shipped())
+    one = next(each for each in said["specs"] if each["name"] == "table1-people")
+    # Twenty concepts, learned by six methods with three seeds.
+    assert (one["cells"], one["learned"]) == (18, 360)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conceptctl.diffusion.memory import LiveBytes, text_training_peak, training_peak, unet_training_peak
+from conceptctl.diffusion.memory import (
+    LiveBytes,
+    fused_attention,
+    text_training_peak,
+    training_peak,
+    unet_training_peak,
+)
 from conceptctl.learning.method import Task, Trainable
 from conceptctl.learning.weights import Deltas, adapted
 from conceptctl.methods import find_method
@@ -46,6 +52,7 @@ class Base:
 
     name: str
     unet: dict[str, Any]
+    vae: dict[str, Any]
     weights: int
     """Bytes of U-Net and text encoders; the autoencoder is off the device while a concept is learned."""
     shapes: dict[str, tuple[int, int]]
@@ -69,7 +76,9 @@ def base(name: str) -> Base:
     ends = ("attn2.to_k.weight", "attn2.to_v.weight")
     shapes = {each: tuple(weight.shape) for each, weight in unet.named_parameters() if each.endswith(ends)}
     count = sum(parameter.numel() for module in (unet, *encoders) for parameter in module.parameters())
-    return Base(name, files["unet/config.json"], count * DTYPE.itemsize, shapes, tuple(encoders))  # type: ignore[arg-type]
+    return Base(
+        name, files["unet/config.json"], files["vae/config.json"], count * DTYPE.itemsize, shapes, tuple(encoders)
+    )  # type: ignore[arg-type]
 
 
 def activations(of: Base, micro_batch: int, checkpointing: bool) -> int:
@@ -171,6 +180,39 @@ def of_peft(of: Base, rank: int, micro_batch: int, checkpointing: bool) -> int:
     return parameters + 2 * parameters + training_peak(unet, [*trained, states], run, [latents, times]) + text
 
 
+@torch.no_grad()
+def drawing_bytes(of: Base) -> tuple[int, int]:
+    """What drawing eight pictures takes beside weights: in the U-Net with guidance, in the autoencoder one by one."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from conceptctl.workflows.drawing import BATCH as PICTURES
+
+    side, count = SIDES[of.name], 2 * PICTURES
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(of.unet)
+        vae: Any = AutoencoderKL.from_config(of.vae)
+    for parameter in (*unet.parameters(), *vae.parameters()):
+        parameter.data = parameter.data.to(DTYPE)
+
+    def empty(*sizes: int, of: torch.dtype = DTYPE) -> Tensor:
+        return torch.empty(*sizes, dtype=of, device="meta")
+
+    more = {}
+    if unet.config.addition_embed_type:
+        more["added_cond_kwargs"] = {"text_embeds": empty(count, 1280), "time_ids": empty(count, 6, of=torch.float32)}
+    latents, states = empty(count, 4, side, side), empty(count, TOKENS, unet.config.cross_attention_dim)
+    times = empty(count, of=torch.long)
+    denoising = peak_of(unet, lambda: unet(latents, times, encoder_hidden_states=states, **more), latents, states)
+    return denoising, peak_of(vae, lambda: vae.decode(latents[:1]), latents)
+
+
+def peak_of(network: nn.Module, run: Callable[[], Any], *known: Tensor) -> int:
+    """The most bytes at once beside weights and inputs."""
+    with fused_attention(), LiveBytes([*network.parameters(), *network.buffers(), *known]) as live:
+        run()
+    return live.peak
+
+
 def rows(names: list[str], methods: list[str]) -> Iterator[dict[str, Any]]:
     for name in names:
         found = base(name)
@@ -217,6 +259,10 @@ def main() -> None:
             f"{row['all']:.2f} | {row['over_peft']:+.2f} |\n"
         )
         out.flush()
+    for name in options.base if not options.json else ():
+        denoising, decoding = drawing_bytes(base(name))
+        out.write(f"\n{name}: drawing eight pictures takes {denoising / GB:.2f} GB beside the weights in the U-Net, ")
+        out.write(f"and {decoding / GB:.2f} GB in the autoencoder, one by one\n")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class _FusedAttention(torch.autograd.Function):
 
 
 @contextmanager
-def _fused_attention() -> Iterator[None]:
+def fused_attention() -> Iterator[None]:
     """Put that in the place of torch's own, which is not fused on `meta`.
 
     Torch's function modes do not hold while checkpoints are computed again, in the backward pass.
@@ -122,7 +122,7 @@ def training_peak(
     trained = list(trained)
     for tensor in trained:
         tensor.requires_grad_(True)
-    with _fused_attention(), LiveBytes([*network.parameters(), *network.buffers(), *trained, *known]) as live:
+    with fused_attention(), LiveBytes([*network.parameters(), *network.buffers(), *trained, *known]) as live:
         run().float().mean().backward()
     found: int = live.peak
     return found

@@ -15,8 +15,8 @@ from conceptctl.learning.method import ParameterGroups, Schedule
 from conceptctl.learning.muon import Muon
 
 OPTIMIZERS = ("adam", "muon", "adam8bit")
-"""Adam for everything, Muon for the factors and Adam for the rest, or Adam with moments of 8 bits, which bitsandbytes has
-(Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"): worth it where many weights train."""
+"""Adam for everything, Muon for the factors and Adam for the rest, or Adam with moments of 8 bits: bitsandbytes has it
+(Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"), and it is worth it where many weights train."""
 _EIGHT_BITS = "adam8bit"
 
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts")

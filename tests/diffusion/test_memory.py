@@ -4,8 +4,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from conceptctl.diffusion import memory
-from conceptctl.diffusion.memory import LiveBytes, text_training_peak, training_peak, unet_training_peak
+from conceptctl.diffusion.memory import (
+    LiveBytes,
+    fused_attention,
+    text_training_peak,
+    training_peak,
+    unet_training_peak,
+)
 from conceptctl.families import sd, sdxl
 from tests.tiny_pipeline import write_tiny_pipeline, write_tiny_sdxl
 
@@ -93,7 +98,7 @@ def test_attention_is_torchs_own_again_afterwards(backbone):
     plain = torch.nn.functional.scaled_dot_product_attention
     meta_peak(backbone, 1, True)
     assert torch.nn.functional.scaled_dot_product_attention is plain
-    with memory._fused_attention():
+    with fused_attention():
         query = torch.randn(1, 2, 3, 4)
         found = torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert torch.equal(found, plain(query, query, query))

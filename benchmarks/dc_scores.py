@@ -77,7 +77,7 @@ class Model:
     def __init__(self, store: Store, concepts: Sequence[Any], generation: int | None = None) -> None:
         self.store, self.concepts = store, concepts
         self.head = store.head() if generation is None else store.generation(generation)
-        self.backbone = load_base(store, self.head, "cpu", in_full=True)
+        self.backbone = load_base(store, self.head, "cpu")
         self.weights = apply_concepts(store, self.head, self.backbone)
         self.backbone.freeze()
         self.records = [read_record(store.blob(each)) for each in self.head.concepts]

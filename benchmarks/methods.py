@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from conceptctl import families, pocket
-from conceptctl.diffusion.models import choose_device, has_fast_bf16
+from conceptctl.diffusion.models import choose_device, has_fast_bf16, training_dtype
 from conceptctl.learning.backbone import Backbone
 from conceptctl.learning.checkpoint import TrainingState
 from conceptctl.learning.examples import Examples
@@ -189,9 +189,10 @@ def _after(made: partial[Variant], count: int, method: str, **how: Any) -> Varia
     return made(method, earlier=names, **how)
 
 
-def prepared(device: str, *, in_full: bool = False) -> tuple[Backbone, Examples]:
+def prepared(device: str, *, precision: str | None = None) -> tuple[Backbone, Examples]:
     chosen, folder = choose_device(device), pocket.base_folder()
-    backbone = families.recognized(folder).load(folder, chosen, in_full=in_full)
+    dtype = training_dtype(chosen, precision) if precision else None
+    backbone = families.recognized(folder).load(folder, chosen, dtype=dtype)
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     return backbone, Examples(latents.to(chosen), ["a photo of a V*alice"] * 12 + [PRIOR] * 4, 12)
 
@@ -220,7 +221,7 @@ class How:
 
     def prepared(self) -> tuple[Backbone, Examples]:
         torch.set_num_threads(self.threads)
-        return prepared(self.device, in_full=self.precision == "no")
+        return prepared(self.device, precision=self.precision)
 
 
 def measure(name: str, rounds: int, how: How, beside: str = REFERENCE) -> Measured:

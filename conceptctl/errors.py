@@ -92,3 +92,8 @@ class Interrupted(ConceptctlError):
 
     exit_code = 130
     default_hint = "the same command resumes"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory ran out, on a GPU or beside it: the CPU has no error class of its own."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conceptctl.cli.learn_text import fit_text, work_text
 from conceptctl.cli.output import Output
 
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
     from conceptctl.learning.run import Report
+    from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
     from conceptctl.workflows.learn.request import Watch
 
 
@@ -33,7 +36,17 @@ class Display:
             ahead=self.ahead,
             warn=self.out.warn,
             sample=self.sample,
+            expected=self.expected,
+            fitted=self.fitted,
         )
+
+    def fitted(self, fit: Fit) -> None:
+        """Say how a step is fitted into memory."""
+        self.out.say(fit_text(fit))
+
+    def expected(self, expected: Estimate) -> None:
+        """Say before anything expensive what the run is made of."""
+        self.out.say(work_text(expected))
 
     def stage(self, what: str, total: int) -> None:
         """Begin a stage; what comes after it is not known until somebody says so."""

@@ -86,6 +86,22 @@ FoldOption = Annotated[bool, typer.Option("--fold", help="Fold when it is learne
 CheckpointingOption = Annotated[
     bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel="Memory")
 ]
+LowVramOption = Annotated[
+    bool,
+    typer.Option(
+        "--low-vram",
+        help="The least memory: one sample at a time, gradients checkpointed. A GPU chooses by what is free.",
+        rich_help_panel="Memory",
+    ),
+]
+MicroBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--micro-batch",
+        help="Samples of a step that go through the network together; what is learned stays the same.",
+        rich_help_panel="Memory",
+    ),
+]
 SamplePromptsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -123,7 +139,7 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(
         "--mixed-precision",
-        help="bf16 (the default on a GPU, and on a CPU that is fast in it) or no.",
+        help="bf16 (the default where the device is fast in it), fp16 (that of older GPUs) or no.",
         rich_help_panel="Memory",
     ),
 ]

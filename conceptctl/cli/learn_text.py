@@ -14,6 +14,7 @@ from conceptctl.wording import article, count
 
 if TYPE_CHECKING:
     from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
     from conceptctl.workflows.learn.plan import Plan
     from conceptctl.workflows.learn.run import LearnedConcept
 
@@ -51,9 +52,10 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("store", _size(expected)),
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
+        ("work", work_text(expected)),
         ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
         *((("at", _sizes(plan)),) if _sizes(plan) else ()),
-        ("on", f"{plan.device}, in {'bf16' if plan.precision == 'bf16' else 'fp32'}"),
+        ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
     ]
     if full:
@@ -125,6 +127,26 @@ def _beside(plan: Plan, expected: Estimate) -> str:
         return "no other pictures"
     first = "drawn first" if expected.to_draw else "which the store has"
     return f"{count(plan.auxiliary, 'picture')} of {article(plan.class_word)}, {first}"
+
+
+def work_text(expected: Estimate) -> str:
+    """What a run is made of, in passes of a sample through the network."""
+    stages = [
+        f"{stage.name} {stage.evaluations:,}" + (f" ({duration(stage.seconds)})" if stage.seconds is not None else "")
+        for stage in expected.stages
+    ]
+    share = 100 * expected.training_share
+    return f"{share:.0f} % training, in passes of a sample through the network: {', '.join(stages)}"
+
+
+def fit_text(fit: Fit) -> str:
+    """How a step is fitted into memory."""
+    together = f"{count(fit.micro_batch, 'sample')} at a time" if fit.micro_batch else "all samples of a step together"
+    again = ", gradients checkpointed" if fit.checkpointing else ""
+    takes = ""
+    if fit.needed is not None and fit.free is not None:
+        takes = f": about {size_text(fit.needed)} beside the model, of {size_text(fit.free)} that are free"
+    return f"memory: {together}{again}{takes}"
 
 
 def fall(curve: Sequence[float]) -> str:

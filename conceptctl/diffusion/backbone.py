@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conceptctl.diffusion import conditioning
 from conceptctl.diffusion.conditioning import REFERENCE_PROMPTS, PromptStates
 from conceptctl.diffusion.latents import encode
+from conceptctl.diffusion.memory import text_training_peak, unet_training_peak
 from conceptctl.diffusion.models import plain_attention
 from conceptctl.diffusion.networks import Network, text_encoders_of
 from conceptctl.diffusion.noise import DenoisingObjective
@@ -119,13 +120,40 @@ class LatentBackbone(ClipText):
         """Trade time for memory."""
         self.denoiser.enable_gradient_checkpointing()
 
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int | None:
+        """Bytes that a step holds at most beside weights and adapters, of the U-Net and of the text encoders."""
+        tokens = int(self.tokenizer().model_max_length)
+        encoders = self.text.encoders.values()
+        return unet_training_peak(
+            self.pipeline.unet.config,
+            tuple(path.partition("/")[2] for path in self.targets()),
+            shape=tuple(shape),
+            micro_batch=micro_batch,
+            tokens=tokens,
+            dtype=self.pipeline.unet.dtype,
+            checkpointing=checkpointing,
+        ) + sum(text_training_peak(encoder, micro_batch, tokens) for encoder in encoders)
+
+    def set_aside(self) -> None:
+        """Take the autoencoder off the device; the text encoders stay, for tokens are learned through them."""
+        self.pipeline.vae.to("cpu")
+
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Plain products where they are faster in bf16."""
         return plain_attention(self.denoiser) if autocast else nullcontext()
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures of one size as scaled latents (N, C, H, W), fp32."""
-        return encode(self.pipeline, pictures)
+        vae = self.pipeline.vae.to(self.device)
+        # SDXL's own autoencoder has numbers too large for fp16.
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast
+        if upcast:
+            vae.float()
+        try:
+            return encode(self.pipeline, pictures)
+        finally:
+            if upcast:
+                vae.half()
 
     def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> PromptStates:
         """Prepare prompts, one for each example."""
@@ -155,4 +183,15 @@ class LatentBackbone(ClipText):
         self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        return pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
+        sample = pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
+
+        return self._with_autoencoder(sample)
+
+    def _with_autoencoder(self, sample: Sampler) -> Sampler:
+        """Bring the autoencoder back before anything is drawn."""
+
+        def drawn(seeds: Sequence[int]) -> list[Image.Image]:
+            self.pipeline.vae.to(self.device)
+            return sample(seeds)
+
+        return drawn

@@ -44,6 +44,9 @@ class JointBackbone(JointText, LatentBackbone):
         super().__init__(network.pipeline, family, encoders_of(network.pipeline, layout))
         self.network = network
 
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> None:
+        """Not counted for transformers: a step takes what it is told to."""
+
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """The attention that it is loaded with."""
         return _mixed_norms() if autocast else nullcontext()
@@ -60,6 +63,7 @@ class JointBackbone(JointText, LatentBackbone):
         self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        return joint_sampler(
+        sample = joint_sampler(
             self.network, self.text, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch
         )
+        return self._with_autoencoder(sample)

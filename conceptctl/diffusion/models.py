@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from conceptctl.diffusion.text_encoders import TextEncoders
-from conceptctl.errors import DeviceFailed, NotFound
+from conceptctl.errors import DeviceFailed, NotFound, is_out_of_memory
 
 Pipeline = Any
 """A `diffusers.StableDiffusionPipeline` or `StableDiffusionXLPipeline`; diffusers ships no types."""
@@ -47,13 +47,33 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+_BF16_FROM = (8, 0)
+"""The compute capability from which NVIDIA's GPUs have bf16 (Ampere); older ones go through fp32."""
+
+
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: GPUs do, and CPUs that say so."""
+    """Whether a device multiplies bfloat16 matrices much faster than fp32 ones: GPUs from Ampere on and some CPUs."""
     if device.type == "cuda":
-        return True
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _BF16_FROM
     # Older versions of torch cannot tell.
     abilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(abilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def drawing_dtype(device: torch.device) -> torch.dtype:
+    """What weights are loaded in to draw with: fp32 on a CPU; on a GPU bf16, or fp16 where it has none."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if has_fast_bf16(device) else torch.float16
+
+
+def training_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What weights are loaded in to learn in a precision, `no`, `bf16` or `fp16`.
+
+    On a CPU they stay in fp32, and bf16 is multiplied in.
+    """
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16} if device.type == "cuda" else {}
+    return halves.get(precision, torch.float32)
 
 
 _SMALL = 32
@@ -95,8 +115,7 @@ def enough_memory(hint: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # The CPU's allocator has no error class of its own.
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not is_out_of_memory(error):
             raise
         where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         raise DeviceFailed(f"out of {where}; the store is unchanged", hint=hint) from error
@@ -171,13 +190,13 @@ def load_text_encoders(folder: Path, names: Sequence[str], device: torch.device)
     return TextEncoders(tokenizers, encoders)
 
 
-def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
-    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA. On a CPU the process keeps what it frees from then on.
+def load_pipeline(folder: Path, device: torch.device, *, dtype: torch.dtype | None = None) -> Pipeline:
+    """Load a diffusers folder. On a CPU the process keeps what it frees from then on.
 
     Args:
         folder: A folder that `StableDiffusionPipeline.from_pretrained` loads.
         device: Where to.
-        in_full: In fp32 on CUDA too.
+        dtype: Of the weights; by default as `drawing_dtype` says.
 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
@@ -186,7 +205,7 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     from diffusers import StableDiffusionPipeline
 
     pipeline = _loaded(
-        StableDiffusionPipeline, folder, device, in_full, safety_checker=None, requires_safety_checker=False
+        StableDiffusionPipeline, folder, device, dtype, safety_checker=None, requires_safety_checker=False
     )
     unet, encoder = pipeline.unet.config, pipeline.text_encoder.config
     if (
@@ -201,7 +220,7 @@ def load_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) 
     return pipeline
 
 
-def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = False) -> Pipeline:
+def load_sdxl_pipeline(folder: Path, device: torch.device, *, dtype: torch.dtype | None = None) -> Pipeline:
     """Load a diffusers folder of SDXL; see `load_pipeline`.
 
     Raises:
@@ -210,7 +229,7 @@ def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = Fa
     _quieten()
     from diffusers import StableDiffusionXLPipeline
 
-    pipeline = _loaded(StableDiffusionXLPipeline, folder, device, in_full, add_watermarker=False)
+    pipeline = _loaded(StableDiffusionXLPipeline, folder, device, dtype, add_watermarker=False)
     unet, encoders = pipeline.unet.config, (pipeline.text_encoder.config, pipeline.text_encoder_2.config)
     if (
         unet.addition_embed_type != "text_time"
@@ -222,7 +241,7 @@ def load_sdxl_pipeline(folder: Path, device: torch.device, *, in_full: bool = Fa
 
 
 def load_joint_pipeline(
-    kind: str, folder: Path, device: torch.device, *, in_full: bool = False, without: Sequence[str] = ()
+    kind: str, folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, without: Sequence[str] = ()
 ) -> Pipeline:
     """Load a diffusers folder whose transformer has joint attention; see `load_pipeline`.
 
@@ -230,7 +249,7 @@ def load_joint_pipeline(
         kind: The class of the pipeline, in diffusers.
         folder: The folder.
         device: Where to.
-        in_full: In fp32 on CUDA too.
+        dtype: Of the weights; by default as `drawing_dtype` says.
         without: Components that the folder does not have, and that the pipeline can do without.
 
     Raises:
@@ -239,16 +258,18 @@ def load_joint_pipeline(
     _quieten()
     import diffusers
 
-    return _loaded(getattr(diffusers, kind), folder, device, in_full, **dict.fromkeys(without))
+    return _loaded(getattr(diffusers, kind), folder, device, dtype, **dict.fromkeys(without))
 
 
-def _loaded(kind: Any, folder: Path, device: torch.device, in_full: bool, **parts: Any) -> Pipeline:
+def _loaded(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype | None, **parts: Any) -> Pipeline:
     if device.type == "cpu":
         keep_freed_memory()
-    dtype = torch.bfloat16 if device.type == "cuda" and not in_full else torch.float32
     try:
-        pipeline = kind.from_pretrained(folder, dtype=dtype, **parts)
+        pipeline = kind.from_pretrained(folder, dtype=dtype or drawing_dtype(device), **parts)
     except (ValueError, OSError, AttributeError) as error:
         raise NotFound(f"the base cannot be loaded as {kind.__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
+    if device.type == "cuda":
+        # Pictures go through the autoencoder one by one: a batch of them at once takes more than the U-Net ever does.
+        pipeline.vae.enable_slicing()
     return pipeline.to(device)

@@ -62,8 +62,16 @@ class FamilyModule(Protocol):
             StoreDamaged: They do not say.
         """
 
-    def load(self, folder: Path, device: torch.device, *, in_full: bool = False, family: Family = ...) -> Backbone:
-        """Load a base: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those that its store recorded.
+    def load(
+        self, folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, family: Family = ...
+    ) -> Backbone:
+        """Load a base; its targets are those that its store recorded.
+
+        Args:
+            folder: A diffusers folder.
+            device: Where to.
+            dtype: Of the weights; None for what the device draws in: fp32 on a CPU, bf16 or fp16 on a GPU.
+            family: The family's facts, as the store has them.
 
         Raises:
             NotFound: It is another kind of model.

@@ -67,8 +67,10 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
 
 
-def load(folder: Path, device: torch.device, *, in_full: bool = False, family: Family = FAMILY) -> JointBackbone:
-    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those of `family`.
+def load(
+    folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, family: Family = FAMILY
+) -> JointBackbone:
+    """Load a diffusers folder, its weights in `dtype` (see `models.drawing_dtype`); its targets are those of `family`.
 
     Raises:
         NotFound: It is another kind of pipeline.
@@ -78,7 +80,7 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     from conceptctl.diffusion.joint_text import JointLayout
     from conceptctl.diffusion.models import load_joint_pipeline
 
-    pipeline = load_joint_pipeline("FluxPipeline", folder, device, in_full=in_full)
+    pipeline = load_joint_pipeline("FluxPipeline", folder, device, dtype=dtype)
     layout = JointLayout(("text_encoder",), "text_encoder_2", T5_LENGTH, sequence=False)
     return JointBackbone(PackedNetwork(pipeline), family, layout)
 

@@ -84,8 +84,10 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
 
 
-def load(folder: Path, device: torch.device, *, in_full: bool = False, family: Family = FAMILY) -> LatentBackbone:
-    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those of `family`.
+def load(
+    folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, family: Family = FAMILY
+) -> LatentBackbone:
+    """Load a diffusers folder, its weights in `dtype` (see `models.drawing_dtype`); its targets are those of `family`.
 
     Raises:
         NotFound: It is not a pipeline with one text encoder and a cross-attention U-Net.
@@ -93,7 +95,7 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     from conceptctl.diffusion.backbone import LatentBackbone
     from conceptctl.diffusion.models import load_pipeline
 
-    return LatentBackbone(load_pipeline(folder, device, in_full=in_full), family)
+    return LatentBackbone(load_pipeline(folder, device, dtype=dtype), family)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -121,8 +121,10 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
 
 
-def load(folder: Path, device: torch.device, *, in_full: bool = False, family: Family = FAMILY) -> JointBackbone:
-    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those of `family`.
+def load(
+    folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, family: Family = FAMILY
+) -> JointBackbone:
+    """Load a diffusers folder, its weights in `dtype` (see `models.drawing_dtype`); its targets are those of `family`.
 
     Raises:
         NotFound: It is another kind of pipeline.
@@ -133,7 +135,7 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     from conceptctl.diffusion.models import load_joint_pipeline
 
     left_out = () if (folder / T5).exists() else (T5, "tokenizer_3")
-    pipeline = load_joint_pipeline("StableDiffusion3Pipeline", folder, device, in_full=in_full, without=left_out)
+    pipeline = load_joint_pipeline("StableDiffusion3Pipeline", folder, device, dtype=dtype, without=left_out)
     layout = JointLayout(("text_encoder", "text_encoder_2"), T5, T5_LENGTH, sequence=True)
     return JointBackbone(JointNetwork(pipeline), family, layout)
 

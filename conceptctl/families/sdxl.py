@@ -56,8 +56,10 @@ def picture_side(configs: Mapping[str, Any]) -> int:
     return sd.picture_side(configs)
 
 
-def load(folder: Path, device: torch.device, *, in_full: bool = False, family: Family = FAMILY) -> LatentBackbone:
-    """Load a diffusers folder: fp32 on a CPU, bf16 on CUDA unless `in_full`; its targets are those of `family`.
+def load(
+    folder: Path, device: torch.device, *, dtype: torch.dtype | None = None, family: Family = FAMILY
+) -> LatentBackbone:
+    """Load a diffusers folder, its weights in `dtype` (see `models.drawing_dtype`); its targets are those of `family`.
 
     Raises:
         NotFound: It is another kind of pipeline.
@@ -65,7 +67,7 @@ def load(folder: Path, device: torch.device, *, in_full: bool = False, family: F
     from conceptctl.diffusion.backbone import LatentBackbone
     from conceptctl.diffusion.models import load_sdxl_pipeline
 
-    return LatentBackbone(load_sdxl_pipeline(folder, device, in_full=in_full), family)
+    return LatentBackbone(load_sdxl_pipeline(folder, device, dtype=dtype), family)
 
 
 def load_tokenizer(folder: Path) -> Any:

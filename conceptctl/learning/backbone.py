@@ -180,6 +180,18 @@ class Backbone(TextSide, Protocol):
     def checkpoint_gradients(self) -> None:
         """Trade time for memory."""
 
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int | None:
+        """Bytes that a step of training holds at most beside weights and adapters; None where that cannot be counted.
+
+        Args:
+            shape: Of one encoded picture, (C, H, W).
+            micro_batch: How many samples go through the network together.
+            checkpointing: Whether gradients are checkpointed; see `checkpoint_gradients`.
+        """
+
+    def set_aside(self) -> None:
+        """Take off the device what training does not need; it comes back when it is asked for."""
+
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Whatever attention trains fastest, as long as the context lasts."""
 

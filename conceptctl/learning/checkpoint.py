@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conceptctl.learning.method import Trainable
+from conceptctl.learning.optim import as_kept, as_saved
 
 STATE_FORMAT = 3
 """What the tensors of a `TrainingState` mean: another number whenever a method's parameters come in other shapes."""
@@ -41,7 +42,7 @@ def tensors_of(
     tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in trainable.state_dict().items()}
     for name, parameter in trainable.named_parameters():
         if parameter in optimizers:
-            for key, value in optimizers[parameter].state.get(parameter, {}).items():
+            for key, value in as_saved(optimizers[parameter].state.get(parameter, {})).items():
                 tensors[f"optimizer/{name}/{key}"] = value
     tensors |= {f"sum/{name}": value for name, value in sums.items()}
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
@@ -61,5 +62,6 @@ def restore(
         found = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         # Between two phases there are none: what the one before had is of no use to the next.
         if found and parameter in optimizers:
-            optimizers[parameter].state[parameter] = {key: value.to(device, copy=True) for key, value in found.items()}
+            moved = {key: value.to(device, copy=True) for key, value in found.items()}
+            optimizers[parameter].state[parameter] = as_kept(optimizers[parameter], moved)
     return {key.removeprefix("sum/"): value.to(device) for key, value in tensors.items() if key.startswith("sum/")}

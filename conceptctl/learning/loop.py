@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptctl.errors import is_out_of_memory
 from conceptctl.learning.backbone import Backbone
 from conceptctl.learning.checkpoint import TrainingState
 from conceptctl.learning.examples import Examples
@@ -50,6 +51,7 @@ def train(
     examples: Examples,
     *,
     accelerator: Accelerator,
+    micro_batch: int | None = None,
     state: TrainingState | None = None,
     listener: Listener | None = None,
 ) -> TrainingState:
@@ -66,6 +68,8 @@ def train(
         trainable: What the method attached, on the device.
         examples: What it is learned from.
         accelerator: The run's device, precision and processes.
+        micro_batch: How many samples go through the network together, in every process; None for all of a batch. It
+            changes what a step remembers and nothing that is learned, but for rounding.
         state: Where an earlier run stopped.
         listener: Who is told.
 
@@ -76,7 +80,7 @@ def train(
         DeviceFailed: The loss is no number any more; nothing was saved since it was well.
     """
     listener = listener or Listener()
-    with _prepared(backbone, token_ids, trainable, examples, accelerator) as run:
+    with _prepared(backbone, token_ids, trainable, examples, accelerator, micro_batch) as run:
         run.take_up(state or TrainingState())
         end = 0
         for index, phase in enumerate(_phases(run, method, task, trainable)):
@@ -112,6 +116,7 @@ def denoising_loss(
     schedule: Schedule,
     *,
     accelerator: Accelerator,
+    micro_batch: int | None = None,
     batches: int,
     sampled: bool,
 ) -> float:
@@ -124,20 +129,23 @@ def denoising_loss(
         examples: What on.
         schedule: Of which the portions count.
         accelerator: As `train` had it.
+        micro_batch: As `train` had it.
         batches: How many.
         sampled: With deltas as a training step draws them, or as they are kept.
     """
     uniform = replace(schedule, timestep_sampling="uniform")
     total = torch.zeros((), device=accelerator.device)
-    with _prepared(backbone, token_ids, trainable, examples, accelerator) as run:
+    with _prepared(backbone, token_ids, trainable, examples, accelerator, micro_batch) as run:
         run.enter(Phase("measuring", uniform, lambda step: {}, ()), 0, 0)
         for index in range(batches):
             run.step = uniform.steps + index
             generator = run.generator()
             step = BatchStep(run, generator)
-            if not sampled:
-                step.deltas = trainable.folded()
-            total += step.mean(step.loss())
+            parts = run.micro_batches(step.count)
+            for part in step.parts(parts):
+                if not sampled:
+                    part.deltas = trainable.folded()
+                total += part.mean(part.loss()) / parts
     found: float = accelerator.reduce(total, "mean").item() / batches
     return found
 
@@ -149,14 +157,16 @@ def _prepared(
     trainable: Trainable,
     examples: Examples,
     accelerator: Accelerator,
+    micro_batch: int | None,
 ) -> Iterator[Run]:
     backbone.freeze()
+    backbone.set_aside()
     with (
         backbone.training_attention(casts(accelerator)),
         adapted(backbone.targets()) as weights,
         token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids)) as tokens,
     ):
-        yield Run(backbone, weights, tokens, trainable, examples, accelerator)
+        yield Run(backbone, weights, tokens, trainable, examples, accelerator, micro_batch)
 
 
 def _loop(run: Run, listener: Listener) -> None:
@@ -186,6 +196,13 @@ def _loop(run: Run, listener: Listener) -> None:
                 if stop:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
+        _save(run, listener)
+        raise
+    except RuntimeError as error:
+        if not (is_out_of_memory(error) and run.is_between_steps and run.accelerator.num_processes == 1):
+            raise
+        # Nothing of the step is done, and the same steps can follow in smaller parts.
+        run.drop_gradients()
         _save(run, listener)
         raise
 

@@ -34,6 +34,10 @@ _ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Muon for matrices and convolutions, AdamW for everything else."""
 
+    found_inf: Tensor | None = None
+    """Where losses are scaled: 1 on the device for a step that is left out, which then changes no matrix; gradients
+    are 0 in it. AdamW's part knows nothing of it."""
+
     def __init__(
         self,
         parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -71,6 +75,8 @@ class Muon(torch.optim.Optimizer):
         for (shape, alike), update in zip(matrices.items(), updates, strict=True):
             parts = update.split([parameter.numel() // math.prod(shape) for parameter in alike])
             steps = [part.reshape(parameter.shape) for parameter, part in zip(alike, parts, strict=True)]
+            if self.found_inf is not None:
+                torch._foreach_mul_(steps, 1 - self.found_inf)
             torch._foreach_add_(alike, steps, alpha=-learning_rate * 0.2 * math.sqrt(max(shape)))
 
     def _ahead(self, parameters: list[Tensor], shape: tuple[int, int]) -> Tensor:
@@ -80,7 +86,11 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        if self.found_inf is None:
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        else:
+            share = (1 - MOMENTUM) * (1 - self.found_inf)
+            torch._foreach_lerp_(momenta, gradients, [share] * len(momenta))
         return torch.cat([each.reshape(-1, *shape) for each in torch._foreach_lerp(gradients, momenta, MOMENTUM)])
 
     def _adam_step(self, parameter: Tensor, learning_rate: float) -> None:

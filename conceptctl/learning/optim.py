@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from conceptctl.errors import UsageError
 from conceptctl.learning.method import ParameterGroups, Schedule
 from conceptctl.learning.muon import Muon
 
-OPTIMIZERS = ("adam", "muon")
-"""Adam for everything, or Muon for the factors and Adam for the rest."""
+OPTIMIZERS = ("adam", "muon", "adam8bit")
+"""Adam for everything, Muon for the factors and Adam for the rest, or Adam with moments of 8 bits: bitsandbytes has it
+(Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"), and it is worth it where many weights train."""
+_EIGHT_BITS = "adam8bit"
 
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts")
 """How learning rates go on, by diffusers' names for them."""
 
 
+def check_optimizer(name: str) -> None:
+    """Check that an optimizer is there.
+
+    Raises:
+        UsageError: It needs a library that is not installed.
+    """
+    if name == _EIGHT_BITS and find_spec("bitsandbytes") is None:
+        raise UsageError("8-bit Adam needs bitsandbytes", hint="pip install bitsandbytes, or --set optimizer=adam")
+
+
 def make_optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimizer]:
     """Muon for the factors if it is asked for, Adam for everything else."""
+    if name == _EIGHT_BITS:
+        every = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
+        eight: torch.optim.Optimizer = import_module("bitsandbytes").optim.Adam8bit(every, every[0]["lr"])
+        return [eight]
     own = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
     factors = [group.get("factors", False) and name == "muon" for group in groups]
     # Whatever their rank: a learning rate for orthogonal steps is too high for others.
@@ -25,6 +46,26 @@ def make_optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Opti
     rest = [group for group, of_muon in zip(own, factors, strict=True) if not of_muon]
     made: list[torch.optim.Optimizer] = [Muon(ours, ours[0]["lr"])] if ours else []
     return [*made, torch.optim.Adam(rest, rest[0]["lr"], fused=True)] if rest else made
+
+
+def leaves_out(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer looks at its own `found_inf` on the device; see `scaling.LossScaler`."""
+    return isinstance(optimizer, Muon) or bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def as_saved(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """An optimizer's state of one parameter as tensors."""
+    return {name: torch.as_tensor(value) for name, value in state.items()}
+
+
+def as_kept(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The same as the optimizer has it: what was saved is in fp32."""
+    if type(optimizer).__name__ != "Adam8bit":
+        return dict(state)
+    eight = ("state1", "state2") if "qmap1" in state else ()
+    kept: dict[str, Any] = {name: value.to(torch.uint8) if name in eight else value for name, value in state.items()}
+    kept["step"] = int(state["step"])
+    return kept
 
 
 def make_schedules(

@@ -24,8 +24,8 @@ def make_accelerator(device: torch.device, precision: str = "no") -> Accelerator
 
     Args:
         device: Where to compute; of several CUDA processes each takes its own.
-        precision: `bf16` or `no`. On a CPU, bf16 multiplies in it and keeps weights in fp32; on a GPU the model itself
-            is loaded in bf16, and nothing is left to cast.
+        precision: `bf16`, `fp16` or `no`. On a CPU, bf16 multiplies in it and keeps weights in fp32; on a GPU the model
+            itself is loaded in what it learns in, and nothing is left to cast.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState

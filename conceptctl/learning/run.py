@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -18,8 +19,9 @@ from conceptctl.learning.backbone import Backbone, Conditions, Noised, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.method import Losses, Phase, Predicted, Schedule, Trainable
-from conceptctl.learning.optim import make_optimizers, make_schedules
+from conceptctl.learning.optim import leaves_out, make_optimizers, make_schedules
 from conceptctl.learning.processes import agree, casts, part_of
+from conceptctl.learning.scaling import LossScaler
 from conceptctl.learning.weights import Adapted, Deltas, TokenOverride
 
 if TYPE_CHECKING:
@@ -58,12 +60,17 @@ class Run:
         trainable: Trainable,
         examples: Examples,
         accelerator: Accelerator,
+        micro_batch: int | None = None,
     ) -> None:
+        """See `loop.train`."""
         self.backbone, self.weights, self.tokens = backbone, weights, tokens
         self.trainable, self.examples, self.accelerator = trainable, examples, accelerator
+        self.micro_batch = micro_batch
         self.sums: dict[str, Tensor] = {}
         self.counted = self.step = self.begin = self.index = 0
         self.curve: list[float] = []
+        self.is_between_steps = True
+        """Whether what is here is what so many whole steps left."""
         self._to_restore: Mapping[str, Tensor] = {}
         self.optimizers: list[torch.optim.Optimizer] = []
 
@@ -82,8 +89,9 @@ class Run:
         """
         schedule = phase.schedule
         self.phase, self.begin, self.index = phase, begin, index
-        self.accelerator.gradient_accumulation_steps = schedule.accumulation
         self._make_objective(schedule)
+        halved = any(module.weight.dtype == torch.float16 for module in self.backbone.targets().values())
+        self.scaler = LossScaler(self.accelerator.device) if halved else None
         self.optimizers = [] if phase.gradients else make_optimizers(phase.trains, schedule.optimizer)
         trained = [parameter for group in phase.trains for parameter in group["params"]]
         for parameter in self.trainable.parameters():
@@ -102,7 +110,8 @@ class Run:
         self.weights.put(Deltas())
         examples = self.examples
         self.conditions = self.backbone.conditions(examples.prompts, self.tokens.token_ids, examples.crops)
-        portion = schedule.batch_size + schedule.auxiliary_batch
+        batch = schedule.batch_size + schedule.auxiliary_batch
+        portion = min(batch, self.micro_batch or batch)
         self.objective = self.backbone.objective(schedule.noising(), autocast=self.accelerator.autocast)
         if schedule.timestep_sampling == "importance":
             shown, latents = examples.shown()
@@ -113,6 +122,10 @@ class Run:
         tensors, self._to_restore = self._to_restore, {}
         if tensors:
             self.sums = restore(tensors, self.trainable, self._optimizer_of())
+            if self.scaler:
+                start = "scaling/"
+                found = {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
+                self.scaler.restore(found)
 
     def _optimizer_of(self) -> dict[Tensor, torch.optim.Optimizer]:
         return {
@@ -143,16 +156,30 @@ class Run:
         generator, portions = self.generator(), self.phase.schedule.accumulation
         means: dict[str, Tensor] = {}
         for _ in range(portions):
-            losses = self._losses(generator)
-            # A part that holds auxiliary samples alone may depend on nothing that trains.
-            if losses["loss"].requires_grad:
-                self.accelerator.backward(losses["loss"])
-            means = {name: means.get(name, 0) + value.detach() / portions for name, value in losses.items()}
+            step = BatchStep(self, generator)
+            parts = self.micro_batches(step.count)
+            self.accelerator.gradient_accumulation_steps = portions * parts
+            for part in step.parts(parts):
+                losses = self._losses(part)
+                # A part that holds auxiliary samples alone may depend on nothing that trains.
+                if losses["loss"].requires_grad:
+                    loss = losses["loss"]
+                    self.accelerator.backward(self.scaler.scaled(loss) if self.scaler else loss)
+                means = {
+                    name: means.get(name, 0) + value.detach() / (portions * parts) for name, value in losses.items()
+                }
         return means
 
-    def _losses(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def micro_batches(self, count: int) -> int:
+        """In how many parts a batch of so many goes through the network, the same in every process."""
+        processes: int = self.accelerator.num_processes
+        smallest, largest = count // processes, -(-count // processes)
+        # No part may be empty.
+        return max(1, min(smallest, -(-largest // (self.micro_batch or largest))))
+
+    def _losses(self, step: BatchStep) -> dict[str, Tensor]:
         """The losses of one portion, with a graph behind "loss"."""
-        losses = self.phase.loss(BatchStep(self, generator))
+        losses = self.phase.loss(step)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def agree(self, flags: Sequence[bool]) -> list[bool]:
@@ -165,12 +192,18 @@ class Run:
 
     def update(self, losses: Losses) -> None:
         """Take the step whose gradients are there."""
+        self.is_between_steps = False
+        if self.scaler:
+            self.scaler.unscale(self.trained)
+            self.scaler.update(self.optimizers)
         if self.phase.gradients:
             self.phase.gradients()
             for parameter in self.trained:
                 parameter.grad = None
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            optimizer.step()
+            # One that cannot leave out a step by itself waits here for the device, with scaled losses only.
+            if not self.scaler or leaves_out(optimizer) or not self.scaler.found_inf.item():
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
         self.step += 1
@@ -178,6 +211,12 @@ class Run:
             known = self.sums.get(name)
             self.sums[name] = value if known is None else known + value
         self.counted += 1
+        self.is_between_steps = True
+
+    def drop_gradients(self) -> None:
+        """Forget a step that was begun."""
+        for parameter in self.trained:
+            parameter.grad = None
 
     def report(self, seconds: float) -> Report:
         """Sum up the steps since the last report."""
@@ -220,10 +259,13 @@ class Run:
         self.weights.put(self.trainable.folded())
         self.tokens.rows = self.trainable.tokens()
         preview(self.done)
+        self.backbone.set_aside()
 
     def state(self) -> TrainingState:
         """A copy of everything, on the CPU."""
         tensors = tensors_of(self.trainable, self._optimizer_of(), self.sums)
+        if self.scaler:
+            tensors |= {f"scaling/{name}": each.to("cpu", copy=True) for name, each in self.scaler.state().items()}
         return TrainingState(self.step, tensors, self.counted, list(self.curve))
 
 
@@ -232,6 +274,9 @@ class BatchStep:
 
     Samples of one shape go through the network together, those of each shape after those of another.
     """
+
+    divided = 1
+    """In how many parts the portion goes through the network, one after the other."""
 
     def __init__(self, run: Run, generator: torch.Generator) -> None:
         self.run, self.generator = run, generator
@@ -242,13 +287,40 @@ class BatchStep:
         groups = run.examples.by_shape(chosen)
         # Every process draws all of the noise, so that each draws the same.
         noised = [run.objective.corrupt(latents, generator) for _, latents in groups]
-        parts = _parts(run.accelerator, [len(indices) for indices, _ in groups])
-        self.chosen = torch.cat([groups[index][0][part] for index, part in parts])
-        self.noised: list[Noised] = [
-            noised[index] if part == slice(0, len(groups[index][0])) else run.objective.part_of(noised[index], part)
-            for index, part in parts
-        ]
+        self.chosen = torch.cat([indices for indices, _ in groups])
+        self.noised: list[Noised] = noised
         """Those of each shape; in the order of `chosen`."""
+        if run.accelerator.num_processes > 1:
+            self._keep(part_of(run.accelerator, self.count))
+
+    def _keep(self, part: slice) -> None:
+        """Leave some of the samples only: of those of each shape what is in the part."""
+        counts = [len(each.timesteps) for each in self.noised]
+        self.chosen = self.chosen[part]
+        self.noised = [
+            self.noised[index]
+            if own == slice(0, counts[index])
+            else self.run.objective.part_of(self.noised[index], own)
+            for index, own in _parts(part, counts)
+        ]
+
+    def parts(self, count: int) -> Iterator[BatchStep]:
+        """The same portion in so many parts, where memory does not hold all of it.
+
+        All of them share what is drawn: noise, times, and the deltas, which each draws again as the others do. So the
+        sum of their gradients is that of the whole, but for rounding.
+        """
+        if count == 1:
+            yield self
+            return
+        random, size = self.generator.get_state(), len(self.chosen)
+        for index in range(count):
+            self.generator.set_state(random)
+            part = copy.copy(self)
+            of_all = slice(size * index // count, size * (index + 1) // count)
+            part.divided = count
+            part._keep(of_all)
+            yield part
 
     @cached_property
     def deltas(self) -> Deltas:
@@ -297,14 +369,13 @@ class BatchStep:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of one value a sample over the whole batch; see `Step`."""
-        processes = self.run.accelerator.num_processes
-        # The mean over processes, which gradients get, of this is that of all samples, however unequal the parts.
-        return values.mean() if processes == 1 else values.sum() * (processes / self.count)
+        parts = self.run.accelerator.num_processes * self.divided
+        # The mean over processes and parts, which gradients get, of this is that of all samples, however unequal those.
+        return values.mean() if parts == 1 else values.sum() * (parts / self.count)
 
 
-def _parts(accelerator: Accelerator, counts: Sequence[int]) -> list[tuple[int, slice]]:
-    """This process's part of a batch in groups of so many samples: of which groups it has which samples."""
-    part = part_of(accelerator, sum(counts))
+def _parts(part: slice, counts: Sequence[int]) -> list[tuple[int, slice]]:
+    """A part of a batch in groups of so many samples: of which groups it has which samples."""
     begins = accumulate(counts, initial=0)
     found = [
         (index, slice(max(0, part.start - begin), min(count, part.stop - begin)))

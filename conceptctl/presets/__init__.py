@@ -42,6 +42,8 @@ class Learn:
 
     auxiliary: int = 200
     """Pictures of the class, drawn by the base itself, that learning is regularized with (prior preservation)."""
+    sampling_steps: int = 0
+    """Denoising steps of the pictures that learning draws, where the base's own are more; 0 for as many."""
     reference_samples: int = 50
     """Pictures whose features are kept when a concept has been learned: what forgetting is measured against."""
     smallest_side: int = 0
@@ -73,6 +75,12 @@ class Preset:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     given: frozenset[str] = frozenset()
     """What of `learn` the file says."""
+
+    @property
+    def drawing(self) -> Sampling:
+        """How learning draws the pictures that it needs."""
+        most = self.learn.sampling_steps or self.sampling.steps
+        return replace(self.sampling, steps=min(self.sampling.steps, most))
 
     def settings(self, method: str) -> dict[str, Any]:
         """What a method is set to."""

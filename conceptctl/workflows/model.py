@@ -12,6 +12,8 @@ from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 
 if TYPE_CHECKING:
+    import torch
+
     from conceptctl.learning.backbone import Backbone, TextSide
     from conceptctl.learning.weights import TokenRows
     from conceptctl.store.weights import Array
@@ -34,14 +36,16 @@ def load(store: Store, generation: Generation, device: str = "auto", spare: Spar
     return backbone
 
 
-def load_base(store: Store, generation: Generation, device: str = "auto", *, in_full: bool = False) -> Backbone:
+def load_base(
+    store: Store, generation: Generation, device: str = "auto", *, dtype: torch.dtype | None = None
+) -> Backbone:
     """Load the base as it was before anything was learned.
 
     Args:
         store: The store.
         generation: One of its generations.
         device: "auto", "cpu" or "cuda".
-        in_full: In fp32 on a GPU too.
+        dtype: Of its weights; None for what the device draws in.
 
     Raises:
         StoreDamaged: The base is damaged.
@@ -51,7 +55,7 @@ def load_base(store: Store, generation: Generation, device: str = "auto", *, in_
     with base.folder(store.layout, generation) as folder:
         load_family = families.family_of(generation.base).load
         family = families.facts_of(generation.base)
-        return load_family(folder, choose_device(device), in_full=in_full, family=family)
+        return load_family(folder, choose_device(device), dtype=dtype, family=family)
 
 
 def apply_concepts(

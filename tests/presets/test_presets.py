@@ -54,7 +54,7 @@ def test_another_preset_over_a_bases_own_leaves_how_it_draws(tmp_path):
     own, other = shipped()["pocket"], shipped()["sd"]
     both = own.under(other)
     assert (both.name, both.sampling, both.methods) == ("sd", own.sampling, other.methods)
-    assert (both.learn.auxiliary, both.learn.reference_samples) == (200, 50)
+    assert (both.learn.auxiliary, both.learn.reference_samples) == (128, 32)
     assert both.learn.feature_extractor == own.learn.feature_extractor
     # What the other one does not say stays.
     file = tmp_path / "mine.toml"

@@ -9,12 +9,18 @@ import pytest
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
+from conceptctl.methods import find_method
+from conceptctl.presets import shipped
 from conceptctl.store.concept import read_record
+from conceptctl.workflows.learn.cost import stages_of, training_share
 from conceptctl.workflows.learn.estimate import estimate, steps_a_picture
 from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Watch
 from tests import synthetic
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401
+
+shipped_presets = shipped()
+"""As they are; tests have a smaller one."""
 
 
 @pytest.fixture
@@ -59,14 +65,19 @@ def test_without_a_concept_nothing_is_invented(store, planned, folder, capsys):
 def test_time_and_memory_are_those_of_a_concept_before_scaled_to_the_run(store, planned, base_folder, tmp_path):
     measured(store)
     found = estimate(store, planned)
-    assert (found.like, found.seconds, found.memory) == ("alice", 50.0, 10**9)
+    stages = {stage.name: stage.seconds for stage in found.stages}
+    # Sixteen passes, each worth half a step of one sample, of which half a second holds two.
+    aside = stages["encoding the pictures"] + stages["comparing the loss with masks"]
+    assert aside == (planned.pictures + 16) * 0.5 / 4
+    assert stages["learning"] == 50.0
+    assert (found.like, found.seconds, found.memory) == ("alice", 50.0 + aside, 10**9)
     larger = dataclasses.replace(planned, config={**planned.config, "batch_size": 6}, reference_samples=9)
     # Three times the samples; and nine pictures are drawn in two whole batches.
-    assert estimate(store, larger).seconds == 100 * 1.5 + 16 * 2.0
+    assert estimate(store, larger).seconds == 100 * 1.5 + 16 * 2.0 + (planned.pictures + 48) * 0.5 / 4
     # Nobody measured what so much takes.
     assert estimate(store, larger).memory is None
     beside = dataclasses.replace(planned, class_word="cat", auxiliary=3)
-    assert (estimate(store, beside).to_draw, estimate(store, beside).seconds) == (3, 50 + 8 * 2.0)
+    assert (estimate(store, beside).to_draw, estimate(store, beside).seconds) == (3, 50 + 8 * 2.0 + aside)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +121,9 @@ def test_what_comes_after_the_training_is_told_in_its_last_phase(store, folder):
     assert 0.0 in told[measuring:]
     told.clear()
     teach(store, folder, "bob", watch=watch)
-    assert told[told.index("learning") + 1] == 0.0
+    # The loss with masks is compared, on eight batches.
+    assert 0 < told[told.index("learning") + 1] < 60
+    assert "comparing the loss with masks" in told
 
 
 def test_what_a_picture_is_worth_in_steps_is_what_it_was(store, planned):
@@ -126,3 +139,39 @@ def test_the_plan_as_json_has_it(store, folder, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["estimate"]["like"] == "alice"
     assert found["plan"]["config"]["steps"] == 4
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+@pytest.mark.parametrize("method", ["stamina", "lora", "ti++", "ewc"])
+def test_at_the_defaults_of_stable_diffusion_nearly_a_third_is_not_training_and_no_more(planned, name, method):
+    preset = shipped_presets[name]
+    made = find_method(method)
+    config = dataclasses.asdict(made.configuration(**preset.settings(method)))
+    pictures = {"auxiliary": preset.learn.auxiliary, "reference_samples": preset.learn.reference_samples}
+    first = dataclasses.replace(planned, method=method, config=config, class_word="person", **pictures)
+    stages = stages_of(first, preset.drawing, first.auxiliary)
+    assert [stage.name for stage in stages][::len(stages) - 1] == [
+        "drawing person pictures to learn beside", "drawing reference samples"
+    ]  # fmt: skip
+    learning = next(stage for stage in stages if stage.name == "learning")
+    assert learning.evaluations == 500 * 16 * 2
+    assert training_share(stages) >= 0.7
+    # The next concept of the class finds the pictures there.
+    assert training_share(stages_of(first, preset.drawing, 0)) > 0.9
+
+
+def test_what_a_reference_sample_took_in_other_steps_is_scaled(store, planned):
+    measured(store, reference_steps=4)
+    found = estimate(store, dataclasses.replace(planned, reference_samples=8))
+    assert found.stages[-1].seconds == 8 * 2.0 * 2 / 4
+
+
+def test_what_a_run_is_made_of_is_said_before_it(store, folder, capsys):
+    teach(store, folder)
+    options = ["--store", str(store.layout.root), "--device", "cpu", "--steps", "2", "--set", "batch_size=2"]
+    assert run(["learn", str(folder), "--token", "bob", *options]) == 0
+    said = capsys.readouterr().err
+    assert "% training, in passes of a sample through the network: encoding the pictures" in said
+    assert "learning 8 (" in said
+    assert run(["learn", str(folder), "--token", "carol", *options, "--dry-run"]) == 0
+    assert "  work      " in capsys.readouterr().out

@@ -40,16 +40,21 @@ def prompt_of(class_word: str) -> str:
 def find(
     layout: Layout, head: Generation, class_word: str, count: int, attachments: Attachments, side: int | None = None
 ) -> tuple[Tensor, Attachments] | None:
-    """Return the latents of a class that the store has, (count, C, H, W), and the attachments with them as the last."""
+    """Return the latents of a class that the store has, (count, C, H, W), and the attachments with them as the last.
+
+    Where more were drawn than are wanted, the first of them are the same as if no more had been.
+    """
     import torch
 
     for attachment in attachments:
         # Damaged ones are passed by: what the base draws can be drawn again.
         if attachment.kind == KIND and not blobs.problem(layout, attachment.blob, read=True):
             path = layout.blob(attachment.blob.sha256)
-            if tensorfile.read_header(path).metadata == about(head, class_word, count, side):
+            header = tensorfile.read_header(path)
+            kept = header.tensors["latents"].shape[0] if "latents" in header.tensors else 0
+            if kept >= count and header.metadata == about(head, class_word, kept, side):
                 rest = tuple(each for each in attachments if each != attachment)
-                return torch.from_numpy(weights.read_floats(path, "latents")), (*rest, attachment)
+                return torch.from_numpy(weights.read_floats(path, "latents")[:count]), (*rest, attachment)
     return None
 
 
@@ -89,7 +94,7 @@ def draw(
     done = sum(map(len, parts))
     watch.advance(done)
     saved = time.monotonic()
-    sampling = preset_of(head.base).sampling
+    sampling = preset_of(head.base).drawing
     sample = backbone.sampler(prompt_of(class_word), steps=sampling.steps, guidance=sampling.guidance)
     drawing = draw_set(sample, count, first=done, accelerator=accelerator)
     try:
@@ -120,7 +125,7 @@ def keep(
 
 def about(head: Generation, class_word: str, count: int, side: int | None = None) -> dict[str, str]:
     """What auxiliary pictures of one base depend on, and nothing else; `side` as in `draw`."""
-    sampling = preset_of(head.base).sampling
+    sampling = preset_of(head.base).drawing
     return {
         "class": class_word,
         "count": str(count),

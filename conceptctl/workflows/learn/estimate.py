@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conceptctl import families
 from conceptctl.errors import ConceptctlError
+from conceptctl.presets import Sampling, preset_of
 from conceptctl.store import base
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.learn import auxiliary
-from conceptctl.workflows.learn.pace import in_whole_batches
+from conceptctl.workflows.learn.cost import Stage, samples_of, stages_of, training_share
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN
 from conceptctl.workflows.learn.plan import Plan
 
 FLOAT_BYTES = 4
@@ -26,12 +28,14 @@ class Estimate:
     Attributes:
         like: The concept by which time and memory are told; "" where none was learned here on such a device.
         seconds_a_step: As it was measured with that concept, for a step of this run's size.
-        seconds: Of the whole run.
+        seconds: Of the whole run: of all its stages.
         memory: The most bytes at once, on the GPU or beside it, as that concept took.
         least_memory: Bytes of the base alone; more than that is needed.
         size: Bytes that the store grows by: as the last concept of the method takes, or at most.
         size_like: The concept whose file is as large; "" where it is the most that there can be.
         to_draw: Pictures of the class that are drawn first; 0 where the store has them.
+        stages: What the run is made of.
+        training_share: The share of its passes through the network that is training, 0 to 1.
     """
 
     like: str
@@ -42,6 +46,8 @@ class Estimate:
     size: int | None
     size_like: str
     to_draw: int
+    stages: tuple[Stage, ...]
+    training_share: float
 
 
 def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate:
@@ -59,6 +65,11 @@ def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate
     like = max(alike, key=lambda each: each[1].method == planned.method, default=None)
     to_draw = 0 if _are_there(store, head, planned) else planned.auxiliary
     pace = _seconds_a_step(like[1].settings, planned) if like else None
+    sampling = preset_of(head.base).drawing
+    stages = stages_of(planned, sampling, to_draw)
+    if like and pace is not None:
+        stages = _timed(stages, like[1].settings, planned, sampling, pace)
+    seconds = [stage.seconds for stage in stages if stage.seconds is not None]
     small = next((each for each in earlier if _has_same_size(each[1], planned)), None)
     size = small[0].blob.size if small else _most(store, head, planned)
     # Without the one that leaves, the others need weights of their own.
@@ -66,12 +77,14 @@ def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate
     return Estimate(
         like=like[0].name if like else "",
         seconds_a_step=pace,
-        seconds=_seconds(like[1].settings, planned, pace, to_draw) if like and pace is not None else None,
+        seconds=sum(seconds) if len(seconds) == len(stages) else None,
         memory=_memory(like[1].settings, planned) if like else None,
         least_memory=_weights(store, head, planned),
         size=None if size is None else size + weights,
         size_like=small[0].name if small else "",
         to_draw=to_draw,
+        stages=tuple(stages),
+        training_share=training_share(stages),
     )
 
 
@@ -123,14 +136,25 @@ def _seconds_a_step(said: Mapping[str, Any], planned: Plan) -> float:
     return float(said["seconds_a_step"] * _samples(planned.config) / _samples(said))
 
 
-def _seconds(said: Mapping[str, Any], planned: Plan, pace: float, to_draw: int) -> float | None:
-    """Of all steps, and of all pictures that are drawn; None where it is not known what a picture takes."""
-    pictures = in_whole_batches(to_draw) + in_whole_batches(planned.reference_samples)
-    a_picture = said.get("seconds_a_picture", 0 if not pictures else None)
-    if a_picture is None or (pictures and not _is_positive(a_picture)):
-        return None
-    steps = planned.config["steps"] * (1 + planned.config.get("consolidation_share", 0))
-    return float(steps * pace + pictures * a_picture)
+def _timed(
+    stages: Sequence[Stage], said: Mapping[str, Any], planned: Plan, sampling: Sampling, pace: float
+) -> list[Stage]:
+    """Say of stages what they take, by what a concept before took: what drawing takes is not known where none drew."""
+    a_picture: Any = said.get("seconds_a_picture")
+    steps: Any = said.get("reference_steps")
+    drawn = float(a_picture) if _is_positive(a_picture) else None
+    if drawn is not None and _is_positive(steps):
+        drawn *= sampling.steps / float(steps)
+    an_evaluation = pace / (TRAINED_AS_DRAWN * samples_of(planned.config))
+
+    def seconds(stage: Stage) -> float | None:
+        if stage.unit == "step":
+            return stage.units * pace
+        if stage.name.startswith("drawing"):
+            return None if drawn is None else stage.units * drawn
+        return stage.evaluations * an_evaluation
+
+    return [replace(stage, seconds=seconds(stage)) for stage in stages]
 
 
 def _memory(said: Mapping[str, Any], planned: Plan) -> int | None:
@@ -152,7 +176,7 @@ def _are_there(store: Store, head: Generation, planned: Plan) -> bool:
 def _weights(store: Store, head: Generation, planned: Plan) -> int:
     """Bytes of the base's numbers as they are held: two each on a GPU in bf16, else four."""
     infos = [info for _, _, info in base.tensors(store.layout, head.base).values()]
-    halved = planned.device.startswith("cuda") and planned.precision == "bf16"
+    halved = planned.device.startswith("cuda") and planned.precision != "no"
     return sum(_count(info.shape) for info in infos) * (FLOAT_BYTES // 2 if halved else FLOAT_BYTES)
 
 

@@ -35,17 +35,18 @@ class Model:
 
 def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> Model:
     """Load the base, draw what it is regularized with, and give it everything that was learned."""
+    from conceptctl.diffusion.models import training_dtype
+
     watch, head = prepared.watch, prepared.head
     watch.stage("loading the model", 0)
-    backbone = load_base(prepared.store, head, str(prepared.device), in_full=prepared.precision == "no")
+    dtype = training_dtype(prepared.device, prepared.precision)
+    backbone = load_base(prepared.store, head, str(prepared.device), dtype=dtype)
     latents, attachments = None, head.attachments
     for ref in resumed.attached:
         attachments = auxiliary.with_kept(prepared.store.layout, attachments, ref)
     if prepared.plan.auxiliary:
         latents, attachments = _auxiliary(prepared, writer, backbone, resumed, attachments)
     weights = apply_concepts(prepared.store, head, backbone)
-    if prepared.request.gradient_checkpointing:
-        backbone.checkpoint_gradients()
     return Model(backbone, dict(weights), latents, attachments)
 
 

@@ -93,7 +93,7 @@ def plan(
 
     check_facts(request)
     found = choose_device(device)
-    precision = precision_of(request, found.type)
+    precision = precision_of(request, str(found))
     head = store.head()
     preset = chosen_preset(request, preset_of(head.base))
     method = make_method(request, preset)

@@ -61,7 +61,7 @@ def prepare(
     from conceptctl.workflows import extractor
 
     chosen = choose_device(device)
-    precision = precision_of(request, chosen.type)
+    precision = precision_of(request, str(chosen))
     accelerator = make_accelerator(chosen, precision)
     # Said by all of them, after they have met: a process that waits for one that ended is not told of it.
     if method.config.batch_size < accelerator.num_processes:

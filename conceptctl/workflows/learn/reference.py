@@ -34,7 +34,7 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
     count, extractor = prepared.plan.reference_samples, prepared.extractor
     if count <= 0 or extractor is None:
         return Reference()
-    sampling = preset_of(prepared.head.base).sampling
+    sampling = preset_of(prepared.head.base).drawing
     prepared.watch.stage("drawing reference samples", count)
     prepared.watch.ahead(0.0)
     began = time.monotonic()
@@ -44,16 +44,23 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
         pictures += batch
         prepared.watch.advance(len(batch))
     seconds = (time.monotonic() - began) / in_whole_batches(count)
-    # In a precision that evaluation will not draw in, features are another's.
-    in_full = prepared.device.type != "cpu" and prepared.precision == "no"
     return Reference(
         extractor.images(pictures).numpy(),
         {
             "reference_prompt": plain_prompt(prepared.method, PLACEHOLDER_NAME, prepared.request.class_word),
             "reference_steps": sampling.steps,
-            "reference_device": prepared.device.type + ("-fp32" if in_full else ""),
+            "reference_device": _drawn_on(prepared),
             "reference_guidance": sampling.guidance,
             "feature_extractor": extractor.sha256,
             "seconds_a_picture": float(f"{seconds:.3g}"),
         },
     )
+
+
+def _drawn_on(prepared: Prepared) -> str:
+    """The kind of device; with the precision where evaluation will draw in another, for then features are another's."""
+    from conceptctl.diffusion.models import drawing_dtype, training_dtype
+
+    dtype = training_dtype(prepared.device, prepared.precision)
+    own = "fp32" if prepared.precision == "no" else prepared.precision
+    return prepared.device.type + ("" if dtype == drawing_dtype(prepared.device) else f"-{own}")

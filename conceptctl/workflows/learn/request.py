@@ -21,13 +21,15 @@ from conceptctl.workflows.places import check_writable
 if TYPE_CHECKING:
     from conceptctl.learning.method import Method
     from conceptctl.learning.run import Report
+    from conceptctl.workflows.learn.estimate import Estimate
+    from conceptctl.workflows.learn.memory import Fit
 
 MOST_SEEDS = 2**63
 LONGEST_CLASS = 64
 """Letters: no text encoder reads a much longer one as a kind of thing."""
 _AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]\s*")
 """Also as a shell's quoting and Asian keyboards leave it."""
-PRECISIONS = ("no", "bf16")
+PRECISIONS = ("no", "bf16", "fp16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
     "teacher_temperature", "consolidation_share",
@@ -67,8 +69,12 @@ class Request:
     """Also learn from mirrored pictures."""
     gradient_checkpointing: bool = False
     """Less memory, more time."""
+    micro_batch: int | None = None
+    """Samples that go through the network together; None for all of a batch, or as many as a GPU has memory for."""
+    low_vram: bool = False
+    """The least memory: one sample at a time, and gradients checkpointed."""
     mixed_precision: str | None = None
-    """One of `PRECISIONS`: bf16, or fp32; the device decides when it is None."""
+    """One of `PRECISIONS`: bf16, fp16, or `no` for fp32; the device decides when it is None."""
     resolution: int | None = None
     """The side of the square that other pictures have as many pixels as; the base's own when it is None."""
     skip_bad: bool = False
@@ -108,8 +114,12 @@ class Watch:
     ahead: Callable[[float], None] = lambda seconds: None
     """About so many seconds come after the stage; told where that is known."""
     warn: Callable[[str], None] = lambda text: None
+    fitted: Callable[[Fit], None] = lambda fit: None
+    """How a step is fitted into memory; told once, where anything was chosen."""
     sample: Callable[[Path], None] = lambda path: None
     """Pictures of a step were written."""
+    expected: Callable[[Estimate], None] = lambda estimate: None
+    """What the run will take is known; told once, before anything expensive."""
 
 
 def check(request: Request, preset: Preset, device: str = "auto") -> None:
@@ -127,7 +137,7 @@ def check(request: Request, preset: Preset, device: str = "auto") -> None:
     from conceptctl.diffusion.models import choose_device
 
     check_facts(request)
-    precision_of(request, choose_device(device).type)
+    precision_of(request, str(choose_device(device)))
     make_method(request, chosen_preset(request, preset))
 
 
@@ -154,10 +164,19 @@ def check_facts(request: Request) -> None:
         raise UsageError(
             f"{request.auxiliary} auxiliary pictures are too many: at most {MOST_AUXILIARY}", hint="--aux 200"
         )
+    if request.micro_batch is not None and request.micro_batch < 1:
+        raise UsageError(
+            f"1 or more samples go through the network together, not {request.micro_batch}", hint="--micro-batch 1"
+        )
+    if request.low_vram and (request.micro_batch or 1) > 1:
+        raise UsageError(
+            f"--low-vram takes samples one at a time, and --micro-batch says {request.micro_batch}",
+            hint="one of the two",
+        )
     if request.mixed_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"there is no precision {request.mixed_precision!r} to learn in",
-            hint="--mixed-precision bf16 or no; fp16 has too small a range for what is learned here",
+            hint="--mixed-precision bf16, fp16 or no",
         )
     if not 0 <= request.train.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
@@ -189,7 +208,9 @@ def chosen_preset(request: Request, own: Preset) -> Preset:
 
 
 def precision_of(request: Request, device: str) -> str:
-    """Return the precision that a device learns in, one of `PRECISIONS`: bf16 where that is fast.
+    """Return the precision that a device learns in, one of `PRECISIONS`.
+
+    By default bf16 where that is fast; on other GPUs fp16, on other CPUs fp32.
 
     Raises:
         UsageError: It does not learn in the one that is asked for.
@@ -198,12 +219,18 @@ def precision_of(request: Request, device: str) -> str:
 
     from conceptctl.diffusion.models import has_fast_bf16
 
-    fast = has_fast_bf16(torch.device(device))
-    if request.mixed_precision == "bf16" and not fast:
+    asked, where = request.mixed_precision, torch.device(device)
+    if asked == "no":
+        return asked
+    on_cpu, fast = where.type == "cpu", has_fast_bf16(where)
+    if asked == "bf16" and not fast:
         raise UsageError(
-            "this CPU does not say that it is fast in bf16", hint="leave --mixed-precision out, or --device cuda"
+            f"this {'CPU does not say that it is fast in bf16' if on_cpu else 'GPU has no bf16'}",
+            hint="leave --mixed-precision out" + (", or --device cuda" if on_cpu else ": it learns in fp16"),
         )
-    return request.mixed_precision or ("bf16" if fast else "no")
+    if asked == "fp16" and on_cpu:
+        raise UsageError("a CPU does not learn in fp16", hint="leave --mixed-precision out, or --device cuda")
+    return asked or ("bf16" if fast else "no" if on_cpu else "fp16")
 
 
 def make_method(request: Request, preset: Preset) -> Method:
@@ -245,7 +272,7 @@ def make_method(request: Request, preset: Preset) -> Method:
 def _check_words(config: Any) -> None:
     from conceptctl.diffusion.noise import TIMESTEP_SAMPLINGS
     from conceptctl.learning.method import PROMPTS
-    from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS
+    from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS, check_optimizer
 
     for name, words in (
         ("scheduler", SCHEDULERS),
@@ -255,6 +282,7 @@ def _check_words(config: Any) -> None:
     ):
         if (asked_for := getattr(config, name)) not in words:
             raise UsageError(f"there is no {name}={asked_for!a}", hint=f"{name}: " + ", ".join(words))
+    check_optimizer(config.optimizer)
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:

@@ -21,6 +21,7 @@ from conceptctl.store.store import Store, Writer
 from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.commit import commit, record_of
+from conceptctl.workflows.learn.estimate import estimate
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.model import Model
     from conceptctl.workflows.learn.prepared import Prepared
 
-MORE_MEMORY = "--train-batch-size 1, --gradient-checkpointing, --aux 0, or --device cpu"
+MORE_MEMORY = "the same command with --low-vram: what was learned is saved, and goes on"
+LEAST_MEMORY = "close what else uses the GPU (nvidia-smi), a smaller --rank, --method lora, or --device cpu"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def learn(
         from conceptctl.diffusion.models import enough_memory
         from conceptctl.workflows.learn.prepared import prepare
 
-        with enough_memory(MORE_MEMORY):
+        with enough_memory(LEAST_MEMORY if request.low_vram else MORE_MEMORY):
             prepared = prepare(store, head, request, preset, method, device, watch)
             return _learn(prepared, writer, began)
 
@@ -113,6 +115,8 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     if prepared.request.replace and writer:
         prepared = without_the_old_one(prepared, writer)
     resumed = resume(prepared, writer)
+    if writer:
+        prepared.watch.expected(estimate(prepared.store, prepared.plan))
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)

@@ -48,7 +48,7 @@ def sampler(prepared: Prepared, backbone: Backbone, journal: Journal) -> Callabl
     request = prepared.request
     if not are_wanted(request):
         return None
-    sampling = preset_of(prepared.head.base).sampling
+    sampling = preset_of(prepared.head.base).drawing
     own = () if request.sample_prompts and not request.preview else ("",)
     prompts = {label: label or prepared.prompt for label in (*own, *request.sample_prompts)}
 

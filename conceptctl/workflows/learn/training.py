@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ from conceptctl.learning.method import Learned
 from conceptctl.learning.weights import Deltas
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.cost import LOSS_BATCHES
 from conceptctl.workflows.learn.dataset import Dataset
 from conceptctl.workflows.learn.estimate import steps_a_picture as steps_a_picture_before
 from conceptctl.workflows.learn.journal import Journal
+from conceptctl.workflows.learn.memory import Fit, fitted
 from conceptctl.workflows.learn.model import Model
-from conceptctl.workflows.learn.pace import Pace, in_whole_batches, steps_a_picture
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
     from conceptctl.learning.run import Report
-
-LOSS_BATCHES = 4
-"""Batches on which a mask's loss with noise is compared with its loss without."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ class _Told:
 
 
 def _steps_after(prepared: Prepared) -> float:
-    """About how many steps what comes after the training is worth: reference samples."""
+    """About how many steps what comes after the training is worth: comparing the loss, and reference samples."""
+    compared = 2 * LOSS_BATCHES / TRAINED_AS_DRAWN if hasattr(prepared.method.config, "mask") else 0.0
     pictures = in_whole_batches(prepared.plan.reference_samples) if prepared.extractor else 0
     measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
-    return pictures * (measured or steps_a_picture(prepared))
+    return compared + pictures * (measured or steps_a_picture(prepared))
 
 
 def _journal(prepared: Prepared, resumed: Resumed) -> Journal | None:
@@ -134,6 +135,7 @@ def train_concept(
         DeviceFailed: What was learned is no number.
     """
     trainable = prepared.method.attach(task).to(prepared.device)
+    fit = _fit(prepared, model.backbone, trainable, dataset)
     told = _Told(prepared, model.backbone, resumed)
     try:
         end = train(
@@ -144,6 +146,7 @@ def train_concept(
             trainable,
             dataset.examples,
             accelerator=prepared.accelerator,
+            micro_batch=fit.micro_batch,
             state=resumed.state,
             listener=told.listener(resumed),
         )
@@ -155,8 +158,31 @@ def train_concept(
         raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
     # Drawing reference samples can take longer than learning, and a signal may come meanwhile.
     resumed.save(end)
-    measures = _measures(prepared, model, token_id, trainable, dataset)
+    measures = _measures(prepared, model, token_id, trainable, dataset, fit)
     return Trained(learned, trainable, end, measures, told.pace.seconds_a_step)
+
+
+def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:
+    """Fit a step into memory: as the request says, or by what a GPU has free."""
+    request, config = prepared.request, prepared.method.config
+    chosen = Fit(request.micro_batch, request.gradient_checkpointing)
+    if request.low_vram:
+        chosen = Fit(1, True)
+    elif request.micro_batch is None and not request.gradient_checkpointing:
+        backbone.freeze()
+        backbone.set_aside()
+        batch = -(-(config.batch_size + config.auxiliary_batch) // prepared.accelerator.num_processes)
+        chosen = fitted(trainable, backbone, _largest(dataset), batch) or chosen
+    if chosen.checkpointing:
+        backbone.checkpoint_gradients()
+    if chosen != Fit(None, False):
+        prepared.watch.fitted(chosen)
+    return chosen
+
+
+def _largest(dataset: Dataset) -> tuple[int, ...]:
+    """The shape of the largest of all latents, (C, H, W)."""
+    return max((tuple(each.shape) for each in dataset.examples.latents), key=math.prod)
 
 
 def _on_cpu(learned: Learned) -> Learned:
@@ -172,7 +198,7 @@ def _on_cpu(learned: Learned) -> Learned:
 
 
 def _measures(
-    prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset
+    prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset, fit: Fit
 ) -> dict[str, float]:
     """Measure the masks, and compare the loss with their noise and without."""
     measures = trainable.adapter.measures() if trainable.adapter else {}
@@ -190,6 +216,7 @@ def _measures(
             dataset.examples,
             prepared.method.config.schedule(prepared.request.train.seed),
             accelerator=prepared.accelerator,
+            micro_batch=fit.micro_batch,
             batches=LOSS_BATCHES,
             sampled=sampled,
         )

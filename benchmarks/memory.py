@@ -1,0 +1,269 @@
+"""Counts the memory that learning takes on Stable Diffusion 1.5 and XL, in bytes of tensors: without a GPU or weights.
+
+python benchmarks/memory.py                  # both, STAMINA and what it is compared with
+python benchmarks/memory.py --base sd1 --methods stamina lora
+
+Networks are made on torch's `meta` device and run forward and backward (`conceptctl.diffusion.memory`). What a method's
+adapters take is counted on a tenth of the targets, with numbers, and multiplied: all of it grows with their number.
+"peft" is the LoRA of that library on the same projections, put on the same network and counted in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conceptctl.diffusion.memory import (
+    LiveBytes,
+    fused_attention,
+    text_training_peak,
+    training_peak,
+    unet_training_peak,
+)
+from conceptctl.learning.method import Task, Trainable
+from conceptctl.learning.weights import Deltas, adapted
+from conceptctl.methods import find_method
+from conceptctl.workflows.learn.memory import AdapterBytes, fit
+
+GB = 10**9
+TOKENS = 77
+SIDES = {"sd1": 64, "sdxl": 128}
+"""Of latents: pictures of 512 and 1024 pixels."""
+ROOM = {"sd1": 8 * GB, "sdxl": 12 * GB}
+BATCH = 16
+"""Eight pictures of the concept and eight of its class."""
+SHARE = 10
+"""Of so many targets of a shape, one is counted."""
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A base by its configurations."""
+
+    name: str
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    weights: int
+    """Bytes of U-Net and text encoders; the autoencoder is off the device while a concept is learned."""
+    shapes: dict[str, tuple[int, int]]
+    """Of the targets, by name."""
+    encoders: tuple[Any, ...]
+
+
+@cache
+def base(name: str) -> Base:
+    import transformers
+    from diffusers import UNet2DConditionModel
+
+    files = json.loads((resources.files("conceptctl.formats.architectures") / f"{name}.json").read_text())
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(files["unet/config.json"])
+        encoders = []
+        for place, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
+            if f"{place}/config.json" in files:
+                config = transformers.CLIPTextConfig(**files[f"{place}/config.json"])
+                encoders.append(getattr(transformers, kind)(config).to(DTYPE))
+    ends = ("attn2.to_k.weight", "attn2.to_v.weight")
+    shapes = {each: tuple(weight.shape) for each, weight in unet.named_parameters() if each.endswith(ends)}
+    count = sum(parameter.numel() for module in (unet, *encoders) for parameter in module.parameters())
+    return Base(
+        name, files["unet/config.json"], files["vae/config.json"], count * DTYPE.itemsize, shapes, tuple(encoders)
+    )  # type: ignore[arg-type]
+
+
+def activations(of: Base, micro_batch: int, checkpointing: bool) -> int:
+    """What the networks hold of so many samples, K and V among what has gradients."""
+    side = SIDES[of.name]
+    return unet_training_peak(
+        of.unet, of.shapes, shape=(4, side, side), micro_batch=micro_batch, tokens=TOKENS, dtype=DTYPE,
+        checkpointing=checkpointing,
+    ) + sum(text_training_peak(encoder, micro_batch, TOKENS) for encoder in of.encoders)  # fmt: skip
+
+
+def some_targets(of: Base) -> Iterator[tuple[str, tuple[int, int]]]:
+    """A tenth of the targets of each shape, and at least one."""
+    seen: dict[tuple[int, int], int] = {}
+    for path, shape in of.shapes.items():
+        if seen.setdefault(shape, 0) % SHARE == 0:
+            yield path, shape
+        seen[shape] += 1
+
+
+@cache
+def own_bytes(of: Base, method: str, settings: tuple[tuple[str, Any], ...] = ()) -> AdapterBytes:
+    """What a method's adapters take in a step as a GPU draws it, for all targets."""
+    found = find_method(method)
+    made = found(found.configuration(**dict(settings)))
+    some = dict(some_targets(of))
+    projections = {path: nn.Linear(shape[1], shape[0], bias=False, dtype=DTYPE) for path, shape in some.items()}
+    rows = {f"text{index}": torch.zeros(1, 8) for index, _ in enumerate(of.encoders)}
+    width = next(iter(of.shapes.values()))[1]
+    trainable = made.attach(Task(some, rows, reference_factor=torch.zeros(width, 8)))
+    generator = torch.Generator().manual_seed(0)
+    # A CPU keeps a table of noise, where a GPU draws it: made before anything is counted, and then added as drawn.
+    trainable.deltas(generator)
+    entries = sum(shape[0] * shape[1] for shape in some.values())
+    noise = 4 * entries if hasattr(trainable.adapter, "masks") else 0
+    held, peak = counted(trainable, projections, generator)
+    adapters = [] if trainable.adapter is None else list(trainable.adapter.parameters())  # type: ignore[attr-defined]
+    lasting = 3 * sum(parameter.numel() * 4 for parameter in adapters)
+    times = sum(a * b for a, b in of.shapes.values()) / entries
+    # Rows of tokens are as wide as a word, and as nothing.
+    return AdapterBytes(*(int(times * size) for size in (lasting, held, peak + noise)))
+
+
+def counted(trainable: Trainable, projections: dict[str, nn.Linear], generator: torch.Generator) -> tuple[int, int]:
+    """What is held when the deltas are on, and the most at once."""
+    for module in projections.values():
+        module.requires_grad_(False)
+    with adapted(projections) as weights:
+        known = [*trainable.parameters(), *trainable.buffers(), *(module.weight for module in projections.values())]
+        with LiveBytes(known) as live:
+            # A step keeps them, for its penalty.
+            deltas = trainable.deltas(generator)
+            weights.put(deltas)
+            held = live.live
+            # One row through each: gradients of weights are whole ones, and nothing else counts.
+            rows = [module.weight.new_zeros(1, module.in_features) for module in projections.values()]
+            total = torch.stack(
+                [module(row).sum() for module, row in zip(projections.values(), rows, strict=True)]
+            ).sum()
+            if total.requires_grad:
+                total.backward()
+        weights.put(Deltas())
+    return held, live.peak
+
+
+def of_peft(of: Base, rank: int, micro_batch: int, checkpointing: bool) -> int:
+    """What a step of peft's LoRA takes: activations, and three times its parameters in fp32."""
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    side = SIDES[of.name]
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(of.unet)
+        for parameter in unet.parameters():
+            parameter.data = parameter.data.to(DTYPE)
+        unet.requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=rank, target_modules=r".*attn2\.(to_k|to_v)"))
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+
+    def empty(*sizes: int, of: torch.dtype = DTYPE) -> Tensor:
+        return torch.empty(micro_batch, *sizes, dtype=of, device="meta")
+
+    latents, times = empty(4, side, side), torch.empty(micro_batch, dtype=torch.long, device="meta")
+    states, more = empty(TOKENS, unet.config.cross_attention_dim), {}
+    if unet.config.addition_embed_type:
+        more["added_cond_kwargs"] = {"text_embeds": empty(1280), "time_ids": empty(6, of=torch.float32)}
+
+    def run() -> Tensor:
+        found: Tensor = unet(latents, times, encoder_hidden_states=states, **more).sample
+        return found
+
+    text = sum(text_training_peak(encoder, micro_batch, TOKENS) for encoder in of.encoders)
+    parameters = sum(parameter.numel() * 4 for parameter in trained)
+    # Its gradients are counted with the rest; its weights are no part of the base.
+    return parameters + 2 * parameters + training_peak(unet, [*trained, states], run, [latents, times]) + text
+
+
+@torch.no_grad()
+def drawing_bytes(of: Base) -> tuple[int, int]:
+    """What drawing eight pictures takes beside weights: in the U-Net with guidance, in the autoencoder one by one."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from conceptctl.workflows.drawing import BATCH as PICTURES
+
+    side, count = SIDES[of.name], 2 * PICTURES
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(of.unet)
+        vae: Any = AutoencoderKL.from_config(of.vae)
+    for parameter in (*unet.parameters(), *vae.parameters()):
+        parameter.data = parameter.data.to(DTYPE)
+
+    def empty(*sizes: int, of: torch.dtype = DTYPE) -> Tensor:
+        return torch.empty(*sizes, dtype=of, device="meta")
+
+    more = {}
+    if unet.config.addition_embed_type:
+        more["added_cond_kwargs"] = {"text_embeds": empty(count, 1280), "time_ids": empty(count, 6, of=torch.float32)}
+    latents, states = empty(count, 4, side, side), empty(count, TOKENS, unet.config.cross_attention_dim)
+    times = empty(count, of=torch.long)
+    denoising = peak_of(unet, lambda: unet(latents, times, encoder_hidden_states=states, **more), latents, states)
+    return denoising, peak_of(vae, lambda: vae.decode(latents[:1]), latents)
+
+
+def peak_of(network: nn.Module, run: Callable[[], Any], *known: Tensor) -> int:
+    """The most bytes at once beside weights and inputs."""
+    with fused_attention(), LiveBytes([*network.parameters(), *network.buffers(), *known]) as live:
+        run()
+    return live.peak
+
+
+def rows(names: list[str], methods: list[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        found = base(name)
+        for method in methods:
+            own = own_bytes(found, method)
+
+            def needed(micro_batch: int, checkpointing: bool, found: Base = found, own: AdapterBytes = own) -> int:
+                one, two = (activations(found, count, checkpointing) for count in (1, 2))
+                return own.with_activations(one + (two - one) * (micro_batch - 1))
+
+            for room in (ROOM[name], 0):
+                # What a card calls 8 GB is less when a screen hangs on it.
+                chosen = fit(needed, BATCH, int(0.95 * room) - found.weights)
+                micro_batch, again = chosen.micro_batch or BATCH, chosen.checkpointing
+                step = needed(micro_batch, again)
+                peft = of_peft(found, 16, micro_batch, again)
+                yield {
+                    "base": name, "method": method, "room": room / GB,
+                    "micro_batch": micro_batch, "checkpointing": again,
+                    "weights": found.weights / GB, "step": step / GB, "all": (found.weights + step) / GB,
+                    "peft": (found.weights + peft) / GB, "over_peft": (step - peft) / GB,
+                    "own_lasting": own.lasting / GB, "own_held": own.held / GB, "own_alone": own.alone / GB,
+                }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--methods", nargs="+", default=["stamina", "lora", "ti++"])
+    parser.add_argument("--json", action="store_true", help="every figure, a line each")
+    options = parser.parse_args()
+    out = sys.stdout
+    if not options.json:
+        out.write("| base | method | room | at a time | checkpointed | weights | step | all | over peft |\n")
+        out.write("|---|---|---|---|---|---|---|---|---|\n")
+    for row in rows(options.base, options.methods):
+        if options.json:
+            out.write(json.dumps(row) + "\n")
+            continue
+        room = f"{row['room']:.0f} GB" if row["room"] else "least"
+        out.write(
+            f"| {row['base']} | {row['method']} | {room} | {row['micro_batch']} of {BATCH} | "
+            f"{'yes' if row['checkpointing'] else 'no'} | {row['weights']:.2f} | {row['step']:.2f} | "
+            f"{row['all']:.2f} | {row['over_peft']:+.2f} |\n"
+        )
+        out.flush()
+    for name in options.base if not options.json else ():
+        denoising, decoding = drawing_bytes(base(name))
+        out.write(f"\n{name}: drawing eight pictures takes {denoising / GB:.2f} GB beside the weights in the U-Net, ")
+        out.write(f"and {decoding / GB:.2f} GB in the autoencoder, one by one\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What a run is made of: its stages, and what each costs in passes of a sample through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conceptctl.presets import Sampling
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
+from conceptctl.workflows.learn.plan import Plan
+
+LOSS_BATCHES = 4
+"""Batches on which a mask's loss with noise is compared with its loss without."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Attributes:
+        name: What it is called.
+        units: How much of it there is.
+        unit: What that is: a picture, a step, a batch.
+        evaluations: Passes of one sample through the network, about: training on one is worth two, encoding a picture
+            one.
+        seconds: What that takes, by a concept that was learned before; None where none says.
+    """
+
+    name: str
+    units: int
+    unit: str
+    evaluations: int
+    seconds: float | None = None
+
+
+def samples_of(config: Mapping[str, Any]) -> int:
+    """How many samples a step has."""
+    return int((config["batch_size"] + config.get("auxiliary_batch", 0)) * config["accumulation"])
+
+
+def evaluations_a_picture(sampling: Sampling) -> int:
+    """Passes through the network that drawing a picture takes; guidance doubles them."""
+    return sampling.steps * (2 if sampling.guidance > 1 else 1)
+
+
+def stages_of(planned: Plan, sampling: Sampling, to_draw: int) -> list[Stage]:
+    """The stages of a plan, in their order.
+
+    Args:
+        planned: The plan.
+        sampling: How learning draws.
+        to_draw: Pictures of the class that the store has not.
+    """
+    config, a_picture = planned.config, evaluations_a_picture(sampling)
+    samples, beside = samples_of(config), in_whole_batches(to_draw)
+    steps, share = config["steps"], config.get("consolidation_share", 0)
+    found = [
+        Stage(f"drawing {planned.class_word} pictures to learn beside", beside, "picture", beside * a_picture),
+        Stage("encoding the pictures", planned.pictures, "picture", planned.pictures),
+        Stage("learning", steps, "step", steps * samples * TRAINED_AS_DRAWN),
+    ]
+    if share:
+        more = max(1, round(share * steps))
+        found.append(Stage("consolidating", more, "step", more * samples * TRAINED_AS_DRAWN))
+    if "mask" in config:
+        compared = 2 * LOSS_BATCHES
+        together = config["batch_size"] + config.get("auxiliary_batch", 0)
+        found.append(Stage("comparing the loss with masks", compared, "batch", compared * together))
+    drawn = in_whole_batches(planned.reference_samples)
+    found.append(Stage("drawing reference samples", drawn, "picture", drawn * a_picture))
+    return [stage for stage in found if stage.units]
+
+
+def training_share(stages: Sequence[Stage]) -> float:
+    """The share of all evaluations that is training."""
+    training = sum(stage.evaluations for stage in stages if stage.unit == "step")
+    return training / sum(stage.evaluations for stage in stages)

@@ -42,6 +42,8 @@ class FamilyModule(Protocol):
     be computed from those alone: what `forget`, `export` and `import` part and join concepts by."""
     REGIONS: bool
     """Whether parts of its pictures can be painted over, as several concepts in one picture are drawn."""
+    SIDE_STEP: int
+    """What the sides of pictures are multiples of, in pixels: one of the network's smallest pieces."""
     UNSUPPORTED: Mapping[str, str]
     """Methods' settings, by name, that mean nothing on its bases, and why."""
 

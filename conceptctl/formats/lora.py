@@ -13,7 +13,6 @@ is what LoRA trainers write for SDXL.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,78 +156,3 @@ def as_tensor(array: Array, dtype: str) -> Tensor:
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
         return Tensor("BF16", array.shape, rounded.tobytes())
     return Tensor("F32", array.shape, plain.tobytes())
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A LoRA that another program made, as far as it can be used.
-
-    Attributes:
-        deltas: What it adds to each target, by parameter path, fp32.
-        unused: Modules that it changes and that no delta goes on, by name.
-        unread: Keys that no known form has.
-    """
-
-    deltas: Mapping[str, Array]
-    unused: tuple[str, ...]
-    unread: tuple[str, ...]
-
-
-_FORMS = (
-    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>lora_up|lora_down)\.weight"),
-    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>alpha|diff)"),
-    re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(?P<dotted>.+)\.(?P<part>lora_A|lora_B)(?:\.default)?\.weight"),
-    re.compile(
-        r"(?:unet\.)?(?P<dotted>.+?)(?:\.processor)?\.(?P<which>to_[qkv]|to_out)_lora\.(?P<part>up|down)\.weight"
-    ),
-    re.compile(r"(?:unet\.)?(?P<dotted>.+)\.lora\.(?P<part>up|down)\.weight"),
-    re.compile(r"(?P<flat>lora_te\d?_.+)\.(?P<part>lora_up\.weight|lora_down\.weight|alpha|diff)"),
-)
-_PARTS = {"lora_up": "up", "lora_B": "up", "lora_down": "down", "lora_A": "down"}
-
-
-def read(arrays: Mapping[str, Array], targets: Mapping[str, tuple[int, ...]]) -> Foreign:
-    """Read a LoRA that another program made: kohya's keys, peft's, diffusers' older ones, or full differences.
-
-    Args:
-        arrays: All tensors of the file, as fp32.
-        targets: The shapes of the weights that deltas go on, by parameter path.
-    """
-    flat = {module_name(path).replace(".", "_"): path for path in targets}
-    modules: dict[str, dict[str, Array]] = {}
-    unread = []
-    for key, array in arrays.items():
-        match = next(filter(None, (form.fullmatch(key) for form in _FORMS)), None)
-        if match is None:
-            unread.append(key)
-            continue
-        groups = match.groupdict()
-        name = groups.get("flat") or groups["dotted"].replace(".", "_")
-        if which := groups.get("which"):
-            name = f"{name}_{which}"
-        part = groups["part"].removesuffix(".weight")
-        modules.setdefault(name, {})[_PARTS.get(part, part)] = array
-    deltas: dict[str, Array] = {}
-    unused = []
-    for name, parts in modules.items():
-        delta = _delta(parts)
-        path = flat.get(name)
-        if path is None or delta is None or delta.shape != targets[path]:
-            unused.append(name)
-        else:
-            deltas[path] = delta
-    return Foreign(deltas, tuple(unused), tuple(unread))
-
-
-def _delta(parts: Mapping[str, Array]) -> Array | None:
-    """Return what a module's tensors add to its weight, or None where they are no whole adapter."""
-    if "diff" in parts:
-        return np.ascontiguousarray(parts["diff"])
-    if "up" not in parts or "down" not in parts:
-        return None
-    up, down = (parts[name].squeeze() if parts[name].ndim > 2 else parts[name] for name in ("up", "down"))
-    if up.ndim != 2 or down.ndim != 2 or up.shape[-1] != len(down):
-        return None
-    scale = float(parts["alpha"]) / len(down) if "alpha" in parts else 1.0
-    delta: Array = (scale * (up @ down)).astype(np.float32)
-    return delta

@@ -216,13 +216,13 @@ def _written(
     deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
     if _CONFIG_OF_UNET not in made.configs:
         return lora.peft(deltas, rank=rank, dtype=made.dtype)
-    named = _original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
+    named = original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     if form == "lora":
         return lora.lora(deltas, rank=rank, dtype=made.dtype, named=named)
     return lora.diff(deltas, dtype=made.dtype, named=named)
 
 
-def _original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
+def original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
     """Name modules as the original code does, which trainers of LoRAs keep to for SDXL."""
     unet = configs["unet/config.json"]
 

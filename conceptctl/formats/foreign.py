@@ -5,6 +5,7 @@ Nothing in them is trusted: what is no safetensors file is never opened by anyth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def refuse_quantized(path: Path, header: Header) -> None:
         raise ImportRefused(f"{path.name}: quantized by bitsandbytes (nf4, fp4 or int8)", hint=_UNQUANTIZED)
     if found := sorted(packed & set(_PACKED)):
         raise ImportRefused(f"{path.name}: quantized: its weights are {found[0]}", hint=_UNQUANTIZED)
+
+
+def refuse_quantized_folder(folder: Path, components: Collection[str]) -> None:
+    """Refuse a diffusers folder with quantized weights, as its configurations say.
+
+    Raises:
+        ImportRefused: It is one.
+    """
+    for component in components:
+        try:
+            config = json.loads((folder / component / "config.json").read_bytes())
+        except (OSError, ValueError):
+            # What is missing or damaged is said by what needs it.
+            continue
+        if isinstance(config, dict) and (said := config.get("quantization_config")):
+            how = said.get("quant_method") if isinstance(said, dict) else None
+            raise ImportRefused(
+                f"{folder.name}/{component}: quantized{f' by {how}' if isinstance(how, str) else ''}", hint=_UNQUANTIZED
+            )
 
 
 class Floats(Mapping[str, Array]):

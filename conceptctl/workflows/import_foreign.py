@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,51 +113,78 @@ def offer(store: Store, file: ForeignFile, name: str | None, said: Elsewhere) ->
 
 
 def _of_lora(store: Store, head: Generation, file: ForeignFile, name: str, said: Elsewhere) -> Offer:
+    # The token first: what is wrong with it is found out in no time.
+    token = _token(store, head, file, said)
+    read = _read(store, head, file)
+    settings = {
+        "imported_from": "lora",
+        "imported_rank": read.rank,
+        "imported_scale": round(read.scale, 6),
+        "imported_share": round(read.share, 6),
+        **token.settings,
+    }
+    deltas = {path: weights.Delta.of(delta) for path, delta in read.deltas.items()}
+    unused = dict(read.unused)
+    if unknown := len(set(read.unread) - token.keys):
+        unused["unknown keys"] = unknown
+    form = "lora" if token.settings else "lora and embedding"
+    return Offer(
+        _record(head, file, name, said, settings),
+        weights.concept_tensors(deltas, _side_by_side(token.rows)),
+        Foreign(form, len(deltas), unused, read.share, token.trigger, _other(store, file)),
+    )
+
+
+@dataclass(frozen=True)
+class _Token:
+    """The token of a LoRA.
+
+    Attributes:
+        rows: Its row (1, width) of each token table.
+        keys: The tensors of the LoRA's file that it was read from.
+        trigger: The words that it begins at, where the file has no token.
+        settings: What the record says of it then.
+    """
+
+    rows: Mapping[str, Array]
+    keys: frozenset[str] = frozenset()
+    trigger: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _token(store: Store, head: Generation, file: ForeignFile, said: Elsewhere) -> _Token:
+    """Find a LoRA's token: in a file of its own, within its file, or at the words that it answers to.
+
+    Raises:
+        ImportRefused: It is for another base, or has several concepts in it.
+        NotFound: Its file is not there.
+        UsageError: There is none, and no word for it.
+    """
     if len(file.names) > 1:
         raise ImportRefused(
             f"{file.path.name}: {count(len(file.names), 'concept')} in one sum ({', '.join(file.names[:4])}), which "
             "nothing takes apart",
             hint="export them one by one: conceptctl export NAME --to lora --output FILE",
         )
-    bundle = embedding_reader.bundled(file.header.tensors)
-    token = _token_file(file, said)
     trigger = trigger_words(file, said.trigger)
-    if not token and len(bundle) != 1 and not trigger and not said.class_word:
+    if beside := _token_file(file, said):
+        return _Token(_rows(store, head, beside, Floats(beside.path, beside.header)))
+    bundle = embedding_reader.bundled(file.header.tensors)
+    if len(bundle) == 1:
+        ((_, keys),) = bundle.items()
+        arrays = Floats(file.path, file.header, list(keys.values()))
+        rows = _rows(store, head, file, {table: arrays[key] for table, key in keys.items()})
+        return _Token(rows, frozenset(keys.values()))
+    if not trigger and not said.class_word:
         raise UsageError(
             f"{file.path.name}: a LoRA without a token, and it does not say which words it answers to",
             hint='--trigger "THE WORDS", or --class WORD for what it draws; --embedding FILE where it has one',
         )
-    # The token first: what is wrong with it is found out in no time.
-    rows = None
-    if token:
-        rows = _rows(store, head, token, Floats(token.path, token.header))
-    elif len(bundle) == 1:
-        ((_, keys),) = bundle.items()
-        arrays = Floats(file.path, file.header, list(keys.values()))
-        rows = _rows(store, head, file, {table: arrays[key] for table, key in keys.items()})
-    read = _read(store, head, file)
-    settings: dict[str, Any] = {
-        "imported_from": "lora", "imported_rank": read.rank, "imported_scale": round(read.scale, 6),
-        "imported_share": round(read.share, 6),
-    }  # fmt: skip
-    if rows is None:
-        rows, prompt = _start(store, head, trigger, said.class_word)
-        sampling = preset_of(head.base).sampling
-        settings |= {"trigger": trigger, "reference_prompt": prompt, "reference_steps": sampling.steps}
-        settings["reference_guidance"] = sampling.guidance
-    else:
-        trigger = ""
-    deltas = {path: weights.Delta.of(delta) for path, delta in read.deltas.items()}
-    unused = dict(read.unused)
-    taken = {key for keys in bundle.values() for key in keys.values()} if len(bundle) == 1 and not token else set()
-    if unknown := len(set(read.unread) - taken):
-        unused["unknown keys"] = unknown
-    form = "lora" if "reference_prompt" in settings else "lora and embedding"
-    return Offer(
-        _record(head, file, name, said, settings),
-        weights.concept_tensors(deltas, _side_by_side(rows)),
-        Foreign(form, len(deltas), unused, read.share, trigger, _other(store, file)),
-    )
+    rows, prompt = _start(store, head, trigger, said.class_word)
+    sampling = preset_of(head.base).sampling
+    recipe = {"prompt": prompt, "steps": sampling.steps, "guidance": sampling.guidance}
+    settings = {"trigger": trigger, **{f"reference_{key}": value for key, value in recipe.items()}}
+    return _Token(rows, trigger=trigger, settings=settings)
 
 
 def _read(store: Store, head: Generation, file: ForeignFile) -> lora_reader.Read:
@@ -236,13 +263,23 @@ def _start(store: Store, head: Generation, trigger: str, class_word: str) -> tup
 
     Returns:
         A row of each token table, and the prompt: with the words, where they are more than one token can be.
+
+    Raises:
+        UsageError: The words have no row in every table.
     """
     words = trigger or class_word
+    found = base.tensors(store.layout, head.base)
+    tables = base.token_tables(found, families.facts_of(head.base))
+    if lora.T5_KEY in lora.embedding_keys(tables):
+        raise UsageError(
+            "on this base a LoRA needs a token: no word is the same in both of its vocabularies",
+            hint="--embedding FILE",
+        )
     with base.folder(store.layout, head) as folder:
         tokenizer = families.family_of(head.base).load_tokenizer(folder)
         ids = tokenizer(words, add_special_tokens=False).input_ids
-    found = base.tensors(store.layout, head.base)
-    tables = base.token_tables(found, families.facts_of(head.base))
+    if not ids:
+        raise UsageError(f"the base's text encoder makes nothing of {words!a}", hint="other words, or --embedding FILE")
     rows = {
         name: weights.read_floats(*found[path][:2])[ids].mean(axis=0, keepdims=True) for name, path in tables.items()
     }

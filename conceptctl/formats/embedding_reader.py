@@ -78,8 +78,8 @@ def bundled(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def _in_order(arrays: Mapping[str, Array], keys: Sequence[str]) -> dict[str, Array]:
     """The tables in the order of the text encoders."""
-    order: Sequence[str] = next((each for each in (keys, *_TABLES) if set(each) == set(arrays)), list(arrays))
-    return {name: arrays[name] for name in order}
+    order: Sequence[str] = next((each for each in (keys, *_TABLES) if set(arrays) <= set(each)), list(arrays))
+    return {name: arrays[name] for name in order if name in arrays}
 
 
 def _vectors(tables: int) -> str:

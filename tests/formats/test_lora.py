@@ -6,7 +6,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from conceptctl.formats import lora, lora_reader, low_rank
+from conceptctl.formats.architectures import configurations
 from conceptctl.store import tensorfile, weights
+from conceptctl.workflows.export_shared import original_name
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
 
@@ -175,6 +177,47 @@ def test_every_form_is_read_again(deltas, form):
     assert found.deltas.keys() == deltas.keys()
     for path, delta in deltas.items():
         assert relative(found.deltas[path], delta) < 1e-5
+
+
+def test_names_of_a_transformer_are_read_again():
+    path = "transformer/transformer_blocks.0.attn.add_k_proj.weight"
+    found = lora_reader.read(arrays(lora.peft({path: matrix(6, 4, 2)}).tensors), {path: (6, 4)})
+    assert relative(found.deltas[path], matrix(6, 4, 2)) < 1e-5
+    assert (found.unused, found.misfits) == ({}, ())
+
+
+@pytest.mark.parametrize(("base", "modules"), [("sd1", 32), ("sd2", 32), ("sdxl", 140)])
+def test_modules_are_called_as_trainers_and_clients_call_them_at_full_size(base, modules):
+    """Names from the layouts of the published models: blocks with attention, and how many transformers each has."""
+    from diffusers import UNet2DConditionModel
+
+    config = configurations(base)["unet/config.json"]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    targets = [
+        f"unet/{name}"
+        for name, _ in unet.named_parameters()
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    ]
+    if base == "sdxl":
+        blocks = [("input_blocks_4_1", 2), ("input_blocks_5_1", 2), ("input_blocks_7_1", 10), ("input_blocks_8_1", 10)]
+        blocks += [
+            ("middle_block_1", 10),
+            *((f"output_blocks_{index}_1", 10 if index < 3 else 2) for index in range(6)),
+        ]
+    else:
+        blocks = [(f"down_blocks_{level}_attentions_{layer}", 1) for level in range(3) for layer in range(2)]
+        blocks += [("mid_block_attentions_0", 1)]
+        blocks += [(f"up_blocks_{level}_attentions_{layer}", 1) for level in range(1, 4) for layer in range(3)]
+    wanted = {
+        f"lora_unet_{block}_transformer_blocks_{depth}_attn2_to_{which}"
+        for block, depths in blocks
+        for depth in range(depths)
+        for which in "kv"
+    }
+    named = original_name({"unet/config.json": config}) if base == "sdxl" else lora.module_name
+    assert {lora.PREFIX + named(path).replace(".", "_") for path in targets} == wanted
+    assert len(targets) == len(wanted) == modules
 
 
 def test_alpha_scales_and_what_cannot_be_used_is_named():

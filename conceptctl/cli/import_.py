@@ -29,59 +29,64 @@ _CHANGES_LITTLE = 0.5
 """The share of what a LoRA changes below which it is said that most of it is not used."""
 
 
+FileArgument = Annotated[
+    Path, typer.Argument(help="A file that `export --to concept` wrote; a LoRA on keys and values; an embedding.")
+]
+RenameOption = Annotated[
+    str | None, typer.Option("--as", "--token", help="Another name for it here: V*NAME.", metavar="NAME")
+]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Add the delta as it is in the file, whatever that does to those that are here.")
+]
+ClassOption = Annotated[
+    str,
+    typer.Option(
+        "--class",
+        help="What kind of thing it is: person, dog, waterfall.",
+        metavar="WORD",
+        rich_help_panel=_ELSEWHERE,
+        autocompletion=completion.classes,
+    ),
+]
+TriggerOption = Annotated[
+    str,
+    typer.Option(
+        "--trigger",
+        help="The words that a LoRA answers to; by default those that it names itself.",
+        metavar="TEXT",
+        rich_help_panel=_ELSEWHERE,
+    ),
+]
+EmbeddingOption = Annotated[
+    Path | None,
+    typer.Option("--embedding", help="The file of a LoRA's token.", metavar="FILE", rich_help_panel=_ELSEWHERE),
+]
+LicenseOption = Annotated[
+    str,
+    typer.Option(
+        "--license",
+        help="Under what terms it may be used; kept with the concept.",
+        metavar="TEXT",
+        rich_help_panel=_ELSEWHERE,
+    ),
+]
+ConsentOption = Annotated[
+    str,
+    typer.Option(
+        "--consent", help="Who agreed to what; kept with the concept.", metavar="TEXT", rich_help_panel=_ELSEWHERE
+    ),
+]
+
+
 def import_file(
-    file: Annotated[
-        Path,
-        typer.Argument(help="A file that `export --to concept` wrote; a LoRA on keys and values; an embedding."),
-    ],
-    rename: Annotated[
-        str | None, typer.Option("--as", "--token", help="Another name for it here: V*NAME.", metavar="NAME")
-    ] = None,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Add the delta as it is in the file, whatever that does to those that are here."),
-    ] = False,
-    class_word: Annotated[
-        str,
-        typer.Option(
-            "--class",
-            help="What kind of thing it is: person, dog, waterfall.",
-            metavar="WORD",
-            rich_help_panel=_ELSEWHERE,
-            autocompletion=completion.classes,
-        ),
-    ] = "",
-    trigger: Annotated[
-        str,
-        typer.Option(
-            "--trigger",
-            help="The words that a LoRA answers to; by default those that it names itself.",
-            metavar="TEXT",
-            rich_help_panel=_ELSEWHERE,
-        ),
-    ] = "",
-    embedding: Annotated[
-        Path | None,
-        typer.Option("--embedding", help="The file of a LoRA's token.", metavar="FILE", rich_help_panel=_ELSEWHERE),
-    ] = None,
-    license: Annotated[  # noqa: A002 - the option's name
-        str,
-        typer.Option(
-            "--license",
-            help="Under what terms it may be used; kept with the concept.",
-            metavar="TEXT",
-            rich_help_panel=_ELSEWHERE,
-        ),
-    ] = "",
-    consent: Annotated[
-        str,
-        typer.Option(
-            "--consent",
-            help="Who agreed to what; kept with the concept.",
-            metavar="TEXT",
-            rich_help_panel=_ELSEWHERE,
-        ),
-    ] = "",
+    file: FileArgument,
+    rename: RenameOption = None,
+    raw: RawOption = False,
+    class_word: ClassOption = "",
+    trigger: TriggerOption = "",
+    embedding: EmbeddingOption = None,
+    license: LicenseOption = "",  # noqa: A002 - the option's name
+    consent: ConsentOption = "",
     wait: WaitOption = False,
     store: StoreOption = None,
     json: JsonOption = False,

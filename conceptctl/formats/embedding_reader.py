@@ -16,6 +16,7 @@ import numpy as np
 
 from conceptctl.errors import ImportRefused
 from conceptctl.formats.low_rank import Array
+from conceptctl.store.tensorfile import TensorInfo
 from conceptctl.wording import count
 
 _TABLES = (("clip_l", "clip_g", "t5xxl"), ("text_encoders_0", "text_encoders_1"))
@@ -26,9 +27,12 @@ _BUNDLED = re.compile(r"bundle_emb\.(?P<name>[^.]+)\.(?P<table>.+)")
 _ONE_TOKEN = "a concept here is one token, so train it with one vector"  # noqa: S105 - no password
 
 
-def is_embedding(names: Collection[str]) -> bool:
-    """Whether a file's tensors are called as those of an embedding are."""
-    return len(names) == 1 or any(set(names) <= set(tables) for tables in _TABLES)
+def is_embedding(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a file's tensors are those of an embedding: one of rows, whatever it is called, or tables by name."""
+    if len(tensors) == 1:
+        (only,) = tensors.values()
+        return 1 <= len(only.shape) <= 2 and only.shape[-1] > 1
+    return any(set(tensors) <= set(tables) for tables in _TABLES)
 
 
 def token_named(names: Collection[str]) -> str:

@@ -44,7 +44,7 @@ def refuse_others(path: Path) -> None:
     for begin, what, hint in _STARTS:
         # The ninth byte of a safetensors file begins its header; a length may begin with any of these bytes.
         if start.startswith(begin) and start[8:9] != b"{":
-            raise ImportRefused(f"{path.name}: {what}: only safetensors files are read", hint=hint)
+            raise ImportRefused(f"{path.name}: not a safetensors file but {what}", hint=hint)
     if path.name.lower().endswith(PICKLES):
         refuse_pickle(path.name)
 

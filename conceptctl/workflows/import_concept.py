@@ -78,8 +78,7 @@ def import_concept(
         progress: Told how many concepts' prompts are encoded.
 
     Raises:
-        ImportRefused: The file breaks a rule of the gate, is for another base, goes on from concepts that are not
-            there, or is one of another program's of which nothing can be used.
+        ImportRefused: The file breaks a rule of the gate, is for another base, or goes on from what is not there.
         AlreadyExists: A concept or a token has that name, or the concept is in the store under another.
         UsageError: The new name cannot be one; or something is said of a concept file, which says it itself.
         StoreDamaged: The base or the stored weights are damaged.
@@ -111,9 +110,8 @@ def import_concept(
         checked(store.layout.blob(ref.sha256))
         made = add_concept(writer, "import", record, ref)
     kept, lacking, damaged = (solved.kept, solved.lacking, solved.damaged) if solved else ((), None, ())
-    names = None if stands_on is None else names_of(store, stands_on)
     bare = not same and (stands_on is None or bool(missing) or bool(stands_on and offered.start))
-    foreign = made_of.foreign if made_of else None
+    names, foreign = (stands_on and names_of(store, stands_on)), (made_of.foreign if made_of else None)
     return Imported(made, names, names_of(store, missing), bare, kept, lacking, damaged, foreign)
 
 

@@ -96,8 +96,8 @@ def test_tables(output):
     text = (output / "report/report.md").read_text()
     plain = rows_of(text, "Quality")["plain"]
     # Means of 5 and 6; forgetting leaves out what was learned last: means of 9/8 and 11/8.
-    assert plain[:4] == [("method", "plain"), ("seeds", "2"), ("A_mmd ↓", "5.5 ± 0.707"), ("paper", "3")]
-    assert dict(plain)["F_mmd ↓"] == "1.25 ± 0.177"
+    assert plain[:4] == [("method", "plain"), ("seeds", "2"), ("A_mmd ↓", "5.5 ± 0.71"), ("paper", "3")]
+    assert dict(plain)["F_mmd ↓"] == "1.25 ± 0.18"
     assert dict(rows_of(text, "Quality")["bound"])["F_mmd ↓"] == "–"
     assert dict(rows_of(text, "Cost")["plain"])["MB a concept"] == "3.2 ± 0"
     better = rows_of(text, "Differences from plain")["better"]

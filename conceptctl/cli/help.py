@@ -30,6 +30,9 @@ MEANT = {
 }  # fmt: skip
 """What other programs call what a verb does."""
 
+MEANT_OPTIONS = {"--width": "--size", "--height": "--size", "--scheduler": "--sampler", "--prompts": "--prompt-file"}
+"""What other programs call what an option does."""
+
 Rows = list[tuple[str, str]]
 
 
@@ -193,6 +196,8 @@ def _names(context: Any) -> list[str]:
 def _near(error: Any, context: Any) -> Sequence[str]:
     if type(error).__name__ == "NoSuchOption":
         known = [name for param in context.command.get_params(context) for name in param.opts]
+        if (meant := MEANT_OPTIONS.get(error.option_name)) in known:
+            return [meant] if meant else []
         return get_close_matches(error.option_name, known, n=2, cutoff=0.6)
     if isinstance(context.command, Verbs) and (unknown := error.format_message()).startswith("there is no command "):
         verb = unknown.split("'")[1].lower()

@@ -68,12 +68,15 @@ def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, 
     """What matters of a concept, in words."""
     state = "consolidated with others" if entry.consolidated else "folded" if entry.folded else "not folded yet"
     curve = record.loss_curve
+    foreign = {"lora": "a LoRA of another program", "embedding": "an embedding of another program"}.get(
+        str(record.settings.get("imported_from"))
+    )
     said = {
         "token": facts["token"],
         "class": entry.class_word,
         "learned": f"{date_text(record.learned)}, generation {facts['generation']}",
-        "from": count(record.photos, "picture"),
-        "with": f"{record.method}, {record.steps} steps, seed {record.seed}",
+        "from": foreign or count(record.photos, "picture"),
+        "with": "" if foreign else f"{record.method}, {record.steps} steps, seed {record.seed}",
         "preset": _preset(record, base),
         "loss": f"{curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "",
         "goes on from": ", ".join(facts["contains"]),

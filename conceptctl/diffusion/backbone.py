@@ -19,6 +19,7 @@ from conceptctl.diffusion.memory import text_training_peak, unet_training_peak
 from conceptctl.diffusion.models import plain_attention
 from conceptctl.diffusion.networks import Network, text_encoders_of
 from conceptctl.diffusion.noise import DenoisingObjective
+from conceptctl.diffusion.samplers import title_of
 from conceptctl.diffusion.sampling import pipeline_sampler
 from conceptctl.diffusion.text_encoders import TextEncoders
 
@@ -108,8 +109,8 @@ class LatentBackbone(ClipText):
         return {path: module for path, module in linear.items() if self.family.is_target(path)}
 
     def scheduler_name(self) -> str:
-        """What the sampler is called, as A1111 shortens diffusers' names."""
-        return type(self.pipeline.scheduler).__name__.removesuffix("Scheduler")
+        """What the base's own sampler is called, as A1111 calls it."""
+        return title_of(self.pipeline.scheduler)
 
     def freeze(self) -> None:
         """Let nothing of the model train."""
@@ -180,11 +181,29 @@ class LatentBackbone(ClipText):
                 getattr(self.pipeline, component).get_parameter(name).copy_(weight)
 
     def sampler(
-        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+        self,
+        prompt: Any,
+        *,
+        steps: int,
+        guidance: float,
+        negative: str = "",
+        size: tuple[int, int] | None = None,
+        sampler: str = "",
+        low_vram: bool = False,
+        watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        sample = pipeline_sampler(self.pipeline, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch)
-
+        sample = pipeline_sampler(
+            self.pipeline,
+            prompt,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            size=size,
+            sampler=sampler,
+            low_vram=low_vram,
+            watch=watch,
+        )
         return self._with_autoencoder(sample)
 
     def _with_autoencoder(self, sample: Sampler) -> Sampler:

@@ -60,10 +60,28 @@ class JointBackbone(JointText, LatentBackbone):
         )
 
     def sampler(
-        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+        self,
+        prompt: Any,
+        *,
+        steps: int,
+        guidance: float,
+        negative: str = "",
+        size: tuple[int, int] | None = None,
+        sampler: str = "",
+        low_vram: bool = False,
+        watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
         sample = joint_sampler(
-            self.network, self.text, prompt, steps=steps, guidance=guidance, negative=negative, watch=watch
+            self.network,
+            self.text,
+            prompt,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            size=size,
+            sampler=sampler,
+            low_vram=low_vram,
+            watch=watch,
         )
         return self._with_autoencoder(sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition, Prompt
 from conceptctl.diffusion.joint_networks import JointNetwork, told_of
+from conceptctl.diffusion.memory_saving import for_little_memory, text_encoders_on_device
 from conceptctl.diffusion.sampling import WORD_SCALE
 from conceptctl.diffusion.text_encoders import PooledStates
 from conceptctl.errors import UsageError
@@ -29,6 +30,9 @@ def joint_sampler(
     steps: int,
     guidance: float,
     negative: str,
+    size: tuple[int, int] | None = None,
+    sampler: str = "",
+    low_vram: bool = False,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Callable[[Sequence[int]], list[Image.Image]]:
     """Prepare to draw pictures of one prompt; see `sampling.pipeline_sampler`.
@@ -40,22 +44,30 @@ def joint_sampler(
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance, 1 or less is none; or what the network is told in its place.
         negative: What not to draw.
+        size: Width and height of the pictures in pixels; the base's own by default.
+        sampler: The base's own, "": those of other bases step along other paths.
+        low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
         watch: Told after every denoising step what share of the pictures is done.
 
     Raises:
-        UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing.
+        UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing;
+            or there is a sampler.
     """
     if isinstance(prompt, Composition):
         raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+    if sampler:
+        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
     network.check_negative(negative)
+    width, height = size or (network.side, network.side)
     guided = network.guided and guidance > 1
 
     words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
-    wanted = text.encode_prompt(words)
-    told = [("", wanted), *([("negative_", text.encode_prompt(negative))] if guided else [])]
     beside = None
-    if isinstance(prompt, GuidedPrompt):
-        beside = text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words)
+    with text_encoders_on_device(network.pipeline) if low_vram else nullcontext():
+        told = [("", text.encode_prompt(words)), *([("negative_", text.encode_prompt(negative))] if guided else [])]
+        if isinstance(prompt, GuidedPrompt):
+            beside = text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words)
+    pipeline = for_little_memory(network.pipeline) if low_vram else network.pipeline
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
@@ -64,15 +76,15 @@ def joint_sampler(
             states |= told_of(each, len(seeds), prefix)
         # Guidance multiplies whatever is predicted for the prompt.
         scale = WORD_SCALE / (guidance if guided else 1.0)
-        with joint_guidance(network.pipeline.transformer, beside, scale, len(seeds)):
-            made: list[Image.Image] = network.pipeline(
+        with joint_guidance(pipeline.transformer, beside, scale, len(seeds)):
+            made: list[Image.Image] = pipeline(
                 **states,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 # Noise made on the CPU is the same on every device.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                height=network.side,
-                width=network.side,
+                height=height,
+                width=width,
                 callback_on_step_end=_step_watch(watch),
             ).images
         return made

@@ -6,12 +6,14 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator
 
-from conceptctl.diffusion.prompts import MARKER, MENTION, composed, visible
+from conceptctl.diffusion.prompts import MARKER, MENTION, composed, foreign, looks_like, visible
 
 _STARS = "∗⁎✱✲⋆٭★"
 """What people, phones and web pages write for `*`, beside its compatible forms."""
 _NEARLY = re.compile(r"(?<![^\W_])v(?P<between>&(?:ast|#42);|[\W_]{1,6}?)(?P<name>[^\W_][\w-]*)", re.IGNORECASE)
 """`V\\*alice`, `V* alice`, `v *alice`, `V-alice`: something else than a star alone."""
+_STARLESS = re.compile(r"(?<!\w)V(?P<name>[a-z0-9][\w-]{2,63})")
+"""`Valice`; the two letters of `Val` are rather somebody's name."""
 _IN_PLACE_OF_A_STAR = ("-", "_", ".", ":", "^", "'", "\\", "&ast;", "&#42;")
 _WORD = re.compile(r"[\w-]+")
 _INSIDE = r"[^()\[\]{}<>]{1,80}"
@@ -24,6 +26,8 @@ _SYNTAX = (
     rf"(?:{_NAME}|\({_INSIDE}\))\+{{1,9}}",
 )
 """Weights of A1111, ComfyUI, NovelAI and compel."""
+_OURS = re.compile(rf"({_NAME}):\d*\.?\d+\s*[)\]}}>]")
+"""What would be the strength of a concept without brackets around it."""
 _WEIGHTED = re.compile("|".join(_SYNTAX))
 _PLACE = "{token}"
 _SHOWN = 60
@@ -36,7 +40,7 @@ def prompt_warnings(prompt: str, known: Collection[str]) -> tuple[str, ...]:
     """Say what of a prompt may not be read as it is meant; nothing for nearly all prompts.
 
     Args:
-        prompt: A prompt whose concepts `names_in` has found.
+        prompt: A prompt whose concepts `names_in` has found, without their strengths.
         known: The names that there are.
 
     Returns:
@@ -52,17 +56,26 @@ def prompt_warnings(prompt: str, known: Collection[str]) -> tuple[str, ...]:
     found = [_doubt([written], [name] if name in known else []) for written, name in list(nearly.items())[:_FEW]]
     if plain:
         found.append(_doubt(plain, plain))
-    if weighted := _WEIGHTED.search(prompt):
-        found.append(f"{_quoted(weighted[0])}: brackets and weights are read as words here, and emphasize nothing")
+    found += _weights(prompt)
     if _PLACE in prompt:
         found.append(f"{_PLACE} is for captions; a prompt says {MARKER}NAME")
     return tuple(found)
 
 
+def _weights(prompt: str) -> Iterator[str]:
+    """What is said of another program's weights in a prompt."""
+    ours, weighted = _OURS.search(prompt), _WEIGHTED.search(prompt)
+    if ours or weighted:
+        shown = _quoted((weighted or ours or [""])[0])
+        told = f"{shown}: brackets and weights are read as words here, and emphasize nothing"
+        yield f"{told}; {ours[1]}:0.8 without brackets draws it with that strength" if ours else told
+
+
 def _compatible(character: str) -> str:
-    """The one plain character that one of another width or shape stands for, or itself."""
+    """The one plain character that one of another width, shape or script stands for, or itself."""
     plain = unicodedata.normalize("NFKC", character)
-    return "*" if character in _STARS else plain if len(plain) == 1 else character
+    plain = plain if len(plain) == 1 else character
+    return "*" if character in _STARS else looks_like(plain)
 
 
 def _nearly_named(rest: str, known: Collection[str]) -> Iterator[tuple[int, int, str]]:
@@ -72,11 +85,14 @@ def _nearly_named(rest: str, known: Collection[str]) -> Iterator[tuple[int, int,
         starred = "*" in between and (name in known or name[0].isalpha())
         if starred or (between in _IN_PLACE_OF_A_STAR and name in known):
             yield match.start(), match.end(), name
+    for match in _STARLESS.finditer(rest):
+        if match["name"].lower() in known:
+            yield match.start(), match.end(), match["name"].lower()
 
 
 def _doubt(written: list[str], names: list[str]) -> str:
     shown = ", ".join(map(_quoted, written[:_FEW])) + (", ..." if len(written) > _FEW else "")
-    read = f"{shown} {'is' if len(written) == 1 else 'are'} read as plain text"
+    read = f"{shown} {'is' if len(written) == 1 else 'are'} read as plain text{foreign(shown)}"
     if not names:
         return f"{read}; a concept is written {MARKER}NAME"
     return f"{read}; is {' or '.join(MARKER + name for name in names[:_FEW])} meant?"

@@ -10,11 +10,20 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from conceptctl.errors import AlreadyExists, NotFound
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
 
 MARKER = "V*"
 MENTION = re.compile(r"[Vv]\*([A-Za-z0-9][A-Za-z0-9_-]*)")
 """A concept in a prompt that `composed` was applied to."""
+MOST_STRENGTH = 2.0
+"""Times what learning a concept changed: beyond that the base's own pictures break up."""
+_STRENGTH = re.compile(
+    rf"(?P<mention>{MENTION.pattern}):(?:(?P<value>\d+(?:\.\d+)?|\.\d+)(?![\w%+-]|[.,:/]\d)|(?P<odd>[-+]?[.,]?\d\S*))"
+)
+"""`V*alice:0.8`. A colon that no number follows is a colon."""
+_BRACKETS = ("()", "[]", "{}", "<>")
+_LOOKALIKES = str.maketrans("авекмнорстухіјѕԁһԛԝӏοαυνικρτχεη", "abekmhopctyxijsdhqwloauvikptxen")
+"""Small letters of Cyrillic and Greek that look like Latin ones, or nearly, and those."""
 _GLUED = 24
 """How many of the characters beside a name are shown."""
 _LETTERS_TOO = re.compile("[\u200c\u200d\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]")
@@ -95,12 +104,58 @@ def names_in(prompt: str, known: Collection[str]) -> tuple[str, ...]:
         if name not in known:
             near = difflib.get_close_matches(_plain(match[1] + behind), known)
             hint = f"did you mean {', '.join(MARKER + each for each in near)}?" if near else "conceptctl list"
-            raise NotFound(f"no concept {written}", hint=hint)
+            raise NotFound(f"no concept {written}{foreign(written)}", hint=hint)
         if before or behind:
             apart = visible(" ".join(part for part in (before, MARKER + name, behind) if part))
             raise NotFound(f"no concept {written}: a name is a word of its own", hint=f"{apart}, with a space between")
         found[name] = None
     return tuple(found)
+
+
+def with_strengths(prompt: str) -> tuple[str, dict[str, float]]:
+    """Take the strengths of concepts out of a prompt: "V*alice:0.8 in the snow" is "V*alice in the snow", alice at 0.8.
+
+    Within brackets a number is the weight of another program, `(V*alice:1.3)`, and stays: see `prompt_warnings`.
+
+    Args:
+        prompt: Any text.
+
+    Returns:
+        The prompt without them, and the strengths by name.
+
+    Raises:
+        UsageError: What stands there is no strength, or a concept has two.
+    """
+    found: dict[str, float] = {}
+
+    def take(match: re.Match[str]) -> str:
+        if _in_brackets(match):
+            return match[0]
+        written, name = visible(match[0][: len(match["mention"]) + _GLUED]), match[2].lower()
+        value = -1.0 if match["odd"] else float(match["value"])
+        if not 0 <= value <= MOST_STRENGTH:
+            raise UsageError(
+                f"{written}: a strength is a number from 0 to {MOST_STRENGTH:g}",
+                hint=f"{MARKER}{name}:0.8; {MARKER}{name}: with a space behind it where the colon is part of the text",
+            )
+        if found.setdefault(name, value) != value:
+            raise UsageError(
+                f"{MARKER}{name} has two strengths, {found[name]:g} and {value:g}",
+                hint="a concept has one in the whole prompt; say it once",
+            )
+        return match["mention"]
+
+    return _STRENGTH.sub(take, prompt), found
+
+
+def _in_brackets(match: re.Match[str]) -> bool:
+    """Whether a number behind a name ends a pair of brackets."""
+    behind = match.string[match.end() : match.end() + _GLUED].lstrip()[:1]
+    if match["odd"]:
+        return False
+    pair = next((each for each in _BRACKETS if each[1] == behind), "")
+    before = match.string[: match.start()]
+    return bool(pair) and before.rfind(pair[0]) > before.rfind(pair[1])
 
 
 def composed(prompt: str) -> str:
@@ -136,7 +191,18 @@ def visible(text: str) -> str:
 def _plain(text: str) -> str:
     """A text in small letters without accents, as concepts are named."""
     apart = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+    return "".join(looks_like(letter) for letter in apart if not unicodedata.combining(letter))
+
+
+def looks_like(letter: str) -> str:
+    """The small Latin letter that a Cyrillic or Greek one is taken for; any other letter itself."""
+    return letter.casefold().translate(_LOOKALIKES) if len(letter.casefold()) == 1 and not letter.isascii() else letter
+
+
+def foreign(text: str) -> str:
+    """Name the letter of a text that looks like a Latin one and is none, as something said in brackets; "" for none."""
+    found = next((letter for letter in text if looks_like(letter).isascii() and not letter.isascii()), "")
+    return f" ({found!r} is {unicodedata.name(found)})" if found else ""
 
 
 def mentioned(prompt: str) -> frozenset[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from conceptctl.diffusion.composition.difference_masks import difference_masks
 from conceptctl.diffusion.composition.guidance import GuidedPrompt, composable_guidance
 from conceptctl.diffusion.composition.regions import Composition, Prompt, Region, parts_of
+from conceptctl.diffusion.memory_saving import for_little_memory, text_encoders_on_device
 from conceptctl.diffusion.models import Pipeline
 from conceptctl.diffusion.networks import encode_prompt, pipeline_arguments, unwanted
+from conceptctl.diffusion.samplers import make_scheduler
 from conceptctl.diffusion.text_encoders import States
 from conceptctl.errors import UsageError
 
@@ -33,6 +36,9 @@ def pipeline_sampler(
     steps: int,
     guidance: float,
     negative: str,
+    size: tuple[int, int] | None = None,
+    sampler: str = "",
+    low_vram: bool = False,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Callable[[Sequence[int]], list[Image.Image]]:
     """Prepare to draw pictures of one prompt with a Stable Diffusion pipeline.
@@ -43,6 +49,9 @@ def pipeline_sampler(
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 or less is none.
         negative: What not to draw.
+        size: Width and height of the pictures in pixels; the base's own by default.
+        sampler: One of `samplers.SAMPLERS`; the base's own by default.
+        low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
         watch: Told after every denoising step what share of the pictures is done. It is called while the device is at
             work, and must not wait for it.
 
@@ -50,16 +59,27 @@ def pipeline_sampler(
         What draws one picture a seed, all of them together.
 
     Raises:
-        UsageError: The prompt names several concepts, and parts of this base's pictures cannot be painted over.
+        UsageError: The prompt names several concepts, and parts of this base's pictures cannot be painted over; or the
+            sampler cannot draw with this base.
     """
-    with torch.no_grad():
-        states, painter = _states(pipeline, prompt, negative, guidance), _painter_for(pipeline, prompt)
+    if isinstance(prompt, Composition):
+        check_paintable(pipeline)
+    if sampler:
+        pipeline = _with_scheduler(pipeline, make_scheduler(pipeline.scheduler, sampler, steps))
+    with torch.no_grad(), text_encoders_on_device(pipeline) if low_vram else nullcontext():
+        states = _states(pipeline, prompt, negative, guidance)
+    if low_vram:
+        pipeline = for_little_memory(pipeline)
+    painter = _painter(pipeline) if isinstance(prompt, Composition) else None
+    how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    if size:
+        how |= {"width": size[0], "height": size[1]}
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
         # Each part of a picture takes about as many steps as the whole.
         watches = [_part_watch(watch, part, len(states)) for part in range(len(states))]
-        return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, steps, guidance)
+        return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, how)
 
     return sample
 
@@ -69,37 +89,42 @@ def _drawn(
     painter: Pipeline | None,
     parts: Sequence[tuple[_States, _PartWatch]],
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    how: Mapping[str, Any],
 ) -> list[Image.Image]:
     """Draw pictures of one prompt together."""
-    count = len(seeds)
+    count, steps, guidance = len(seeds), how["num_inference_steps"], how["guidance_scale"]
     # Noise made on the CPU is the same on every device. The regions' follows the whole picture's.
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    how: Any = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
+    how = {**how, "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
     (whole, watch), *regions = parts
     with whole.guided(pipeline.unet, guidance, count):
         pictures: list[Image.Image] = pipeline(**whole.expanded(count), **how, callback_on_step_end=watch).images
     if painter is None:
         return pictures
+    width, height = pictures[0].size
     # Rounded up to whole steps; half of one more, since diffusers cuts off the decimals.
     strength = min(1.0, (math.ceil(STRENGTH * steps) + 0.5) / steps)
     for index, (own, watch) in enumerate(regions):
-        region = Region(index, len(regions), *pictures[0].size)
+        region = Region(index, len(regions), width, height)
         with own.guided(pipeline.unet, guidance, count):
             painted = painter(
                 **own.expanded(count),
-                **how,
+                **{**how, "width": width, "height": height},
                 image=[region.cut_out(picture) for picture in pictures],
                 mask_image=[region.painted()] * count,
-                height=pictures[0].height,
-                width=pictures[0].width,
                 strength=strength,
                 callback_on_step_end=watch,
             ).images
-        found = difference_masks(pipeline, painted, own.wanted)
+        assert own.empty is not None
+        found = difference_masks(pipeline, painted, own.wanted, own.empty)
         pictures = [region.put_back(*each) for each in zip(pictures, painted, found, strict=True)]
     return pictures
+
+
+def _with_scheduler(pipeline: Pipeline, scheduler: Any) -> Pipeline:
+    """The same networks with another scheduler; the pipeline itself, from which training is set up, keeps its own."""
+    other = copy.copy(pipeline)
+    other.scheduler = scheduler
+    return other
 
 
 _PartWatch = Callable[[Pipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -122,6 +147,8 @@ class _States(NamedTuple):
     unwanted: States | None
     words: tuple[States, States] | None = None
     """Those of others of the class, with what is said beside the concept and without."""
+    empty: States | None = None
+    """What is told of an empty prompt, where it is compared with."""
 
     def guided(self, unet: nn.Module, guidance: float, count: int) -> AbstractContextManager[None]:
         """Let words count while so many pictures are drawn."""
@@ -141,13 +168,14 @@ def _states(pipeline: Pipeline, prompt: Prompt, negative: str, guidance: float) 
     guided = guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
 
     found = []
-    for part in parts_of(prompt):
+    for index, part in enumerate(parts_of(prompt)):
         text = part.prompt if isinstance(part, GuidedPrompt) else part
         wanted = encode_prompt(pipeline, text)
         words = None
         if isinstance(part, GuidedPrompt):
             words = encode_prompt(pipeline, part.with_words), encode_prompt(pipeline, part.without_words)
-        found.append(_States(wanted, unwanted(pipeline, negative, wanted) if guided else None, words))
+        not_wanted = unwanted(pipeline, negative, wanted) if guided else None
+        found.append(_States(wanted, not_wanted, words, unwanted(pipeline, "", wanted) if index else None))
     return found
 
 
@@ -163,11 +191,8 @@ def check_paintable(pipeline: Pipeline) -> None:
         raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
 
 
-def _painter_for(pipeline: Pipeline, prompt: Prompt) -> Pipeline | None:
-    """The pipeline that paints over parts of pictures, with the same networks; None for a prompt without regions."""
-    if not isinstance(prompt, Composition):
-        return None
-    check_paintable(pipeline)
+def _painter(pipeline: Pipeline) -> Pipeline:
+    """The pipeline that paints over parts of pictures, with the same networks and sampler."""
     from diffusers import (
         DDIMScheduler,
         PNDMScheduler,

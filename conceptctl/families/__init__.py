@@ -42,6 +42,8 @@ class FamilyModule(Protocol):
     be computed from those alone: what `forget`, `export` and `import` part and join concepts by."""
     REGIONS: bool
     """Whether parts of its pictures can be painted over, as several concepts in one picture are drawn."""
+    SIDE_STEP: int
+    """What the sides of pictures are multiples of, in pixels: one of the network's smallest pieces."""
     UNSUPPORTED: Mapping[str, str]
     """Methods' settings, by name, that mean nothing on its bases, and why."""
 
@@ -135,15 +137,16 @@ def facts_of(base: Base) -> Family:
     return base.family or find_family(UNSAID).FAMILY
 
 
-def check_settings(family: str, settings: Any) -> None:
-    """Refuse a method's settings that mean nothing on the bases of a family.
+def check_settings(family: str, method: str, settings: Any) -> None:
+    """Refuse a method's settings that mean nothing on the bases of a family, and a method that cannot be without them.
 
     Args:
         family: Its name.
-        settings: A method's configuration, a dataclass.
+        method: The method's.
+        settings: Its configuration, a `learning.method.Config`.
 
     Raises:
-        UsageError: One is set.
+        UsageError: One is set, or the method computes from prompts' states what holds on other bases alone.
     """
     unsupported = find_family(family).UNSUPPORTED
     for each in dataclasses.fields(settings):
@@ -152,6 +155,12 @@ def check_settings(family: str, settings: Any) -> None:
                 f"{each.name} cannot be set on this base: {unsupported[each.name]}",
                 hint=f"--set {each.name}={each.default}, or a preset without it",
             )
+    if settings.needs_reference and not find_family(family).CLOSED_FORM:
+        raise UsageError(
+            f"{method} cannot be used on this base: its weights do not see the text encoders' states, from which "
+            "that method is computed",
+            hint="another --method: conceptctl learn --help",
+        )
 
 
 def check_closed_form(base: Base, what: str, hint: str) -> None:

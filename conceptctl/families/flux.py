@@ -37,6 +37,7 @@ T5_LENGTH = 512
 """How many tokens diffusers lets T5 read."""
 CLOSED_FORM = False
 REGIONS = False
+SIDE_STEP = sd3.SIDE_STEP
 UNSUPPORTED = sd3.UNSUPPORTED
 _HINT = "FLUX.1 dev or schnell as a diffusers folder, that draws from text alone"
 

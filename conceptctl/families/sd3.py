@@ -40,6 +40,7 @@ T5, T5_LENGTH = "text_encoder_3", 256
 """The encoder that folders often leave out, and how many tokens diffusers lets it read."""
 CLOSED_FORM = False
 REGIONS = False
+SIDE_STEP = 16
 _FLOW = "a rectified flow has no such signal-to-noise ratio"
 _STATES = (
     "what a prompt gives changes from layer to layer with joint attention, and other prompts' states are not known"

@@ -13,7 +13,6 @@ is what LoRA trainers write for SDXL.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,15 +61,14 @@ def lora(
         dtype: The type of the factors, as safetensors calls it.
         named: What a module is called, given its parameter path.
     """
-    factors, highest, error = _factored(deltas, rank)
-    tensors: dict[str, Tensor] = {}
-    for path, found in factors.items():
+    made = _factored(deltas, rank)
+    tensors: dict[str, Tensor | LazyTensor] = {}
+    for path in deltas:
         key = PREFIX + named(path).replace(".", "_")
-        tensors[f"{key}.lora_up.weight"] = as_tensor(found.up, dtype)
-        tensors[f"{key}.lora_down.weight"] = as_tensor(found.down, dtype)
+        tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"] = made.tensors(path, dtype)
         # The scale is alpha over the rank: one.
-        tensors[f"{key}.alpha"] = as_tensor(np.array(highest, np.float32), dtype)
-    return Written(tensors, highest, error)
+        tensors[f"{key}.alpha"] = as_tensor(np.array(made.rank, np.float32), dtype)
+    return Written(tensors, made.rank, made.error)
 
 
 def peft(deltas: Mapping[str, Array], *, rank: int | None = None, dtype: str = "F32") -> Written:
@@ -78,46 +76,77 @@ def peft(deltas: Mapping[str, Array], *, rank: int | None = None, dtype: str = "
 
     `COMPONENT.MODULE.lora_A.weight` (r, columns) and `.lora_B.weight` (rows, r), of scale 1.
     """
-    factors, highest, error = _factored(deltas, rank)
-    tensors: dict[str, Tensor] = {}
-    for path, found in factors.items():
+    made = _factored(deltas, rank)
+    tensors: dict[str, Tensor | LazyTensor] = {}
+    for path in deltas:
         module = path.removesuffix(".weight").replace("/", ".")
-        tensors[f"{module}.lora_A.weight"] = as_tensor(found.down, dtype)
-        tensors[f"{module}.lora_B.weight"] = as_tensor(found.up, dtype)
-    return Written(tensors, highest, error)
+        tensors[f"{module}.lora_B.weight"], tensors[f"{module}.lora_A.weight"] = made.tensors(path, dtype)
+    return Written(tensors, made.rank, made.error)
 
 
-def _factored(deltas: Mapping[str, Array], rank: int | None) -> tuple[dict[str, Factors], int, float]:
-    """Factors of one rank, exact or truncated; that rank, and the error of all together."""
-    if rank is None:
-        factors = _exact(deltas)
-    else:
-        factors = {path: low_rank.truncated(delta, rank) for path, delta in deltas.items()}
-    # One rank for all: diffusers takes one scale for a whole file, whatever each module's alpha says.
-    highest = max((each.rank for each in factors.values()), default=0)
-    sizes = {path: float(np.linalg.norm(delta)) ** 2 for path, delta in deltas.items()}
-    wrong = sum(sizes[path] * each.error**2 for path, each in factors.items())
+@dataclass(frozen=True)
+class _Factored:
+    """Deltas as products of one rank: diffusers takes one scale for a whole file, whatever each module's alpha says.
+
+    Attributes:
+        deltas: The deltas.
+        shapes: Of each.
+        thin: Factors of those whose rank is low or truncated; those of the others are made when they are written.
+        below: Where the identity stands in those; see `low_rank.beside_identity`.
+        rank: Of all products.
+        error: |difference| / |deltas| of all together.
+    """
+
+    deltas: Mapping[str, Array]
+    shapes: Mapping[str, tuple[int, ...]]
+    thin: Mapping[str, Factors]
+    below: bool
+    rank: int
+    error: float
+
+    def tensors(self, path: str, dtype: str) -> tuple[LazyTensor, LazyTensor]:
+        """The factors of one delta: (rows, r) and (r, columns)."""
+        rows, columns = self.shapes[path]
+        return (
+            LazyTensor(dtype, (rows, self.rank), lambda: as_tensor(self._factors(path).up, dtype).data),
+            LazyTensor(dtype, (self.rank, columns), lambda: as_tensor(self._factors(path).down, dtype).data),
+        )
+
+    def _factors(self, path: str) -> Factors:
+        found = self.thin.get(path) or low_rank.beside_identity(self.deltas[path], below=self.below)
+        return found.padded(self.rank)
+
+
+def _factored(deltas: Mapping[str, Array], rank: int | None) -> _Factored:
+    """Find the factors of deltas, exact or truncated, one delta in memory at a time.
+
+    Where ranks are not low, the identity stands on the side that makes the smaller file.
+    """
+    shapes, thin, sizes = {}, {}, {}
+    for path, delta in deltas.items():
+        shapes[path], sizes[path] = delta.shape, float(np.linalg.norm(delta)) ** 2
+        found = low_rank.thin(delta) if rank is None else low_rank.truncated(delta, rank)
+        if found:
+            thin[path] = found
+    highest = max((each.rank for each in thin.values()), default=0)
+    # All products have one rank, so the file is as large as that, whichever shapes there are.
+    full = [shape for path, shape in shapes.items() if path not in thin]
+    of_rows, of_columns = (max((shape[side] for shape in full), default=0) for side in (0, 1))
+    below = max(highest, of_columns) <= max(highest, of_rows)
+    wrong = sum(sizes[path] * each.error**2 for path, each in thin.items())
     error = (wrong / (sum(sizes.values()) or 1)) ** 0.5
-    return {path: each.padded(highest) for path, each in factors.items()}, highest, error
-
-
-def _exact(deltas: Mapping[str, Array]) -> dict[str, Factors]:
-    """Exact factors; where ranks are not low, the identity stands on the side that makes the smaller file."""
-    found = {path: low_rank.thin(delta) for path, delta in deltas.items()}
-    thickest = max((each.rank for each in found.values() if each), default=0)
-    full = [delta.shape for path, delta in deltas.items() if found[path] is None]
-
-    def size(rank: int) -> int:
-        return max(rank, thickest) * sum(sum(delta.shape) for delta in deltas.values())
-
-    below = not full or size(max(columns for _, columns in full)) <= size(max(rows for rows, _ in full))
-    return {path: found[path] or low_rank.beside_identity(delta, below=below) for path, delta in deltas.items()}
+    return _Factored(deltas, shapes, thin, below, max(highest, of_columns if below else of_rows), error)
 
 
 def diff(deltas: Mapping[str, Array], *, dtype: str = "F32", named: Callable[[str], str] = module_name) -> Written:
     """Return a file of full differences; see `lora`."""
-    keys = {PREFIX + named(path).replace(".", "_"): delta for path, delta in deltas.items()}
-    return Written({f"{key}.diff": as_tensor(delta, dtype) for key, delta in keys.items()}, 0, 0.0)
+
+    def tensor(path: str, shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(dtype, shape, lambda: as_tensor(deltas[path], dtype).data)
+
+    shapes = {path: delta.shape for path, delta in deltas.items()}
+    keys = {path: PREFIX + named(path).replace(".", "_") for path in shapes}
+    return Written({f"{keys[path]}.diff": tensor(path, shape) for path, shape in shapes.items()}, 0, 0.0)
 
 
 EMBEDDING_KEYS: Mapping[int, tuple[str, ...]] = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
@@ -152,83 +181,8 @@ def as_tensor(array: Array, dtype: str) -> Tensor:
     if dtype == "F16":
         return Tensor("F16", array.shape, plain.astype("<f2").tobytes())
     if dtype == "BF16":
-        bits = plain.reshape(-1).view("<u4").astype(np.uint64)
-        # To nearest, ties to even, in the upper half.
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+        bits = plain.reshape(-1).view("<u4")
+        # To nearest, ties to even, in the upper half; no finite number overflows.
+        rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype("<u4")) >> 16).astype("<u2")
         return Tensor("BF16", array.shape, rounded.tobytes())
     return Tensor("F32", array.shape, plain.tobytes())
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A LoRA that another program made, as far as it can be used.
-
-    Attributes:
-        deltas: What it adds to each target, by parameter path, fp32.
-        unused: Modules that it changes and that no delta goes on, by name.
-        unread: Keys that no known form has.
-    """
-
-    deltas: Mapping[str, Array]
-    unused: tuple[str, ...]
-    unread: tuple[str, ...]
-
-
-_FORMS = (
-    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>lora_up|lora_down)\.weight"),
-    re.compile(r"lora_unet_(?P<flat>.+)\.(?P<part>alpha|diff)"),
-    re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(?P<dotted>.+)\.(?P<part>lora_A|lora_B)(?:\.default)?\.weight"),
-    re.compile(
-        r"(?:unet\.)?(?P<dotted>.+?)(?:\.processor)?\.(?P<which>to_[qkv]|to_out)_lora\.(?P<part>up|down)\.weight"
-    ),
-    re.compile(r"(?:unet\.)?(?P<dotted>.+)\.lora\.(?P<part>up|down)\.weight"),
-    re.compile(r"(?P<flat>lora_te\d?_.+)\.(?P<part>lora_up\.weight|lora_down\.weight|alpha|diff)"),
-)
-_PARTS = {"lora_up": "up", "lora_B": "up", "lora_down": "down", "lora_A": "down"}
-
-
-def read(arrays: Mapping[str, Array], targets: Mapping[str, tuple[int, ...]]) -> Foreign:
-    """Read a LoRA that another program made: kohya's keys, peft's, diffusers' older ones, or full differences.
-
-    Args:
-        arrays: All tensors of the file, as fp32.
-        targets: The shapes of the weights that deltas go on, by parameter path.
-    """
-    flat = {module_name(path).replace(".", "_"): path for path in targets}
-    modules: dict[str, dict[str, Array]] = {}
-    unread = []
-    for key, array in arrays.items():
-        match = next(filter(None, (form.fullmatch(key) for form in _FORMS)), None)
-        if match is None:
-            unread.append(key)
-            continue
-        groups = match.groupdict()
-        name = groups.get("flat") or groups["dotted"].replace(".", "_")
-        if which := groups.get("which"):
-            name = f"{name}_{which}"
-        part = groups["part"].removesuffix(".weight")
-        modules.setdefault(name, {})[_PARTS.get(part, part)] = array
-    deltas: dict[str, Array] = {}
-    unused = []
-    for name, parts in modules.items():
-        delta = _delta(parts)
-        path = flat.get(name)
-        if path is None or delta is None or delta.shape != targets[path]:
-            unused.append(name)
-        else:
-            deltas[path] = delta
-    return Foreign(deltas, tuple(unused), tuple(unread))
-
-
-def _delta(parts: Mapping[str, Array]) -> Array | None:
-    """Return what a module's tensors add to its weight, or None where they are no whole adapter."""
-    if "diff" in parts:
-        return np.ascontiguousarray(parts["diff"])
-    if "up" not in parts or "down" not in parts:
-        return None
-    up, down = (parts[name].squeeze() if parts[name].ndim > 2 else parts[name] for name in ("up", "down"))
-    if up.ndim != 2 or down.ndim != 2 or up.shape[-1] != len(down):
-        return None
-    scale = float(parts["alpha"]) / len(down) if "alpha" in parts else 1.0
-    delta: Array = (scale * (up @ down)).astype(np.float32)
-    return delta

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conceptctl.errors import NotFound
+from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.formats import foreign
 from conceptctl.formats.architectures import Configurations, configurations, vocabulary
 from conceptctl.formats.original_layout import Place, clip_place, open_clip_place, unet_place, vae_place
 from conceptctl.store import tensorfile
@@ -21,12 +22,17 @@ from conceptctl.store.tensorfile import Header, Tensor, TensorInfo
 FOLDER_HINT = "conceptctl init --base FOLDER, with the same model as a diffusers folder"
 FIRST_ENCODER, SECOND_ENCODER = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 ONLY_ENCODER, ONLY_OPEN_ENCODER = "cond_stage_model.transformer.", "cond_stage_model.model."
+_AS_FOLDER = "as a diffusers folder: conceptctl init --base FOLDER, or --base OWNER/NAME from the hub"
+_BASE_OF_XL = "a base is Stable Diffusion 1, 2 or XL, whole"
+_ON_A_STORE = "conceptctl import FILE, into a store on the base that it was learned on"
 _OTHERS = (
-    ("lora_", "a LoRA and no checkpoint; it changes one"),
-    ("joint_blocks.", "Stable Diffusion 3, which has a transformer in the place of a U-Net"),
-    ("double_blocks.", "Flux, which has a transformer in the place of a U-Net"),
-    ("conditioner.embedders.0.model.", "the refiner of SDXL, which draws nothing from text alone"),
+    ("lora_", "a LoRA and no checkpoint; it changes one", _ON_A_STORE),
+    ("emb_params", "an embedding and no checkpoint", _ON_A_STORE),
+    ("joint_blocks.", "Stable Diffusion 3, which has a transformer in the place of a U-Net", _AS_FOLDER),
+    ("double_blocks.", "Flux, which has a transformer in the place of a U-Net", _AS_FOLDER),
+    ("conditioner.embedders.0.model.", "the refiner of SDXL, which draws nothing from text alone", _BASE_OF_XL),
 )
+"""What is no base in one file: a part of a key that it has, what it is, and what to do."""
 _V_BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _V_DEVIATION = 0.09
 """Where this parameter spreads further, a Stable Diffusion 2 model predicts v, and noise else: so ComfyUI tells them
@@ -46,7 +52,7 @@ def converted(
             nothing can be done with before gigabytes are written.
 
     Raises:
-        ImportRefused: It is no safetensors file.
+        ImportRefused: It is no safetensors file, quantized, or another kind of model than can be read from one file.
         NotFound: It is no Stable Diffusion checkpoint, or an unknown one.
     """
     header = tensorfile.read_header(path)
@@ -116,12 +122,14 @@ def _recognized(path: Path, header: Header) -> _Architecture:
     """Tell by its keys what a checkpoint holds.
 
     Raises:
+        ImportRefused: It is another kind of model, no model, or quantized.
         NotFound: It has another layout than that of Stable Diffusion 1, 2 and XL.
     """
     keys = header.tensors
-    for part, what in _OTHERS:
+    for part, what, hint in _OTHERS:
         if any(part in key for key in keys):
-            raise NotFound(f"{path.name}: {what}", hint="a base is Stable Diffusion 1, 2 or XL, whole")
+            raise ImportRefused(f"{path.name}: {what}", hint=hint)
+    foreign.refuse_quantized(path, header)
     if not any(key.startswith("model.diffusion_model.") for key in keys):
         raise NotFound(f"{path.name}: not a Stable Diffusion checkpoint in one file", hint=FOLDER_HINT)
     if any(key.startswith(SECOND_ENCODER) for key in keys):

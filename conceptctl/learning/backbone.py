@@ -172,7 +172,7 @@ class Backbone(TextSide, Protocol):
         """The projections that deltas go on, by parameter path."""
 
     def scheduler_name(self) -> str:
-        """What the sampler is called that pictures are drawn with."""
+        """What the base's own sampler is called."""
 
     def freeze(self) -> None:
         """Let nothing of the model train."""
@@ -216,7 +216,16 @@ class Backbone(TextSide, Protocol):
         """Replace weights, by parameter path."""
 
     def sampler(
-        self, prompt: Any, *, steps: int, guidance: float, negative: str = "", watch: Watch = lambda share: None
+        self,
+        prompt: Any,
+        *,
+        steps: int,
+        guidance: float,
+        negative: str = "",
+        size: tuple[int, int] | None = None,
+        sampler: str = "",
+        low_vram: bool = False,
+        watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt.
 
@@ -225,5 +234,11 @@ class Backbone(TextSide, Protocol):
             steps: Denoising steps.
             guidance: Scale of classifier-free guidance; 1 or less is none.
             negative: What not to draw.
+            size: Width and height in pixels; the base's own by default.
+            sampler: One of `diffusion.samplers.SAMPLERS`; the base's own by default.
+            low_vram: Whether to keep off the device what is not at work.
             watch: Told how far each call of the sampler is.
+
+        Raises:
+            UsageError: This base cannot be drawn with so.
         """

@@ -25,6 +25,12 @@ def draw(sample: Sampler, seeds: Sequence[int]) -> Iterator[Image.Image]:
         yield from sample([seed])
 
 
+def in_batches(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Part seeds into batches of a size; the last may be smaller."""
+    for start in range(0, len(seeds), size):
+        yield seeds[start : start + size]
+
+
 def draw_set(
     sample: Sampler, count: int, *, first: int = 0, accelerator: Accelerator | None = None
 ) -> Iterator[Image.Image]:

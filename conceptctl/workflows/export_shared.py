@@ -21,7 +21,7 @@ from conceptctl.store import base, durable, folded, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
-from conceptctl.store.tensorfile import LazyTensor, Tensor
+from conceptctl.store.tensorfile import LazyTensor, Tensor, TensorInfo
 from conceptctl.workflows.export import find_then
 from conceptctl.workflows.places import check_name, check_writable
 from conceptctl.workflows.progress import Progress, ignore
@@ -213,16 +213,32 @@ def _written(
         return None
     if form == "single-file":
         return lora.Written(tensors_of(found, made.configs, sums, kind), 0, 0.0)
-    deltas = {path: weight - weights.read_floats(*found[path][:2]) for path, weight in sums.items()}
+    deltas = _Deltas(sums, found)
     if _CONFIG_OF_UNET not in made.configs:
         return lora.peft(deltas, rank=rank, dtype=made.dtype)
-    named = _original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
+    named = original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     if form == "lora":
         return lora.lora(deltas, rank=rank, dtype=made.dtype, named=named)
     return lora.diff(deltas, dtype=made.dtype, named=named)
 
 
-def _original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
+class _Deltas(Mapping[str, "Array"]):
+    """What concepts add to the base's weights, by path; each is made when it is asked for."""
+
+    def __init__(self, sums: Mapping[str, Array], found: Mapping[str, tuple[Path, str, TensorInfo]]) -> None:
+        self._sums, self._found = sums, found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def __getitem__(self, path: str) -> Array:
+        return self._sums[path] - weights.read_floats(*self._found[path][:2])
+
+
+def original_name(configs: Mapping[str, Any]) -> Callable[[str], str]:
     """Name modules as the original code does, which trainers of LoRAs keep to for SDXL."""
     unet = configs["unet/config.json"]
 

@@ -1,4 +1,4 @@
-"""`import`: one concept from a file of another store on the same base, without harm to those that are there."""
+"""`import`: one concept from a file, of another store or another program, without harm to those that are there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl import families
-from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.errors import ImportRefused, NotFound, UsageError
 from conceptctl.store import base, durable, gate, tensorfile, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, Writer
 from conceptctl.wording import count
 from conceptctl.workflows.adding import add_concept, check_free, names_of
+from conceptctl.workflows.foreign_file import opened
+from conceptctl.workflows.import_foreign import Elsewhere, Foreign, Offer, offer
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import recipe_of, word_of
 
@@ -38,6 +40,7 @@ class Imported:
         lacking: How far its prompts' keys and values are from what they were where it comes from, |difference| /
             |there|; None where its delta was added as it was.
         damaged: The names of those that were here and are damaged: nothing was done about them.
+        foreign: What was made of the file where another program wrote it; else None.
     """
 
     generation: Generation
@@ -47,12 +50,14 @@ class Imported:
     kept: tuple[Held, ...]
     lacking: float | None
     damaged: tuple[str, ...]
+    foreign: Foreign | None
 
 
 def import_concept(
     store: Store,
     path: Path,
     rename: str | None = None,
+    elsewhere: Elsewhere | None = None,
     *,
     raw: bool = False,
     wait: bool = False,
@@ -67,23 +72,24 @@ def import_concept(
         store: The store.
         path: The file.
         rename: Another name for the concept.
+        elsewhere: What the user says of a file that another program wrote; nothing by default.
         raw: Whether the delta is added as it is in any case, whatever that does to those that are there.
         wait: Wait while somebody else changes the store.
         progress: Told how many concepts' prompts are encoded.
 
     Raises:
-        ImportRefused: The file breaks a rule of the gate, is for another base, or goes on from concepts that are not
-            there.
+        ImportRefused: The file breaks a rule of the gate, is for another base, or goes on from what is not there.
         AlreadyExists: A concept or a token has that name, or the concept is in the store under another.
-        UsageError: The new name cannot be one.
+        UsageError: The new name cannot be one; or something is said of a concept file, which says it itself.
         StoreDamaged: The base or the stored weights are damaged.
     """
     checked = _gate(store)
-    offered = checked(path)
+    made_of = _made_of(store, path, rename, elsewhere or Elsewhere())
+    offered = made_of.record if made_of else checked(path)
     # What a file stands on is said when it leaves a store; inside, history says it.
     record = dataclasses.replace(offered, name=rename or offered.name, stands_on=None, start="")
     stands_on = _stands_on(offered)
-    with store.writing("import", wait=wait) as writer, _held(writer, path, offered, checked) as held:
+    with store.writing("import", wait=wait) as writer, _held(writer, made_of or path, offered, checked) as held:
         check_free(writer.head, record, writer.layout)
         _check_complete(writer, record)
         tensors, _ = tensorfile.read_tensors(held)
@@ -104,33 +110,66 @@ def import_concept(
         checked(store.layout.blob(ref.sha256))
         made = add_concept(writer, "import", record, ref)
     kept, lacking, damaged = (solved.kept, solved.lacking, solved.damaged) if solved else ((), None, ())
-    names = None if stands_on is None else names_of(store, stands_on)
     bare = not same and (stands_on is None or bool(missing) or bool(stands_on and offered.start))
-    return Imported(made, names, names_of(store, missing), bare, kept, lacking, damaged)
+    names, foreign = (stands_on and names_of(store, stands_on)), (made_of.foreign if made_of else None)
+    return Imported(made, names, names_of(store, missing), bare, kept, lacking, damaged, foreign)
+
+
+def _made_of(store: Store, path: Path, name: str | None, elsewhere: Elsewhere) -> Offer | None:
+    """Make a concept of a file that another program wrote; None for a concept file.
+
+    Raises:
+        UsageError: Something is said of a concept file, which says it itself.
+    """
+    file = opened(path)
+    if file:
+        return offer(store, file, name, elsewhere)
+    if elsewhere != Elsewhere():
+        raise UsageError(
+            f"{path.name} is no file of another program: a concept file says itself what it is",
+            hint="only --as goes with it",
+        )
+    return None
 
 
 @contextmanager
-def _held(writer: Writer, path: Path, offered: Record, checked: Callable[[Path], Record]) -> Iterator[Path]:
-    """Copy a file that has been looked at to where nobody replaces it while it is read once more.
+def _held(writer: Writer, given: Path | Offer, offered: Record, checked: Callable[[Path], Record]) -> Iterator[Path]:
+    """Put a file that has been looked at where nobody replaces it while it is read once more.
+
+    Args:
+        writer: The right to change the store.
+        given: The concept file, or what was made of another.
+        offered: Its record.
+        checked: The gate.
 
     Raises:
-        ImportRefused: It has been replaced or cut since.
+        ImportRefused: It has been replaced or cut since; or what was made of it breaks a rule.
         NotFound: It has been taken away since.
         NoSpace: The copy does not fit.
     """
     scratch = durable.scratch_path(writer.layout.tmp)
     try:
-        durable.ensure_space(writer.layout.tmp, path.stat().st_size)
+        if isinstance(given, Path):
+            _copy(given, scratch)
+            if not _is(scratch, offered, checked):
+                raise ImportRefused(f"{given.name}: it changed while it was read", hint="run the same command again")
+        else:
+            encoded = tensorfile.encode(given.tensors, given.record.metadata())
+            durable.ensure_space(scratch.parent, encoded.size)
+            durable.write_file(scratch, encoded)
+            checked(scratch)
+        yield scratch
+    finally:
+        durable.remove_file(scratch)
+
+
+def _copy(path: Path, scratch: Path) -> None:
+    try:
+        durable.ensure_space(scratch.parent, path.stat().st_size)
         with path.open("rb") as stream:
             durable.write_file(scratch, iter(lambda: stream.read(durable.CHUNK), b""))
     except FileNotFoundError:
         raise NotFound(f"{path}: it was taken away while it was read") from None
-    try:
-        if not _is(scratch, offered, checked):
-            raise ImportRefused(f"{path.name}: it changed while it was read", hint="run the same command again")
-        yield scratch
-    finally:
-        durable.remove_file(scratch)
 
 
 def _is(path: Path, offered: Record, checked: Callable[[Path], Record]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl import families
-from conceptctl.errors import ImportRefused, NotFound, UsageError
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.formats import foreign
 from conceptctl.store import base
 from conceptctl.store.manifest import Family
 from conceptctl.store.store import Store
@@ -15,7 +16,6 @@ from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
@@ -38,7 +38,9 @@ def initialize(root: Path, named: str) -> Initialized:
         UsageError: Nothing can be written there.
     """
     with _base_folder(named, root) as (folder, name):
-        source = base.inspect(folder, families.recognized(folder).family_in(folder))
+        family = families.recognized(folder).family_in(folder)
+        foreign.refuse_quantized_folder(folder, family.components)
+        source = base.inspect(folder, family)
         if root.is_symlink() and not root.exists():
             raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
@@ -56,13 +58,14 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
         yield pocket.base_folder(), POCKET
     elif path.is_dir():
         yield path, "local folder"
-    elif path.name.lower().endswith(PICKLES):
-        raise ImportRefused(f"{named}: a pickle runs code when it is read: only safetensors")
     elif path.is_file():
         from conceptctl.formats.single_file import converted
 
+        foreign.refuse_others(path)
         with converted(path, beside=_nearest(root), check=families.recognized) as folder:
             yield folder, "local file"
+    elif path.name.lower().endswith(foreign.PICKLES):
+        foreign.refuse_pickle(named)
     elif HUB_ID.fullmatch(named) and not path.is_absolute():
         yield _from_hub(named), named
     else:

@@ -8,6 +8,7 @@ from PIL import Image
 from conceptctl import pocket
 from conceptctl.diffusion import models
 from conceptctl.diffusion.composition.difference_masks import difference_masks
+from conceptctl.diffusion.networks import unwanted
 from tests.diffusion.drawing import draw_set
 from tests.tiny_pipeline import write_tiny_pipeline
 
@@ -16,7 +17,8 @@ CPU = torch.device("cpu")
 
 def found(pipeline, pictures, prompt):
     wanted = pipeline.encode_prompt(prompt, CPU, 1, False)[0]
-    return [np.asarray(each) for each in difference_masks(pipeline, pictures, wanted)]
+    empty = unwanted(pipeline, "", wanted)
+    return [np.asarray(each) for each in difference_masks(pipeline, pictures, wanted, empty)]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

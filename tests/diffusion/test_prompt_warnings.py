@@ -30,6 +30,10 @@ KNOWN = ("al", "alice", "bob-2", "falls")
         "Alice's hat",
         "V*falls behind alice",
         "V*alice and V* alice",
+        "Valice",
+        "a photo of Valice's hat",
+        "V* alice:0.8",
+        "V*\u0430lice",
     ],
 )
 def test_what_is_nearly_a_name_is_asked_about_once(prompt):
@@ -70,6 +74,19 @@ def test_syntax_of_other_programs_is_said_to_be_words(prompt):
     assert "read as words" in warning
 
 
+def test_who_weights_a_concept_is_pointed_to_its_strength():
+    for prompt in (
+        "(V*alice:1.3)",
+        "a (photo of V*alice:1)",
+        "(red hair:1.2) (V*alice:.9)",
+        f"({'a ' * 60}V*alice:1.3)",
+    ):
+        (warning,) = prompt_warnings(prompt, KNOWN)
+        assert "V*alice:0.8 without brackets" in warning
+    (warning,) = prompt_warnings("V*\u0430lice", KNOWN)
+    assert "CYRILLIC SMALL LETTER A" in warning
+
+
 def test_what_captions_say_is_no_prompt():
     (warning,) = prompt_warnings("a photo of {token}", KNOWN)
     assert "V*NAME" in warning
@@ -85,7 +102,7 @@ def test_what_captions_say_is_no_prompt():
         "v*ALICE",
         "a ratio (16:9) at (10:30)",
         "2 * 3 = 6, V * 4",
-        "malice and waterfalls, Valice",
+        "malice and waterfalls, Val and valice",
         "a photo of a cat [sic] {again}",
         "\u5199\u771f V*alice",
     ],

@@ -15,8 +15,9 @@ from conceptctl.diffusion.prompts import (
     own_words,
     surroundings,
     with_article,
+    with_strengths,
 )
-from conceptctl.errors import AlreadyExists, NotFound
+from conceptctl.errors import AlreadyExists, NotFound, UsageError
 from conceptctl.pocket.train.vocabulary import build_tokenizer
 
 
@@ -40,6 +41,43 @@ def test_an_unknown_name_comes_with_the_nearest_ones():
     with pytest.raises(NotFound) as error:
         names_in("a photo of V*alicex", ["alice"])
     assert "V*alice" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "strengths"),
+    [
+        ("a photo of V*alice:0.8 in the snow", "a photo of V*alice in the snow", {"alice": 0.8}),
+        ("V*alice:1, smiling, and v*BOB-2:.5.", "V*alice, smiling, and v*BOB-2.", {"alice": 1.0, "bob-2": 0.5}),
+        ("V*alice:0.8 behind V*alice:0.8", "V*alice behind V*alice", {"alice": 0.8}),
+        ("V*alice:0 and V*alice", "V*alice and V*alice", {"alice": 0.0}),
+        ("V*alice:2's hat", "V*alice's hat", {"alice": 2.0}),
+        ("V*alice: a friend; V*bob:smiling", "V*alice: a friend; V*bob:smiling", {}),
+        ("at 10:30, a ratio of 16:9", "at 10:30, a ratio of 16:9", {}),
+        # Other programs' weights are left to the warnings.
+        ("(V*alice:1.3) [V*bob:0.5 ] <lora:V*al:1>", "(V*alice:1.3) [V*bob:0.5 ] <lora:V*al:1>", {}),
+        ("(a friend) V*alice:0.8)", "(a friend) V*alice)", {"alice": 0.8}),
+    ],
+)
+def test_strengths_are_taken_out_of_a_prompt(prompt, text, strengths):
+    assert with_strengths(prompt) == (text, strengths)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["3", "2.01", "-1", "+0.5", "0,8", ",8", "80%", "2nd", "0.8x", "1e3", "0.8-ish", "1:30", "0.8V*bob", "9" * 400],
+)
+def test_what_is_no_strength_is_not_eaten(said):
+    with pytest.raises(UsageError, match="a strength is a number from 0 to 2") as caught:
+        with_strengths(f"a photo of V*alice:{said} in the snow")
+    assert len(str(caught.value)) < 100
+    with pytest.raises(UsageError, match="two strengths"):
+        with_strengths("V*alice:0.8 and v*ALICE:0.9")
+
+
+def test_a_letter_of_another_script_is_named():
+    with pytest.raises(NotFound, match="CYRILLIC SMALL LETTER ES") as caught:
+        names_in("V*ali\u0441e", ["alice"])
+    assert caught.value.hint == "did you mean V*alice?"
 
 
 def test_a_concept_is_one_token_in_any_program(tokenizer, tmp_path):

@@ -84,7 +84,7 @@ def test_latents_are_packed_as_the_pipeline_packs_them():
 
 def test_the_network_is_told_what_the_pipeline_tells_it(backbone):
     objective = backbone.objective(Noising())
-    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", 2)
+    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(2))
     noised = objective.corrupt(torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(0))
     told = backbone.pipeline.transformer.config.guidance_embeds
     wanted = backbone.pipeline.transformer(

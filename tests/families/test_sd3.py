@@ -92,7 +92,7 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(t5, folder, without_t5
     assert states.hidden[0, -256:].any() == t5
     # T5 minds the case; a concept's name has none.
     other = loaded.conditions(["a photo of a v*Alice in the snow"], [alice]).of_prompt(
-        "a photo of a v*Alice in the snow", 1
+        "a photo of a v*Alice in the snow", torch.arange(1)
     )
     assert torch.allclose(other.hidden[0], hidden[0], atol=1e-5)
 
@@ -116,16 +116,16 @@ def test_a_token_has_a_number_of_its_own_in_each_vocabulary(folder):
     rows = {name: torch.randn_like(row, requires_grad=True) for name, row in start.items()}
     with token_override(loaded.token_tables(), [alice], numbers) as override:
         override.rows = rows
-        there = prompts.of_prompt("a V*alice", 1)
+        there = prompts.of_prompt("a V*alice", torch.arange(1))
         (there.hidden.square().sum() + there.pooled.sum()).backward()
     assert all(row.grad is not None and row.grad.abs().sum() > 0 for row in rows.values())
     loaded.set_token(alice, {name: row.detach() for name, row in rows.items()})
-    assert torch.allclose(prompts.of_prompt("a V*alice", 1).hidden, there.hidden, atol=1e-6)
+    assert torch.allclose(prompts.of_prompt("a V*alice", torch.arange(1)).hidden, there.hidden, atol=1e-6)
 
 
 def test_the_objective_is_the_velocity_of_a_straight_line(backbone):
     objective = backbone.objective(Noising())
-    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", 2)
+    condition = backbone.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(2))
     clean = torch.randn(2, 4, 8, 8)
     noised = objective.corrupt(clean, torch.Generator().manual_seed(0))
     times = noised.timesteps[:, None, None, None]
@@ -171,7 +171,7 @@ def test_gradients_are_the_same_when_they_are_checkpointed(folder):
     loaded = sd3.load(folder, CPU)
     loaded.freeze()
     objective = loaded.objective(Noising())
-    condition = loaded.conditions(["a cat"], ()).of_prompt("a cat", 2)
+    condition = loaded.conditions(["a cat"], ()).of_prompt("a cat", torch.arange(2))
     noised = objective.corrupt(torch.randn(2, 4, 8, 8), torch.Generator().manual_seed(0))
     found = []
     for checkpointed in (False, True):
@@ -263,7 +263,7 @@ def test_what_is_learned_changes_its_targets_and_has_a_row_of_each_table(store):
     assert verify(store.layout, read_data=True).problems == ()
 
 
-@pytest.mark.parametrize("method", ["ti++", "ewc-dc", "dsc"])
+@pytest.mark.parametrize("method", ["ti++", "ewc-dc", "dsc-ewc", "cd-ewc", "c-lora", "lora-merge", "vera"])
 def test_every_kind_of_method_learns(method, store, photos, folder, tmp_path):
     other = initialize(tmp_path / "store", str(folder)).store
     for name in ("alice", "bob"):
@@ -279,6 +279,12 @@ def test_settings_that_mean_nothing_are_refused_before_anything_is_loaded(settin
     monkeypatch.setattr(sd3, "load", None)
     with pytest.raises(UsageError, match=f"{setting} cannot be set on this base"):
         taught(store, photos, "carol", **{setting: value})
+
+
+def test_a_method_that_is_computed_from_prompts_states_is_refused(store, photos, monkeypatch):
+    monkeypatch.setattr(sd3, "load", None)
+    with pytest.raises(UsageError, match="cd-merged cannot be used on this base"):
+        taught(store, photos, "carol", "cd-merged")
 
 
 def pixels(generated):

@@ -21,7 +21,7 @@ from conceptctl.workflows.export import export_concepts, export_folder
 from conceptctl.workflows.export_shared import export_shared
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
-from conceptctl.workflows.generate.run import Request as Drawing
+from conceptctl.workflows.generate.request import Request as Drawing
 from conceptctl.workflows.generate.run import generate
 from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.init import initialize

@@ -5,8 +5,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from conceptctl.formats import lora, low_rank
+from conceptctl.formats import lora, lora_reader, low_rank
+from conceptctl.formats.architectures import configurations
 from conceptctl.store import tensorfile, weights
+from conceptctl.workflows.export_shared import original_name
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
 
@@ -44,7 +46,7 @@ def test_the_smaller_of_two_exact_files_is_written(shapes, rank):
     deltas = {f"unet/{index}.weight": matrix(*shape, 40, seed=index) for index, shape in enumerate(shapes)}
     written = lora.lora(deltas)
     assert (written.rank, written.error) == (rank, 0.0)
-    found = lora.read(arrays(written.tensors), {path: delta.shape for path, delta in deltas.items()})
+    found = lora_reader.read(arrays(written.tensors), {path: delta.shape for path, delta in deltas.items()})
     for path, delta in deltas.items():
         assert np.array_equal(found.deltas[path], delta)
 
@@ -151,7 +153,7 @@ def test_every_form_is_read_again(deltas, form):
     factors = {path: low_rank.beside_identity(delta, below=True) for path, delta in deltas.items()}
     shapes = {path: delta.shape for path, delta in deltas.items()}
     if form in ("kohya", "diff"):
-        found = lora.read(arrays((lora.lora if form == "kohya" else lora.diff)(deltas).tensors), shapes)
+        found = lora_reader.read(arrays((lora.lora if form == "kohya" else lora.diff)(deltas).tensors), shapes)
     else:
         keys = {
             "peft": ("unet.{}.lora_B.weight", "unet.{}.lora_A.weight"),
@@ -170,11 +172,52 @@ def test_every_form_is_read_again(deltas, form):
             else:
                 up, down = (key.format(name) for key in keys[form])
             given |= {up: pair.up, down: pair.down}
-        found = lora.read(given, shapes)
-    assert (found.unused, found.unread) == ((), ())
+        found = lora_reader.read(given, shapes)
+    assert (found.unused, found.unread, found.misfits) == ({}, (), ())
     assert found.deltas.keys() == deltas.keys()
     for path, delta in deltas.items():
         assert relative(found.deltas[path], delta) < 1e-5
+
+
+def test_names_of_a_transformer_are_read_again():
+    path = "transformer/transformer_blocks.0.attn.add_k_proj.weight"
+    found = lora_reader.read(arrays(lora.peft({path: matrix(6, 4, 2)}).tensors), {path: (6, 4)})
+    assert relative(found.deltas[path], matrix(6, 4, 2)) < 1e-5
+    assert (found.unused, found.misfits) == ({}, ())
+
+
+@pytest.mark.parametrize(("base", "modules"), [("sd1", 32), ("sd2", 32), ("sdxl", 140)])
+def test_modules_are_called_as_trainers_and_clients_call_them_at_full_size(base, modules):
+    """Names from the layouts of the published models: blocks with attention, and how many transformers each has."""
+    from diffusers import UNet2DConditionModel
+
+    config = configurations(base)["unet/config.json"]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    targets = [
+        f"unet/{name}"
+        for name, _ in unet.named_parameters()
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    ]
+    if base == "sdxl":
+        blocks = [("input_blocks_4_1", 2), ("input_blocks_5_1", 2), ("input_blocks_7_1", 10), ("input_blocks_8_1", 10)]
+        blocks += [
+            ("middle_block_1", 10),
+            *((f"output_blocks_{index}_1", 10 if index < 3 else 2) for index in range(6)),
+        ]
+    else:
+        blocks = [(f"down_blocks_{level}_attentions_{layer}", 1) for level in range(3) for layer in range(2)]
+        blocks += [("mid_block_attentions_0", 1)]
+        blocks += [(f"up_blocks_{level}_attentions_{layer}", 1) for level in range(1, 4) for layer in range(3)]
+    wanted = {
+        f"lora_unet_{block}_transformer_blocks_{depth}_attn2_to_{which}"
+        for block, depths in blocks
+        for depth in range(depths)
+        for which in "kv"
+    }
+    named = original_name({"unet/config.json": config}) if base == "sdxl" else lora.module_name
+    assert {lora.PREFIX + named(path).replace(".", "_") for path in targets} == wanted
+    assert len(targets) == len(wanted) == modules
 
 
 def test_alpha_scales_and_what_cannot_be_used_is_named():
@@ -185,10 +228,79 @@ def test_alpha_scales_and_what_cannot_be_used_is_named():
         given |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": np.float32(1)}
     given["lora_unet_a_attn2_to_q.lora_up.weight"] = up
     given["something"] = up
-    found = lora.read(given, shapes)
+    found = lora_reader.read(given, shapes)
     assert np.array_equal(found.deltas["unet/a.attn2.to_k.weight"], np.ones((6, 4)))
-    assert set(found.unused) == {"a_attn1_to_k", "lora_te_text_model_layers_0_q_proj", "a_attn2_to_q"}
-    assert found.unread == ("something",)
+    assert found.unused == {"self-attention": 1, "text encoder": 1, "cross-attention's queries and outputs": 1}
+    assert (found.unread, found.misfits, found.modules) == (("something",), (), 4)
+    # Two whole adapters of the same size, of which one is used, and one in the text encoder that is not; half is half.
+    assert found.share == pytest.approx(1 / 3)
+    assert (found.rank, found.scale) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("hada_w1_a", "LoHa"),
+        ("lokr_w1", "LoKr"),
+        ("oft_blocks", "OFT"),
+        ("dora_scale", "DoRA"),
+        ("lora_mid.weight", "Tucker"),
+    ],
+)
+def test_other_products_are_not_taken_for_a_lora(part, kind):
+    path = "unet/a.attn2.to_k.weight"
+    given = dict(arrays(lora.lora({path: matrix(6, 4, 2)}).tensors))
+    given[f"lora_unet_a_attn2_to_k.{part}"] = np.ones((2, 2), np.float32)
+    found = lora_reader.read(given, {path: (6, 4)})
+    assert (found.deltas, found.unused, found.misfits) == ({}, {kind: 1}, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, 1.0),
+        ({"lora_alpha": 8}, 2.0),
+        ({"lora_alpha": 8, "use_rslora": True}, 4.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"a.attn2.to_k": 2}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"attn2.to_k": 2}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"attn1.to_k": 2}}, 2.0),
+    ],
+)
+def test_settings_of_peft_scale_what_has_no_alpha(config, scale):
+    up, down = matrix(6, 4, 4), matrix(4, 5, 4)
+    given = {"unet.a.attn2.to_k.lora_B.weight": up, "unet.a.attn2.to_k.lora_A.weight": down}
+    found = lora_reader.read(given, {"unet/a.attn2.to_k.weight": (6, 5)}, config=config)
+    assert relative(found.deltas["unet/a.attn2.to_k.weight"], scale * (up @ down)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "config", [{"lora_alpha": "8"}, {"lora_alpha": 10**400}, {"alpha_pattern": {"a.*": 2}}, {"alpha_pattern": [1]}]
+)
+def test_settings_that_cannot_be_read_are_no_scale_of_one(config):
+    with pytest.raises(ValueError, match="cannot be read"):
+        lora_reader.read({}, {}, config=config)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 4)])
+def test_a_target_of_another_shape_is_a_misfit(shape):
+    path = "unet/a.attn2.to_k.weight"
+    found = lora_reader.read(arrays(lora.lora({path: matrix(*shape, 2)}).tensors), {path: (6, 4)})
+    assert (found.deltas, found.misfits) == ({}, (("a_attn2_to_k", shape),))
+    found = lora_reader.read(arrays(lora.lora({"unet/b.attn2.to_k.weight": matrix(6, 4, 2)}).tensors), {path: (6, 4)})
+    assert found.misfits == (("b_attn2_to_k", (6, 4)),)
+
+
+def test_what_a_module_changes_is_measured_without_making_it():
+    """Convolutions too, of which the factors are 4-dimensional."""
+    up, down = matrix(6, 2, 2), matrix(2, 36, 2)
+    key = "lora_unet_a_resnets_0_conv1"
+    given = {f"{key}.lora_up.weight": up.reshape(6, 2, 1, 1), f"{key}.lora_down.weight": down.reshape(2, 4, 3, 3)}
+    path = "unet/a.attn2.to_k.weight"
+    given |= arrays(lora.diff({path: matrix(6, 4, 4)}).tensors)
+    found = lora_reader.read(given, {path: (6, 4)})
+    used, other = (np.linalg.norm(each) ** 2 for each in (found.deltas[path], up @ down))
+    assert found.share == pytest.approx(used / (used + other), rel=1e-5)
+    assert found.unused == {"convolutions": 1}
 
 
 def test_weights_reads_what_is_written():

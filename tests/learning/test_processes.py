@@ -203,7 +203,7 @@ def test_an_interrupted_run_of_two_processes_goes_on(made, stores, tmp_path):
 
 
 def rows_of_tables(folder):
-    """The rows below the headings of all tables in a folder that comes into being: a walk forgives what is not there."""
+    """The rows below the headings of all tables in a folder that may not be there yet: a walk forgives that."""
     tables = [Path(root, name) for root, _, names in os.walk(folder) for name in names if name.endswith(".csv")]
     return sum(max(0, table.read_text().count("\n") - 1) for table in tables)
 

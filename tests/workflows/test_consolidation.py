@@ -21,6 +21,7 @@ from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.compact import compact, plan_compact
 from conceptctl.workflows.consolidation import Consolidation
 from conceptctl.workflows.export import export_concepts, export_folder
+from conceptctl.workflows.export_shared import export_shared
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.import_concept import import_concept
@@ -257,11 +258,15 @@ def test_a_concept_that_travels_is_whole(store, tmp_path, name):
         assert change(before, outputs(raw, PROMPT.format(name))) > 0.1
 
 
-def test_a_concept_that_comes_leaves_those_that_are_there_as_they_are(store, others, tmp_path):
+@pytest.mark.parametrize("form", ["concept", "lora"])
+def test_a_concept_that_comes_leaves_those_that_are_there_as_they_are(store, others, tmp_path, form):
     elsewhere = Store(shutil.copytree(others.layout.root, tmp_path / "elsewhere"))
     row = weights.read_floats(store.blob(store.concept("tom")), "token")
     there, ours = usual(elsewhere, ("bob", "creek")), outputs(store, PROMPT.format("tom"), token=("tom", row))
-    export_concepts(store, ["tom"], tmp_path / "tom.safetensors")
+    if form == "concept":
+        export_concepts(store, ["tom"], tmp_path / "tom.safetensors")
+    else:
+        export_shared(store, ["tom"], tmp_path / "tom.safetensors", form)
     found = import_concept(elsewhere, tmp_path / "tom.safetensors", "thomas")
     assert {each.name for each in found.kept} == {"bob", "creek"}
     assert found.lacking < 0.06 and max(each.changed for each in found.kept) < 0.03

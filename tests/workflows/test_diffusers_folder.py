@@ -18,7 +18,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.export import export_folder
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
-from conceptctl.workflows.generate.run import Request, generate
+from conceptctl.workflows.generate.request import Request
+from conceptctl.workflows.generate.run import generate
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 

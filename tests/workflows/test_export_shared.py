@@ -5,15 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file
 
 from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.formats import single_file_writer
 from conceptctl.store import base, folded, tensorfile, weights
+from conceptctl.workflows.export import export_folder
 from conceptctl.workflows.export_shared import export_shared
 from conceptctl.workflows.init import initialize
 from tests import synthetic
-from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
+from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline, write_tiny_sdxl
 
 PROMPT = "a photo of a V*alice"
 
@@ -53,8 +56,6 @@ def with_tokens(pipeline, made):
 @pytest.fixture
 def wanted(store, tmp_path):
     """What the folded model draws."""
-    from conceptctl.workflows.export import export_folder
-
     export_folder(store, [], tmp_path / "whole")
     return drawn(StableDiffusionPipeline.from_pretrained(tmp_path / "whole", safety_checker=None))
 
@@ -77,6 +78,30 @@ def test_diffusers_draws_the_same_with_a_single_file(store, folder, wanted, tmp_
     rows = pipeline.text_encoder.get_input_embeddings().num_embeddings
     assert rows == StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).text_encoder.config.vocab_size
     assert np.abs(drawn(with_tokens(pipeline, made)) - wanted).max() <= 1
+
+
+def test_diffusers_draws_the_same_with_a_single_file_of_two_text_encoders(tmp_path, monkeypatch):
+    """SDXL: the second encoder in OpenCLIP's layout, the tokens by one row for each."""
+    # That is told by the width of the published one, which the tiny one has not.
+    monkeypatch.setattr(single_file_writer, "_OPEN_CLIP_WIDTHS", {2 * WIDTH})
+    folder = write_tiny_sdxl(tmp_path / "model")
+    made = initialize(tmp_path / "store", str(folder)).store
+    synthetic.learn(made, "alice", 0, shapes=key_value_shapes(folder), width=3 * WIDTH)
+    export_folder(made, [], tmp_path / "whole")
+    wanted = drawn(StableDiffusionXLPipeline.from_pretrained(tmp_path / "whole", add_watermarker=False))
+    shared = export_shared(made, [], tmp_path / "model.safetensors", "single-file")
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(shared.path), config=str(folder), add_watermarker=False, torch_dtype=torch.float32
+    )
+    plain = drawn(pipeline)
+    rows = load_file(shared.embeddings["alice"])
+    for key, encoder, tokenizer in (
+        ("clip_l", pipeline.text_encoder, pipeline.tokenizer),
+        ("clip_g", pipeline.text_encoder_2, pipeline.tokenizer_2),
+    ):
+        pipeline.load_textual_inversion(rows[key], token="V*alice", text_encoder=encoder, tokenizer=tokenizer)
+    assert np.abs(drawn(pipeline) - wanted).max() <= 1
+    assert np.abs(plain - wanted).max() > 1
 
 
 def test_differences_are_the_increments(store, tmp_path):

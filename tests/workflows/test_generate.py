@@ -17,7 +17,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate.compose import compose
-from conceptctl.workflows.generate.run import Request, generate
+from conceptctl.workflows.generate.request import Request
+from conceptctl.workflows.generate.run import generate
 from conceptctl.workflows.model import load
 from conceptctl.workflows.reference_samples import recipe_of, word_of
 from tests import synthetic
@@ -350,7 +351,7 @@ def test_places_that_pictures_cannot_go_to(store, tmp_path):
 
 
 def test_a_folder_is_tried_out_before_the_model_is_loaded(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.generate.run.load", None)
+    monkeypatch.setattr("conceptctl.workflows.generate.prepared.load", None)
     (tmp_path / "file").touch()
     for place in (tmp_path / ("a" * 300), tmp_path / "file" / "x"):
         with pytest.raises((UsageError, OSError)):
@@ -385,7 +386,7 @@ def test_text_that_is_no_utf8_is_refused(store, tmp_path, prompt, negative):
 
 
 def test_what_may_be_meant_otherwise_is_asked_before_the_model_is_loaded(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("conceptctl.workflows.generate.run.load", None)
+    monkeypatch.setattr("conceptctl.workflows.generate.prepared.load", None)
     said = []
     with pytest.raises(TypeError):
         generate(store, Request(r"V\*alice", negative="falls"), tmp_path / "out", warn=said.append)

@@ -212,22 +212,50 @@ def test_a_single_file_of_other_sizes_than_are_known(single, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"),
+    ("name", "kind", "word"),
     [
-        ("conceptual.weight", "--base FOLDER"),
-        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 1, 2 or XL"),
-        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "Stable Diffusion 1, 2 or XL"),
-        ("lora_unet_mid_block.lora_up.weight", "whole"),
-        ("model.diffusion_model.out.0.weight", "whole"),
+        ("conceptual.weight", NotFound, "--base FOLDER"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", ImportRefused, "--base FOLDER"),
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", ImportRefused, "--base FOLDER"),
+        ("lora_unet_mid_block.lora_up.weight", ImportRefused, "conceptctl import"),
+        ("emb_params", ImportRefused, "conceptctl import"),
+        ("conditioner.embedders.0.model.ln_final.weight", ImportRefused, "whole"),
+        ("model.diffusion_model.out.0.weight", NotFound, "whole"),
     ],
 )
-def test_a_single_file_of_another_architecture(name, word, tmp_path):
+def test_a_single_file_of_another_architecture(name, kind, word, tmp_path):
     path = tmp_path / "model.safetensors"
     synthetic.write_safetensors(path, {name: np.zeros((2, 2), np.float32)})
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(kind) as caught:
         initialize(tmp_path / "store", str(path))
     assert word in caught.value.hint
     assert not (tmp_path / "store").exists()
+
+
+def test_quantized_models_are_called_so(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for name, dtype, word in (
+        ("model.diffusion_model.out.2.weight", "F8_E4M3", "F8_E4M3"),
+        ("model.diffusion_model.out.2.weight.quant_state.bitsandbytes__nf4", "U8", "bitsandbytes"),
+    ):
+        path.write_bytes(b"".join(tensorfile.encode({name: tensorfile.Tensor(dtype, (2, 2), bytes(4))}, {})))
+        with pytest.raises(ImportRefused, match=word) as caught:
+            initialize(tmp_path / "store", str(path))
+        assert "fp16" in caught.value.hint
+    folder = synthetic.write_base(tmp_path / "base")
+    (folder / "unet/config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
+    with pytest.raises(ImportRefused, match="base/unet: quantized by bitsandbytes"):
+        initialize(tmp_path / "store", str(folder))
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("start", "what"), [(b"GGUF", "GGUF"), (b"PK\x03\x04", "pickle"), (b"<html>", "web")])
+def test_other_formats_under_the_name_of_safetensors(tmp_path, start, what):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(start + bytes(50))
+    with pytest.raises(ImportRefused, match=what) as caught:
+        initialize(tmp_path / "store", str(path))
+    assert caught.value.hint
 
 
 def test_a_single_file_that_is_something_else(tmp_path):

@@ -104,7 +104,7 @@ def test_every_path_that_cannot_be_is_said_in_one_line(
 ):
     monkeypatch.setenv("CONCEPTCTL_STORE", store)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("conceptctl.workflows.generate.run.load", None)
+    monkeypatch.setattr("conceptctl.workflows.generate.prepared.load", None)
     before = sorted(Path().iterdir())
     code = run([word.replace("PATH", impossible[wrong]) for word in command.split()])
     said = capsys.readouterr().err

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from conceptctl.diffusion.latents import encode
 from conceptctl.diffusion.models import Pipeline
-from conceptctl.diffusion.networks import Network, both, unwanted
+from conceptctl.diffusion.networks import Network, both
 from conceptctl.diffusion.text_encoders import States
 
 _TIMES = (0.2, 0.3, 0.4)
@@ -33,19 +33,22 @@ _EDGE = 0.1
 
 
 @torch.no_grad()
-def difference_masks(pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: States) -> list[Image.Image]:
+def difference_masks(
+    pipeline: Pipeline, pictures: Sequence[Image.Image], wanted: States, empty: States
+) -> list[Image.Image]:
     """Find what was wanted in pictures.
 
     Args:
-        pipeline: Whose networks; its noise schedule is that of the training.
+        pipeline: Whose networks; its scheduler has the noise schedule of the training.
         pictures: RGB, of the pipeline's size.
         wanted: What was told of the prompt that they were drawn from, of one sample.
+        empty: What is told of an empty prompt, of one sample.
 
     Returns:
         For each picture one of the same size in gray: white where it is seen, black elsewhere.
     """
     latents = encode(pipeline, pictures)
-    states = both(wanted, unwanted(pipeline, "", wanted), len(latents))
+    states = both(wanted, empty, len(latents))
     network = Network(pipeline)
     from diffusers import DDPMScheduler
 

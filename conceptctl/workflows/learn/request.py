@@ -265,7 +265,7 @@ def make_method(request: Request, preset: Preset) -> Method:
         _check_number(name, getattr(config, name), type(each.default))
     _check_words(config)
     if preset.family:
-        families.check_settings(preset.family, config)
+        families.check_settings(preset.family, found.name, config)
     return found(config)
 
 

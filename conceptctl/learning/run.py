@@ -73,6 +73,7 @@ class Run:
         """Whether what is here is what so many whole steps left."""
         self._to_restore: Mapping[str, Tensor] = {}
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.scaler: LossScaler | None = None
 
     def take_up(self, state: TrainingState) -> None:
         """Go on from a state; its tensors are put back when the phase is there that they are of."""

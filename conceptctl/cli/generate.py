@@ -40,6 +40,13 @@ EPILOG = epilog(
 FEW = 6
 """How many concepts are named to somebody who named none."""
 DEFAULT_FOLDER = "conceptctl-out"
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="What to draw; V*NAME is a concept, V*NAME:0.8 the same less strongly (0 to 2, usually 1).",
+        metavar="[PROMPT]",
+    ),
+]
 PromptOnlyOption = Annotated[
     bool,
     typer.Option(
@@ -87,13 +94,7 @@ LowVramOption = Annotated[
 
 
 def generate(
-    prompt: Annotated[
-        str | None,
-        typer.Argument(
-            help="What to draw; V*NAME is a concept, V*NAME:0.8 the same less strongly (0 to 2, usually 1).",
-            metavar="[PROMPT]",
-        ),
-    ] = None,
+    prompt: PromptArgument = None,
     number: Annotated[int, typer.Option("-n", "--num-images-per-prompt", help="How many pictures.")] = 1,
     output: Annotated[
         str, typer.Option("-o", "--output", help="Folder for the pictures.", metavar="PATH")

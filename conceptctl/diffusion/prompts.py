@@ -16,7 +16,7 @@ MARKER = "V*"
 MENTION = re.compile(r"[Vv]\*([A-Za-z0-9][A-Za-z0-9_-]*)")
 """A concept in a prompt that `composed` was applied to."""
 MOST_STRENGTH = 2.0
-"""Times what learning a concept changed: beyond that the base's own pictures break up."""
+"""Times what learning a concept changed: on the bundled base pictures break up before it."""
 _STRENGTH = re.compile(
     rf"(?P<mention>{MENTION.pattern}):(?:(?P<value>\d+(?:\.\d+)?|\.\d+)(?![\w%+-]|[.,:/]\d)|(?P<odd>[-+]?[.,]?\d\S*))"
 )

@@ -15,15 +15,16 @@ from conceptctl.diffusion.composition.regions import Composition
 from conceptctl.diffusion.samplers import SAMPLERS, check_sampler, make_scheduler, title_of
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.store import weights
-from conceptctl.workflows.compact import compact
+from conceptctl.workflows.compact import compact, plan_compact
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.generate.prompt_file import Line, read_prompts
 from conceptctl.workflows.generate.request import Request, check_size, parse_size
 from conceptctl.workflows.generate.run import generate, generate_all
 from conceptctl.workflows.generate.strength import Strengths
+from conceptctl.workflows.learn.samples import check_prompts
 from conceptctl.workflows.model import load
 from tests import synthetic
-from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline, write_tiny_sdxl
+from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline, write_tiny_sd3, write_tiny_sdxl
 
 BOTH = "V*alice with glasses next to V*falls"
 
@@ -126,7 +127,7 @@ def test_every_sampler_draws_the_same_again(backbone, name):
 
 
 def test_samplers_draw_different_pictures_and_the_own_one_said_draws_the_own(backbone):
-    names = ("", "ddim", "euler", "euler-a", "unipc", "lcm")
+    names = ("", "ddim", "euler-a", "dpm++-2m-karras", "lcm")
     samplers = [backbone.sampler("a cat", steps=4, guidance=2.0, sampler=name) for name in names]
     pictures = [np.asarray(sample([0])[0]) for sample in samplers]
     assert np.array_equal(pictures[0], pictures[1])
@@ -214,7 +215,7 @@ def test_a_strength_is_the_same_before_and_after_folding(tmp_path):
     with pytest.raises(StoreDamaged, match="alice"):
         drawn(made, tmp_path / "out", "V*alice:0.5")
     blob.write_bytes(whole)
-    compact(made)
+    compact(made, plan_compact(made))
     assert len(drawn(made, tmp_path / "out", "V*alice and V*falls:1")) == 1
     with pytest.raises(UsageError, match=r"V\*alice has no strength"):
         drawn(made, tmp_path / "none", "V*alice:0.5")
@@ -376,3 +377,22 @@ def test_the_command_line(store, tmp_path, capsys, monkeypatch):
         error = told(*arguments, code=2)["error"]
         assert error["message"] and error["hint"]
     assert told("--prompt-file", str(tmp_path / "none.txt"), code=5)["error"]["kind"] == "NotFound"
+
+
+def test_models_with_joint_attention_draw_other_sizes_on_little_memory_and_have_their_own_sampler(tmp_path):
+    from conceptctl.families import sd3
+
+    backbone = sd3.load(write_tiny_sd3(tmp_path), torch.device("cpu"))
+    how = {"steps": 1, "guidance": 2.0}
+    (plain,) = backbone.sampler("a cat", **how, size=(32, 16))([0])
+    (low,) = backbone.sampler("a cat", **how, size=(32, 16), low_vram=True)([0])
+    assert plain.size == (32, 16) and np.array_equal(np.asarray(plain), np.asarray(low))
+    with pytest.raises(UsageError, match="its own sampler only"):
+        backbone.sampler("a cat", **how, sampler="euler")
+    assert backbone.pipeline.text_encoder is not None
+
+
+def test_samples_of_a_training_have_no_strengths():
+    asked = SimpleNamespace(sample_prompts=("a V*bob", "a V*bob:0.5"), name="bob")
+    with pytest.raises(UsageError, match="full strength"):
+        check_prompts(asked, ())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import conceptctl
+from conceptctl.errors import UsageError
 from conceptctl.presets import preset_of
 from conceptctl.workflows.learn.request import Request
 
@@ -26,10 +27,13 @@ def check_prompts(request: Request, names: Sequence[str]) -> None:
 
     Raises:
         NotFound: One is not; names the nearest.
+        UsageError: One gives a concept a strength.
     """
-    from conceptctl.diffusion.prompts import names_in
+    from conceptctl.diffusion.prompts import names_in, with_strengths
 
     for prompt in request.sample_prompts:
+        if with_strengths(prompt)[1]:
+            raise UsageError(f"{prompt!r}: samples are drawn at full strength", hint="without the number behind a name")
         names_in(prompt, [*names, request.name])
 
 

@@ -22,7 +22,7 @@ _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @contextmanager
 def text_encoders_on_device(pipeline: Pipeline) -> Iterator[None]:
-    """Have a pipeline's text encoders beside its network for as long as the context lasts, and on the CPU afterwards."""
+    """Have a pipeline's text encoders beside its network as long as the context lasts, and on the CPU afterwards."""
     network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
     device = network.device
     encoders = [encoder for name in _ENCODERS if (encoder := getattr(pipeline, name, None)) is not None]

@@ -60,6 +60,9 @@ SizeOption = Annotated[
         help="Width and height in pixels, multiples of 8, as 768x512; the base's own by default.", metavar="WxH"
     ),
 ]
+GuidanceOption = Annotated[
+    float | None, typer.Option("--guidance", "--guidance-scale", help="How closely to follow the prompt.")
+]
 SamplerOption = Annotated[
     str | None,
     typer.Option(
@@ -98,9 +101,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; picture i has seed + i.")] = None,
     size: SizeOption = None,
     steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", help="Denoising steps.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", "--guidance-scale", help="How closely to follow the prompt.")
-    ] = None,
+    guidance: GuidanceOption = None,
     sampler: SamplerOption = None,
     negative: Annotated[str | None, typer.Option("--negative", "--negative-prompt", help="What not to draw.")] = None,
     prompt_file: PromptFileOption = None,

@@ -53,27 +53,17 @@ def joint_sampler(
         UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing;
             or there is a sampler.
     """
-    if isinstance(prompt, Composition):
-        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
-    if sampler:
-        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
-    network.check_negative(negative)
+    _check(network, prompt, sampler, negative)
     width, height = size or (network.side, network.side)
     guided = network.guided and guidance > 1
 
-    words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
-    beside = None
     with text_encoders_on_device(network.pipeline) if low_vram else nullcontext():
-        told = [("", text.encode_prompt(words)), *([("negative_", text.encode_prompt(negative))] if guided else [])]
-        if isinstance(prompt, GuidedPrompt):
-            beside = text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words)
+        told, beside = _encoded(text, prompt, negative if guided else None)
     pipeline = for_little_memory(network.pipeline) if low_vram else network.pipeline
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
-        states: dict[str, Any] = {}
-        for prefix, each in told:
-            states |= told_of(each, len(seeds), prefix)
+        states = {name: each for prefix, of in told for name, each in told_of(of, len(seeds), prefix).items()}
         # Guidance multiplies whatever is predicted for the prompt.
         scale = WORD_SCALE / (guidance if guided else 1.0)
         with joint_guidance(pipeline.transformer, beside, scale, len(seeds)):
@@ -90,6 +80,29 @@ def joint_sampler(
         return made
 
     return sample
+
+
+def _check(network: JointNetwork, prompt: Prompt, sampler: str, negative: str) -> None:
+    """Refuse what such a network cannot draw; see `joint_sampler`."""
+    if isinstance(prompt, Composition):
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+    if sampler:
+        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
+    network.check_negative(negative)
+
+
+def _encoded(
+    text: JointTextEncoders, prompt: Prompt, negative: str | None
+) -> tuple[list[tuple[str, PooledStates]], tuple[PooledStates, PooledStates] | None]:
+    """What is wanted and what is not, each with the prefix of the pipeline's names for it; the class beside them."""
+    words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
+    assert isinstance(words, str)
+    told = [("", text.encode_prompt(words))]
+    if negative is not None:
+        told.append(("negative_", text.encode_prompt(negative)))
+    if not isinstance(prompt, GuidedPrompt):
+        return told, None
+    return told, (text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words))
 
 
 def _step_watch(watch: Callable[[float], None]) -> Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]:

@@ -73,6 +73,7 @@ class Run:
         """Whether what is here is what so many whole steps left."""
         self._to_restore: Mapping[str, Tensor] = {}
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.scaler: LossScaler | None = None
 
     def take_up(self, state: TrainingState) -> None:
         """Go on from a state; its tensors are put back when the phase is there that they are of."""
@@ -123,9 +124,8 @@ class Run:
         if tensors:
             self.sums = restore(tensors, self.trainable, self._optimizer_of())
             if self.scaler:
-                start = "scaling/"
-                found = {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
-                self.scaler.restore(found)
+                kept = {name: each for name, each in tensors.items() if name.startswith("scaling/")}
+                self.scaler.restore({name.removeprefix("scaling/"): each for name, each in kept.items()})
 
     def _optimizer_of(self) -> dict[Tensor, torch.optim.Optimizer]:
         return {

@@ -223,8 +223,8 @@ def _read(store: Store, head: Generation, file: ForeignFile) -> lora_reader.Read
 
 def _trainers_names(store: Store, head: Generation, targets: Collection[str]) -> dict[str, str]:
     """Targets by what the original code calls their modules, as trainers of SDXL do; {} where it has no such names."""
-    named = original_name(base.configs(store.layout, head.base))
     with suppress(KeyError, TypeError, ValueError):
+        named = original_name(base.configs(store.layout, head.base))
         return {named(path).replace(".", "_"): path for path in targets}
     return {}
 

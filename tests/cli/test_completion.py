@@ -74,7 +74,7 @@ def offered(stores, monkeypatch, capsys):
         (["learn", "--gradient-c"], ["--gradient-checkpointing"]),
         (["eval", "x", "--images", "f"], ["falls="]),
         (["config", "train.ra"], ["train.rank"]),
-        (["config", "train.method", "d"], ["dsc"]),
+        (["config", "train.method", "d"], ["dsc", "dsc-ewc", "dsc-ewc-dc"]),
         (["config", "train.rank", ""], []),
         (["init", "--base", ""], ["pocket"]),
     ],

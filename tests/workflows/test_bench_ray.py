@@ -18,7 +18,7 @@ def test_a_killed_worker_loses_no_cell_and_doubles_none(tmp_path):
     spec = write_small_bench(tmp_path, seeds=(0, 1))
     output = tmp_path / "out"
     command = [sys.executable, "-m", "tests.workflows.ray_bench", str(spec), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     # Cells of bound/0 and bound/1 included, each a method with a seed of its own.

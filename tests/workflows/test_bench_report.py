@@ -1,6 +1,7 @@
 """`bench report`: what cells found, in tables that say it right."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import random
@@ -10,6 +11,8 @@ import statistics
 import pytest
 
 from conceptctl.workflows.bench import statistics as ours
+from conceptctl.workflows.bench.report import content
+from conceptctl.workflows.bench.results import Row, read_all
 from tests.workflows.small_bench import cli
 
 LABELS = ("plain", "better", "bound")
@@ -96,8 +99,8 @@ def test_tables(output):
     text = (output / "report/report.md").read_text()
     plain = rows_of(text, "Quality")["plain"]
     # Means of 5 and 6; forgetting leaves out what was learned last: means of 9/8 and 11/8.
-    assert plain[:4] == [("method", "plain"), ("seeds", "2"), ("A_mmd ↓", "5.5 ± 0.707"), ("paper", "3")]
-    assert dict(plain)["F_mmd ↓"] == "1.25 ± 0.177"
+    assert plain[:4] == [("method", "plain"), ("seeds", "2"), ("A_mmd ↓", "5.5 ± 0.71"), ("paper", "3")]
+    assert dict(plain)["F_mmd ↓"] == "1.25 ± 0.18"
     assert dict(rows_of(text, "Quality")["bound"])["F_mmd ↓"] == "–"
     assert dict(rows_of(text, "Cost")["plain"])["MB a concept"] == "3.2 ± 0"
     better = rows_of(text, "Differences from plain")["better"]
@@ -136,6 +139,18 @@ def test_how_rankings_of_two_protocols_agree(output):
     # Quick has bound < better < plain, full better < plain < bound: one of three pairs agrees.
     text = (output / "report/report.md").read_text()
     assert re.search(r"Kendall's tau of made-full and made-quick: A_mmd -0\.333 \(3 rows\)", text)
+
+
+def test_more_rows_than_colours_have_several_charts_with_the_reference_in_each(output):
+    (bench,) = read_all(output)
+    plain = bench.row("plain")
+    rows = (plain, *(Row(f"row {number}", plain.results) for number in range(17)))
+    made = content([dataclasses.replace(bench, rows=rows)]).sections[0].charts
+    parts = [chart for chart in made if chart.title.startswith("Plasticity")]
+    assert [len(chart.series) for chart in parts] == [6, 7, 7]
+    assert all(chart.series[0].label == "plain" and chart.series[0].main for chart in parts)
+    labels = [series.label for chart in parts for series in chart.series[1:]]
+    assert labels == [f"row {number}" for number in range(17)]
 
 
 def test_nothing_to_report(tmp_path):

@@ -180,7 +180,8 @@ def test_two_runs_at_once_do_not_share_a_cell(home):
         (('folder = "concepts"', 'folder = "nowhere"'), 3, "nowhere has no concepts.json"),
         (('folder = "concepts"', "concepts = 2\nkinds = ['dragon']"), 2, "the world has no 'dragon'"),
         (('/base"', '/nobase"'), 5, "no base"),
-        (('precision = "no"', 'precision = "fp16"'), 2, "no precision 'fp16'"),
+        (('precision = "no"', 'precision = "fp8"'), 2, "no precision 'fp8'"),
+        (('precision = "no"', 'precision = "fp16"'), 2, "a CPU does not learn in fp16"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_anything_runs(home, tmp_path, change, code, message):

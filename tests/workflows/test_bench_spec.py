@@ -4,9 +4,10 @@ import tomllib
 
 import pytest
 
+from conceptctl import presets
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.pocket.world.concepts import sequence
-from conceptctl.workflows.bench.cells import chosen, evaluation_times
+from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
 from conceptctl.workflows.bench.cost import cost_of
 from conceptctl.workflows.bench.sequences import world_sequence
 from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
@@ -25,6 +26,15 @@ def test_shipped_specs_say_what_they_are_and_ask_for_concepts_that_are_there(spe
     if spec.data.concepts <= 50:
         names = [concept.name for concept in world_sequence(spec.data, spec.seeds[0])]
         assert len(set(names)) == spec.data.concepts
+
+
+@pytest.mark.parametrize("spec", shipped().values(), ids=shipped())
+def test_shipped_specs_name_methods_and_settings_that_there_are(spec):
+    rows = chosen(spec, ())
+    assert len(rows) == len(spec.entries) * len(spec.seeds)
+    for entry in spec.entries:
+        config = resolved(spec, entry, presets.shipped()[spec.base])
+        assert entry.settings.items() <= config.items()
 
 
 def test_different_seeds_of_a_spec_share_no_concept():

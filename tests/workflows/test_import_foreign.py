@@ -20,6 +20,7 @@ from conceptctl.formats import lora
 from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.store.concept import read_record
 from conceptctl.store.verify import verify
+from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.export_shared import export_shared
 from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.generate.run import Request as Drawing
@@ -28,7 +29,14 @@ from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.import_foreign import Elsewhere
 from conceptctl.workflows.init import initialize
 from tests import synthetic
-from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline, write_tiny_sdxl
+from tests.tiny_pipeline import (
+    WIDTH,
+    key_value_shapes,
+    write_tiny_flux,
+    write_tiny_pipeline,
+    write_tiny_sd3,
+    write_tiny_sdxl,
+)
 
 KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k"
 """A module of self-attention."""
@@ -113,6 +121,33 @@ def test_what_is_exported_comes_back(folders, tmp_path, family, form, dtype):
     record = read_record(second.blob(second.concept("alice")))
     assert (record.method, record.settings["imported_from"]) == ("imported", "lora")
     assert verify(second.layout, read_data=True).problems == ()
+
+
+@pytest.mark.parametrize("write_tiny", [write_tiny_sd3, write_tiny_flux])
+def test_what_is_exported_of_a_transformer_comes_back(tmp_path, write_tiny):
+    folder = write_tiny(tmp_path / "model")
+    first = initialize(tmp_path / "first", str(folder)).store
+    family, found = first.head().base.family, base.tensors(first.layout, first.head().base)
+    generator = np.random.default_rng(0)
+    deltas = {
+        path: weights.Delta.of(generator.standard_normal(info.shape, dtype=np.float32))
+        for path, (_, _, info) in found.items()
+        if family.is_target(path)
+    }
+    row = generator.standard_normal((1, sum(base.token_widths(found, family).values())), dtype=np.float32)
+    record = synthetic.record(first, "alice")
+    with first.writing("learn") as writer:
+        add_concept(
+            writer, "learn", record, writer.add_tensors(weights.concept_tensors(deltas, row), record.metadata())
+        )
+    made = export_shared(first, [], tmp_path / "out/alice.safetensors", "lora")
+    second = initialize(tmp_path / "second", str(folder)).store
+    assert import_concept(second, made.path).foreign.unused == {}
+    wanted, there = deltas_of(first, "alice"), deltas_of(second, "alice")
+    assert there.keys() == wanted.keys() and len(wanted) == len(deltas)
+    for path, delta in wanted.items():
+        assert np.linalg.norm(there[path] - delta) <= 1e-5 * np.linalg.norm(delta)
+    assert np.array_equal(row_of(second, "alice"), row)
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])

@@ -4,14 +4,19 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
+from conceptctl.diffusion.backbone import LatentBackbone
+from conceptctl.errors import DeviceFailed
 from conceptctl.methods import find_method
 from conceptctl.presets import shipped
 from conceptctl.store.concept import read_record
+from conceptctl.workflows.learn import cost
 from conceptctl.workflows.learn.cost import stages_of, training_share
 from conceptctl.workflows.learn.estimate import estimate, steps_a_picture
 from conceptctl.workflows.learn.plan import plan
@@ -175,3 +180,44 @@ def test_what_a_run_is_made_of_is_said_before_it(store, folder, capsys):
     assert "learning 8 (" in said
     assert run(["learn", str(folder), "--token", "carol", *options, "--dry-run"]) == 0
     assert "  work      " in capsys.readouterr().out
+
+
+def test_while_pictures_are_drawn_it_is_told_how_long_the_rest_takes(monkeypatch):
+    told, clock = [], iter([10.0, 12.0, 14.0])
+    monkeypatch.setattr(cost, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    watch = cost.telling_ahead(Watch(advance=told.append, ahead=told.append), a_picture=40, after=800)
+    for done in (8, 4, 4):
+        watch.advance(done)
+    # Two seconds for four pictures of forty passes; eight of them were drawn before.
+    assert told == [8, 4, 800 * 2 / 160, 4, 800 * 4 / 320]
+
+
+def test_pictures_that_are_drawn_when_memory_runs_out_are_kept(store, folder, monkeypatch):
+    from conceptctl.workflows.learn import auxiliary
+
+    encode = LatentBackbone.encode
+    batches = []
+
+    def run_out(self, pictures):
+        batches.append(len(pictures))
+        if len(batches) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, pictures)
+
+    monkeypatch.setattr(LatentBackbone, "encode", run_out)
+    with pytest.raises(DeviceFailed):
+        teach(store, folder, class_word="cat", auxiliary=10)
+    drawn = []
+    plain = auxiliary.draw
+    monkeypatch.setattr(auxiliary, "draw", lambda *args, **how: drawn.append(len(how["begun"])) or plain(*args, **how))
+    teach(store, folder, class_word="cat", auxiliary=10)
+    assert drawn == [8]
+    # For fewer of the same class nothing is drawn.
+    teach(store, folder, "bob", class_word="cat", auxiliary=3)
+    assert drawn == [8]
+    assert (
+        estimate(store, plan(store, asked(folder, "carol", class_word="cat", auxiliary=10), device="cpu")).to_draw == 0
+    )
+    assert (
+        estimate(store, plan(store, asked(folder, "carol", class_word="cat", auxiliary=11), device="cpu")).to_draw == 11
+    )

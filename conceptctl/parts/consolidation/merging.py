@@ -80,4 +80,5 @@ class ConstrainedMerge:
     def of(self, outputs: Sequence[Tensor]) -> Tensor:
         """The change E (D1, D) of one matrix, in float64, from each concept's outputs (W_i - W) c, (D1, s_i)."""
         wanted = [share * each.double() for share, each in zip(self._shares, outputs, strict=True)]
-        return torch.cat(wanted, dim=1) @ self._solve
+        change: Tensor = torch.cat(wanted, dim=1) @ self._solve
+        return change

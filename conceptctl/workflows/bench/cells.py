@@ -139,7 +139,7 @@ def make_cells(
     base = store.head().base
     preset = preset_of(base)
     # Settings cost nothing to check, and pictures do.
-    configs = {entry.label: _config(spec, entry, preset) for entry, _ in rows}
+    configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
     data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
     return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
 
@@ -155,8 +155,13 @@ def _base_store(named: str, root: Path) -> Store:
     return Store(place)
 
 
-def _config(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
-    """Every setting that a row is learned with."""
+def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
+    """Return every setting that a row is learned with: the method's, the preset's, the protocol's, the spec's.
+
+    Raises:
+        NotFound: The method has no such setting.
+        UsageError: A setting that cannot be meant.
+    """
     train = train_config(entry.method, spec.protocol)
     request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
     check_facts(request)

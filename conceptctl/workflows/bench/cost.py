@@ -8,12 +8,13 @@ from conceptctl.presets import shipped
 from conceptctl.workflows.bench.cells import evaluation_times
 from conceptctl.workflows.bench.spec import Spec
 
-SECONDS_A_SAMPLE = 0.025
-"""Of training: one picture in one step on the bundled base, on one core with AVX2."""
-SECONDS_A_DENOISING_STEP = 0.012
+SECONDS_A_SAMPLE = 0.035
+"""Of training: one picture in one step on the bundled base, on one core with AVX2; between 0.03 and 0.06 were
+seen, as busy as the machine was."""
+SECONDS_A_DENOISING_STEP = 0.015
 """Of one picture, guidance included."""
-SECONDS_BESIDES = 4.0
-"""Of a concept: loading, features, files."""
+SECONDS_BESIDES = 8.0
+"""Of a concept: loading, where importance sampling looks, features, files."""
 
 
 @dataclass(frozen=True)

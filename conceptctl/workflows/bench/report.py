@@ -121,7 +121,8 @@ def _split(bench: Bench, title: str, text: str, x_label: str, y_label: str, poin
     """One chart, or several with the reference in each, where more rows are compared than can be told apart."""
     series = [made for row in bench.rows if (made := _series(row, points, row.label == bench.spec["reference"])).points]
     main, others = [each for each in series if each.main], [each for each in series if not each.main]
-    parts = [others[first : first + COLOURS] for first in range(0, len(others), COLOURS)] or [[]]
+    count = max(1, -(-len(others) // COLOURS))
+    parts = [others[place * len(others) // count : (place + 1) * len(others) // count] for place in range(count)]
     return [
         Chart(f"{title}, {place} of {len(parts)}" if len(parts) > 1 else title, text, x_label, y_label, (*main, *part))
         for place, part in enumerate(parts, 1)

@@ -14,6 +14,7 @@ from conceptctl.errors import DeviceFailed
 from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
 from conceptctl.workflows.bench.engines import check_engine, run_cells
 from conceptctl.workflows.bench.spec import Spec
+from conceptctl.workflows.learn.request import Request, precision_of
 from conceptctl.workflows.places import writable
 
 RUNS = "runs"
@@ -70,6 +71,8 @@ def run(
     watch = watch or Watch()
     rows = chosen(spec, patterns)
     check_engine(engine)
+    if engine == "local":
+        _check_device(spec, device)
     with writable(output):
         watch.stage("making base and pictures ready")
         cells = make_cells(spec, rows, output.absolute(), watch.stage)
@@ -86,6 +89,13 @@ def run(
             hint="the others are finished; the same command tries these again",
         )
     return Ran(output, tuple(cells), finished)
+
+
+def _check_device(spec: Spec, device: str) -> None:
+    """Refuse a device that is not there, and a precision that it does not learn in."""
+    from conceptctl.diffusion.models import choose_device
+
+    precision_of(Request(Path(), "x", mixed_precision=spec.precision), choose_device(device).type)
 
 
 def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:

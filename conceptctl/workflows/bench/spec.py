@@ -104,7 +104,7 @@ class Spec:
     feature_extractor: str | None = None
     """A CLIP model: a folder or a hub id; the base's own by default."""
     precision: str | None = None
-    """`no` or `bf16`; what each machine is fast in by default."""
+    """As `learn --mixed-precision` has them; what each machine is fast in by default."""
     reference: str = ""
     """The label of the entry that every other is compared with."""
     paper: Paper = Paper()

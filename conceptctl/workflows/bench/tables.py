@@ -63,7 +63,7 @@ def spelled(row: Row, name: str) -> str:
     if not values:
         return "–"
     average, deviation = mean_and_deviation(values)
-    return number(average) if deviation is None else f"{number(average)} ± {number(deviation)}"
+    return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
 
 
 def tables(bench: Bench) -> tuple[Table, ...]:
@@ -184,7 +184,8 @@ def _costs(bench: Bench) -> Table:
         tuple(rows),
         (
             "Means over concepts. N_param is in % of the network that is adapted. Stored as kept: a concept's file "
-            "without features, in fp32 numbers. Times are comparable only where nothing else ran on the machine.",
+            "without features, in fp32 numbers. Times are comparable only where nothing else ran on the "
+            "machine; on a CPU peak memory is that of the process so far, other cells included.",
         ),
     )
 

@@ -81,7 +81,7 @@ def draw(
         accelerator: Whose processes share the work.
         watch: Is told of each batch.
         begun: The latents of the first of them, where an interrupted run had drawn some.
-        save: Called now and then, and when drawing is interrupted, with the latents so far.
+        save: Called now and then, and when drawing is interrupted or fails, with the latents so far.
 
     Returns:
         The latents (count, C, H, W), on the CPU.
@@ -106,7 +106,8 @@ def draw(
             if time.monotonic() - saved >= SAVE_SECONDS:
                 save(torch.cat(parts))
                 saved = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError):
+        # Also when memory ran out.
         if parts:
             save(torch.cat(parts))
         raise

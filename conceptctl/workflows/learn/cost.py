@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conceptctl.presets import Sampling
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
 from conceptctl.workflows.learn.plan import Plan
+from conceptctl.workflows.learn.request import Watch
 
 LOSS_BATCHES = 4
 """Batches on which a mask's loss with noise is compared with its loss without."""
@@ -70,6 +72,31 @@ def stages_of(planned: Plan, sampling: Sampling, to_draw: int) -> list[Stage]:
     drawn = in_whole_batches(planned.reference_samples)
     found.append(Stage("drawing reference samples", drawn, "picture", drawn * a_picture))
     return [stage for stage in found if stage.units]
+
+
+def telling_ahead(watch: Watch, a_picture: int, after: int) -> Watch:
+    """While pictures are drawn, tell also about how long what comes after them takes, by the pace of the drawing.
+
+    Args:
+        watch: Who is told.
+        a_picture: Passes through the network that drawing one takes.
+        after: Passes that come after all of them.
+    """
+    began: list[float] = []
+    drawn = 0
+
+    def advance(done: int) -> None:
+        nonlocal drawn
+        watch.advance(done)
+        now = time.monotonic()
+        # The first of all is what an interrupted run had drawn.
+        if not began:
+            began.append(now)
+            return
+        drawn += done
+        watch.ahead((now - began[0]) / (drawn * a_picture) * after)
+
+    return replace(watch, advance=advance)
 
 
 def training_share(stages: Sequence[Stage]) -> float:

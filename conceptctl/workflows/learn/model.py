@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from conceptctl.presets import preset_of
 from conceptctl.store import folded
 from conceptctl.store.manifest import Attachment
 from conceptctl.store.store import Writer
 from conceptctl.workflows.learn import auxiliary
 from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.cost import evaluations_a_picture, stages_of, telling_ahead
 from conceptctl.workflows.learn.prepared import Prepared
 from conceptctl.workflows.model import apply_concepts, load_base
 
@@ -63,6 +65,8 @@ def _auxiliary(
     if found is None:
         # What is damaged is said before anything is drawn.
         folded.read(prepared.store.layout, prepared.head)
+        sampling = preset_of(prepared.head.base).drawing
+        after = sum(stage.evaluations for stage in stages_of(prepared.plan, sampling, 0))
         latents = auxiliary.draw(
             backbone,
             prepared.head,
@@ -70,7 +74,7 @@ def _auxiliary(
             count,
             side=side,
             accelerator=prepared.accelerator,
-            watch=prepared.watch,
+            watch=telling_ahead(prepared.watch, evaluations_a_picture(sampling), after),
             begun=resumed.begun,
             save=lambda drawn: resumed.save_drawn(drawn, count),
         )

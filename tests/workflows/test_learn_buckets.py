@@ -21,7 +21,7 @@ from conceptctl.learning.backbone import Crop
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, _prepared
 from conceptctl.learning.method import Phase, Schedule, Trainable
-from conceptctl.learning.processes import make_accelerator
+from conceptctl.learning.processes import make_accelerator, part_of
 from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.store import jobs, tensorfile, weights
 from conceptctl.store.concept import read_record
@@ -172,7 +172,7 @@ def a_run(backbone, examples, batch, auxiliary):
     start = backbone.token_start("cat")
     token_id = backbone.add_token("alice", start)
     trainable = Trainable(None, TokenEmbedding(start), 1e-3)
-    with _prepared(backbone, [token_id], trainable, examples, make_accelerator(CPU)) as made:
+    with _prepared(backbone, [token_id], trainable, examples, make_accelerator(CPU), None) as made:
         made.enter(Phase("learning", Schedule(4, batch, auxiliary), lambda step: {}, trainable.groups()), 0, 0)
         yield made
 
@@ -212,7 +212,11 @@ def test_a_samples_loss_is_what_it_is_alone(folders, mixed, family):
                     assert torch.allclose(found[place], wanted[0], rtol=1e-4, atol=1e-6)
                     place += 1
             assert place == 6
-        step.mean(step.loss()).backward()
+        whole = step.mean(step.loss())
+        # In parts that cut through shapes: their mean is that of the whole.
+        means = [part.mean(part.loss()) for part in step.parts(4)]
+        assert torch.allclose(sum(means) / 4, whole, rtol=1e-4)
+        whole.backward()
         assert all(parameter.grad.abs().sum() > 0 for parameter in run_.trainable.token.parameters())
 
 
@@ -230,7 +234,8 @@ def test_the_parts_of_processes_are_the_whole_batch(processes):
     counts = [2, 3, 1]
     found = []
     for index in range(processes):
-        own = learning._parts(SimpleNamespace(process_index=index, num_processes=processes), counts)
+        part = part_of(SimpleNamespace(process_index=index, num_processes=processes), 6)
+        own = learning._parts(part, counts)
         assert own
         found += [(group, place) for group, part in own for place in range(part.start, part.stop)]
     assert found == [(group, place) for group, count in enumerate(counts) for place in range(count)]

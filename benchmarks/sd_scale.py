@@ -241,7 +241,7 @@ def method_steps(method: str, settings: dict[str, Any]) -> Callable[..., None]:
             trainable,
             examples,
             accelerator=accelerator,
-            listener=Listener(report=lambda report: tick(), report_steps=1, save_seconds=1e9),
+            listener=Listener(step=lambda done: tick(), save_seconds=1e9),
         )
 
     return run

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 Paths = tuple[str, ...]
 """Parameter paths: a component of the model and a parameter of it, as in `COMPONENT/block.0.proj.weight`."""
 Shape = tuple[int, int]
+Forward = Callable[[Tensor], Tensor]
+"""What a projection makes of its inputs, (..., D2) to (..., D1)."""
 TokenRows = Mapping[str, Tensor]
 """Rows of token tables, (tokens, D) by the name of the table: one row for each token that is learned."""
 TableNumbers = Mapping[str, Sequence[int]]
@@ -53,6 +56,18 @@ class Deltas(Mapping[str, Tensor]):
         """The same on another device."""
         return Deltas({paths: stack.to(device) for paths, stack in self.stacks.items()})
 
+    def forwards(self, weights: Adapted, dtype: torch.dtype | None) -> Mapping[str, Forward]:
+        """What projections do with these deltas, by path; see `Adapted.put`."""
+        sums = Deltas(
+            {
+                paths: (weights.stack(paths) + stack).to(dtype or weights.stack(paths).dtype)
+                for paths, stack in self.stacks.items()
+            }
+        )
+        return {
+            path: partial(F.linear, weight=weight, bias=weights.projections[path].bias) for path, weight in sums.items()
+        }
+
     def __getitem__(self, path: str) -> Tensor:
         return self._matrices[path]
 
@@ -63,26 +78,15 @@ class Deltas(Mapping[str, Tensor]):
         return len(self._matrices)
 
 
-class _Replaced(nn.Module):
-    """Stands in for a weight whenever it is used; without a stand-in, the weight is used as it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stand_in: Tensor | None = None
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight if self.stand_in is None else self.stand_in
-
-
 class Adapted:
     """Projections that deltas can be put on, and taken off again."""
 
     def __init__(self, projections: Mapping[str, nn.Linear]) -> None:
-        self._weights = {path: module.weight for path, module in projections.items()}
+        self.projections = projections
         self._stacks: dict[Paths, Tensor] = {}
-        self._replaced = {path: _Replaced() for path in projections}
+        self._forwards: Mapping[str, Forward] = {}
         for path, module in projections.items():
-            parametrize.register_parametrization(module, "weight", self._replaced[path])
+            module.forward = partial(self._forward, path)  # type: ignore[method-assign]
 
     def put(self, deltas: Deltas, dtype: torch.dtype | None = None) -> None:
         """Put deltas on; weights that have none are used as they are.
@@ -92,15 +96,18 @@ class Adapted:
             dtype: What the sums are used in; the weights' own type unless told otherwise. A sum that autocast would
                 turn into bf16 is better made so here: all of one shape at once, and their gradients too.
         """
-        sums = Deltas({paths: self._sum(paths, stack, dtype) for paths, stack in deltas.stacks.items()})
-        for path, replaced in self._replaced.items():
-            replaced.stand_in = sums.get(path)
+        self._forwards = deltas.forwards(self, dtype)
 
-    def _sum(self, paths: Paths, stack: Tensor, dtype: torch.dtype | None) -> Tensor:
+    def stack(self, paths: Paths) -> Tensor:
+        """The weights of one shape, (n, D1, D2)."""
         if paths not in self._stacks:
-            self._stacks[paths] = torch.stack([self._weights[path].detach() for path in paths])
-        weights = self._stacks[paths]
-        return (weights + stack).to(dtype or weights.dtype)
+            self._stacks[paths] = torch.stack([self.projections[path].weight.detach() for path in paths])
+        return self._stacks[paths]
+
+    def _forward(self, path: str, inputs: Tensor) -> Tensor:
+        module = self.projections[path]
+        forward = self._forwards.get(path)
+        return forward(inputs) if forward else F.linear(inputs, module.weight, module.bias)
 
 
 @contextmanager
@@ -110,7 +117,7 @@ def adapted(projections: Mapping[str, nn.Linear]) -> Iterator[Adapted]:
         yield Adapted(projections)
     finally:
         for module in projections.values():
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            module.__dict__.pop("forward", None)
 
 
 class TokenOverride:

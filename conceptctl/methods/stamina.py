@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +11,23 @@ from conceptctl.errors import UsageError
 from conceptctl.learning.method import Adapter, Losses, Method, Step, Task, Trainable
 from conceptctl.parts import preservation
 from conceptctl.parts.adapters.masked import Masked
+from conceptctl.parts.adapters.masked_deltas import MaskedDeltas
 from conceptctl.parts.adapters.soft_masked import SoftMasked
 from conceptctl.parts.masks import FORMS
-from conceptctl.parts.penalties import forgetting, sparsity
+from conceptctl.parts.penalties import (
+    Forgetting,
+    Penalty,
+    Preservation,
+    forgetting,
+    hutchinson_sketch,
+    sparsity,
+)
 from conceptctl.parts.preservation import make_low_rank, preservation_loss
 from conceptctl.parts.tokens import TokenEmbedding, TokenMlp
 
 NO_MASK = "none"
 MASKINGS = {"gumbel": Masked, "sigmoid": SoftMasked}
+FORGETTING, PRESERVATION = "forgetting", "preservation"
 EMBEDDINGS = ("mlp", "row")
 """What trains for the token: with `NO_MASK`, `sigmoid` and a weight of 0, the paper's ablations (table 2b)."""
 
@@ -86,6 +96,7 @@ class Stamina(Method):
                 config.mask_logit_mean,
                 config.mask_logit_std,
                 generator=generator,
+                penalties=self._penalties(task),
             )
         by_itself = config.embedding == "row"
         token = TokenEmbedding(task.token_start) if by_itself else TokenMlp(task.token_start, generator=generator)
@@ -95,10 +106,31 @@ class Stamina(Method):
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""
         # The masks are drawn with the deltas.
         deltas, adapter, config = step.deltas, trainable.adapter, self.config
-        losses = dict(preservation_loss(step, task, config))
-        if isinstance(adapter, Masked):
-            rise = min(1.0, step.progress / config.sparsity_warmup) if config.sparsity_warmup else 1.0
-            losses["sparsity"] = config.sparsity_weight * rise * sparsity(adapter.densities)
+        rise = min(1.0, step.progress / config.sparsity_warmup) if config.sparsity_warmup else 1.0
+        sparsity_weight = config.sparsity_weight * rise
+        losses = {}
+        if isinstance(deltas, MaskedDeltas):
+            # Measured while each delta was there.
+            if PRESERVATION in deltas.penalties:
+                losses[PRESERVATION] = config.preservation_weight * deltas.penalty(PRESERVATION).mean()
+            losses["sparsity"] = sparsity_weight * sparsity(deltas.densities())
+            if FORGETTING in deltas.penalties:
+                losses[FORGETTING] = config.forgetting_weight * deltas.penalty(FORGETTING).sum()
+            return losses
+        losses |= preservation_loss(step, task, config)
+        if isinstance(adapter, SoftMasked):
+            losses["sparsity"] = sparsity_weight * sparsity(adapter.densities)
         if task.change:
-            losses["forgetting"] = config.forgetting_weight * forgetting(deltas, task.change)
+            losses[FORGETTING] = config.forgetting_weight * forgetting(deltas, task.change)
         return losses
+
+    def _penalties(self, task: Task) -> dict[str, Callable[[torch.Generator], Penalty]]:
+        """What is measured of each delta while it is there, by name."""
+        found: dict[str, Callable[[torch.Generator], Penalty]] = {}
+        factor = task.reference_factor
+        if factor is not None and self.config.preservation_weight:
+            energy = task.output_energy
+            found[PRESERVATION] = lambda generator: Preservation(hutchinson_sketch(factor, generator), energy)
+        if task.change:
+            found[FORGETTING] = lambda generator: Forgetting(task.change)
+        return found

@@ -9,20 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from conceptctl.learning.weights import Shape
+
+ALL = slice(None)
+"""All rows of a matrix."""
 
 
 class MaskForm(nn.Module):
     """Makes the logit differences of n matrices: a call without arguments gives d, (n, D1, D2).
 
-    Where d is positive, an entry passes.
+    Where d is positive, an entry passes. Every form makes d of its parts, each of which begins with n: those of some
+    of the matrices give d of these alone.
     """
+
+    def forward(self) -> Tensor:
+        """The differences of all matrices."""
+        return self.differences(ALL, *self.parts())
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """What d is made of, (n, ...) each, with its graph."""
+        raise NotImplementedError
+
+    def differences(self, rows: slice, *parts: Tensor) -> Tensor:
+        """Some rows of d, (m, rows, D2), in memory of their own, from the parts of m matrices."""
+        raise NotImplementedError
+
+    def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients for the parts, given that for all of d."""
+        raise NotImplementedError
 
 
 class Direct(MaskForm):
@@ -34,9 +52,17 @@ class Direct(MaskForm):
         super().__init__()
         self.table = nn.Parameter(logit_mean + logit_std * torch.randn(count, *shape, generator=generator))
 
-    def forward(self) -> Tensor:
+    def parts(self) -> tuple[Tensor, ...]:
         """The table."""
-        return self.table * 1.0
+        return (self.table,)
+
+    def differences(self, rows: slice, *parts: Tensor) -> Tensor:
+        """The table as it is."""
+        return parts[0][:, rows].clone()
+
+    def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        """That for the table."""
+        return (of_differences,)
 
 
 class Collapsed(MaskForm):
@@ -61,9 +87,18 @@ class Collapsed(MaskForm):
             (logit_mean + logit_std * torch.randn(count, *shape, generator=generator)) / self.speed
         )
 
-    def forward(self) -> Tensor:
+    def parts(self) -> tuple[Tensor, ...]:
+        """The table and its speed."""
+        return self.table, self.speed
+
+    def differences(self, rows: slice, *parts: Tensor) -> Tensor:
         """The table, times its speed."""
-        return self.table * self.speed
+        table, speed = parts
+        return table[:, rows] * speed
+
+    def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        """That for the table; its speed does not train."""
+        return of_differences * parts[1], None
 
 
 class Literal(MaskForm):
@@ -82,11 +117,25 @@ class Literal(MaskForm):
             # The first index is "pass".
             self.bias[:, 0::2] += logit_mean + logit_std * torch.randn(count, entries, generator=generator)
 
-    def forward(self) -> Tensor:
+    def parts(self) -> tuple[Tensor, ...]:
+        """The last layer's bias and weight, and what that layer is given."""
+        return self.bias, self.weight, self.first()
+
+    def differences(self, rows: slice, *parts: Tensor) -> Tensor:
         """The first logit of each entry minus its second."""
-        logits = torch.baddbmm(self.bias[..., None], self.weight, self.first()[..., None])
-        differences: Tensor = logits.view(-1, *self.shape, 2).diff(dim=-1).squeeze(-1).neg()
+        # Both logits of an entry are neighbours, and so are the entries of a row.
+        first, last, _ = rows.indices(self.shape[0])
+        chosen = slice(2 * first * self.shape[1], 2 * last * self.shape[1])
+        bias, weight, hidden = parts
+        logits = torch.baddbmm(bias[:, chosen, None], weight[:, chosen], hidden[..., None])
+        differences: Tensor = logits.view(-1, last - first, self.shape[1], 2).diff(dim=-1).squeeze(-1).neg()
         return differences
+
+    def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        """Those for the last layer and for what it is given."""
+        _, weight, hidden = parts
+        of_logits = torch.stack((of_differences, -of_differences), dim=-1).flatten(1)[..., None]
+        return of_logits[..., 0], of_logits @ hidden[:, None], (weight.mT @ of_logits)[..., 0]
 
 
 class LowRankMask(MaskForm):
@@ -109,9 +158,20 @@ class LowRankMask(MaskForm):
         self.columns = nn.Parameter(logit_std * torch.randn(count, rank, shape[1], generator=generator))
         self.offset = nn.Parameter(torch.full((count, 1, 1), logit_mean))
 
-    def forward(self) -> Tensor:
+    def parts(self) -> tuple[Tensor, ...]:
+        """The offset, U diag(h) and V."""
+        return self.offset, self.rows * self.first()[:, None], self.columns
+
+    def differences(self, rows: slice, *parts: Tensor) -> Tensor:
         """U diag(h) V + offset."""
-        return torch.baddbmm(self.offset, self.rows * self.first()[:, None], self.columns)
+        offset, scaled, columns = parts
+        return torch.baddbmm(offset, scaled[:, rows], columns)
+
+    def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
+        """Those for the offset and both factors."""
+        _, scaled, columns = parts
+        of_offset = of_differences.sum(dim=(1, 2), keepdim=True)
+        return of_offset, of_differences @ columns.mT, scaled.mT @ of_differences
 
 
 FORMS: Mapping[str, Callable[[int, Shape, int, float, float, torch.Generator], MaskForm]] = {
@@ -122,51 +182,35 @@ FORMS: Mapping[str, Callable[[int, Shape, int, float, float, torch.Generator], M
 }
 
 
-class _Masked(torch.autograd.Function):
-    """Forward, what a hard mask lets pass; backward, the gradient of the soft mask (Jang et al. 2017, section 2.2).
-
-    In one piece, because a step spends more on touching a million entries once more than on the arithmetic.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, differences: Tensor, noise: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        soft = torch.add(noise, differences, alpha=1 / temperature).sigmoid_()
-        # The hard mask is made anew in the backward pass: reading it from memory would take longer.
-        ctx.save_for_backward(values, soft)
-        ctx.temperature = temperature
-        # First the hard mask, then what it lets pass, in the same memory: what is touched fewer times is done sooner.
-        passed = soft.round()
-        shares = passed.mean(dim=(-2, -1))
-        return passed.mul_(values), shares
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        values, soft = ctx.saved_tensors
-        passed, shares = gradients
-        of_share = (shares / (soft[0].numel() * ctx.temperature))[:, None, None]
-        of_mask = torch.addcmul(of_share, passed, values, value=1 / ctx.temperature)
-        torch.ops.aten.sigmoid_backward.grad_input(of_mask, soft, grad_input=of_mask)
-        return soft.round().mul_(passed), of_mask, None, None
-
-
-def masked(values: Tensor, differences: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Let some entries pass through a freshly drawn hard mask (STAMINA eqs. 5 and 6).
+def soft_mask(differences: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """Draw the soft mask (STAMINA eq. 6); its entries above 1/2 are those that pass the hard one.
 
     Args:
-        values: What is masked, (n, D1, D2).
-        differences: Logit differences d, of the same shape and type.
+        differences: Logit differences d, (n, D1, D2); overwritten.
         noise: Logistic noise over the temperature, of the same shape; see `noise_table`.
         temperature: tau; smaller lets gradients through nearer to a change of mind only.
 
     Returns:
-        The values where entries pass and 0 where not, and the share of each matrix that passes, (n,); both with the
-        soft mask's gradient.
+        sigmoid((d + noise) / tau).
     """
-    passed, shares = _Masked.apply(values, differences, noise, temperature)  # type: ignore[no-untyped-call]
-    return passed, shares
+    return torch.add(noise, differences, alpha=1 / temperature, out=differences).sigmoid_()
+
+
+def mask_gradient(
+    soft: Tensor, values: Tensor, of_passed: Tensor, of_share: Tensor, temperature: float, out: Tensor
+) -> None:
+    """The soft mask's gradient, for the logit differences (Jang et al. 2017, section 2.2).
+
+    Args:
+        soft: The soft mask.
+        values: What is masked.
+        of_passed: The gradient for what passes.
+        of_share: That for the share of entries that pass, over their number and the temperature.
+        temperature: tau.
+        out: Where it goes.
+    """
+    torch.addcmul(of_share, of_passed, values, value=1 / temperature, out=out)
+    torch.ops.aten.sigmoid_backward.grad_input(out, soft, grad_input=out)
 
 
 def noise_table(count: int, temperature: float, generator: torch.Generator) -> Tensor:

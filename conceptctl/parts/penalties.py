@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from conceptctl.learning.weights import Deltas
+
+
+class Penalty(Protocol):
+    """A penalty to which each row of each delta adds its own part, so that all deltas need not be there at once."""
+
+    def value(self, path: str, delta: Tensor, rows: slice) -> Tensor:
+        """What some rows, (1, m, D2), of one projection's delta add to it, (1,)."""
+
+    def gradient(self, path: str, delta: Tensor, rows: slice, scale: Tensor) -> Tensor:
+        """The gradient of that for these rows, times a scale, (1,)."""
 
 
 def sparsity(densities: Tensor) -> Tensor:
@@ -70,6 +80,22 @@ def preservation(deltas: Deltas, factor: Tensor, output_energy: Mapping[str, Ten
     return torch.cat(shares).mean()
 
 
+class Preservation:
+    """Each projection's share of change, whose mean is `preservation`."""
+
+    def __init__(self, factor: Tensor, output_energy: Mapping[str, Tensor]) -> None:
+        """Take what `preservation` takes."""
+        self.factor, self.output_energy = factor, output_energy
+
+    def value(self, path: str, delta: Tensor, rows: slice) -> Tensor:
+        """|delta R|^2 / |W R|^2."""
+        return (delta @ self.factor).square().sum(dim=(1, 2)) / self.output_energy[path]
+
+    def gradient(self, path: str, delta: Tensor, rows: slice, scale: Tensor) -> Tensor:
+        """2 delta R R^T / |W R|^2."""
+        return (2 * (delta @ self.factor) * (scale / self.output_energy[path])) @ self.factor.T
+
+
 def forgetting(deltas: Deltas, change: Deltas) -> Tensor:
     """How much a task changes weights that earlier tasks changed (C-LoRA; STAMINA eqs. 3 and 8).
 
@@ -86,6 +112,24 @@ def forgetting(deltas: Deltas, change: Deltas) -> Tensor:
         for paths, stack in deltas.stacks.items()
     ]
     return torch.stack(parts).sum()
+
+
+class Forgetting:
+    """Each projection's part of what `forgetting` is."""
+
+    def __init__(self, change: Deltas) -> None:
+        """Take what `forgetting` takes."""
+        self.change = change
+
+    def value(self, path: str, delta: Tensor, rows: slice) -> Tensor:
+        """The sum of (change * delta)^2."""
+        product = (delta * self.change[path][rows]).flatten()
+        return product.dot(product)[None]
+
+    def gradient(self, path: str, delta: Tensor, rows: slice, scale: Tensor) -> Tensor:
+        """2 change^2 delta."""
+        amount = self.change[path][rows]
+        return (delta * amount).mul_(amount).mul_(2 * scale)
 
 
 class _SquaredProduct(torch.autograd.Function):

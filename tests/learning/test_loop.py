@@ -120,16 +120,24 @@ def test_deltas_are_put_on_and_leave_no_trace(backbone):
     projections = backbone.targets()
     before = {path: module.weight.clone() for path, module in projections.items()}
     path = next(iter(projections))
+    ones = Deltas.of({path: torch.ones_like(before[path])})
+
+    def seen(path):
+        """The weight that a projection multiplies with."""
+        return projections[path](torch.eye(before[path].shape[1])).T
+
     with adapted(projections) as projected:
-        projected.put(Deltas.of({path: torch.ones_like(before[path])}))
-        assert torch.equal(projections[path].weight, before[path] + 1)
-        assert all(torch.equal(projections[other].weight, before[other]) for other in before if other != path)
-        projected.put(Deltas.of({path: torch.ones_like(before[path])}), torch.bfloat16)
-        assert torch.equal(projections[path].weight, (before[path] + 1).bfloat16())
+        projected.put(ones)
+        assert torch.allclose(seen(path), before[path] + 1)
+        assert all(torch.allclose(seen(other), before[other]) for other in before if other != path)
+        projected.put(ones, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(seen(path), (before[path] + 1).bfloat16())
         projected.put(Deltas())
-        assert torch.equal(projections[path].weight, before[path])
-    assert all(torch.equal(module.weight, before[path]) for path, module in projections.items())
-    assert all(isinstance(module.weight, torch.nn.Parameter) for module in projections.values())
+        assert torch.allclose(seen(path), before[path])
+        assert all(torch.equal(module.weight, before[path]) for path, module in projections.items())
+    assert torch.allclose(seen(path), before[path])
+    assert all("forward" not in vars(module) for module in projections.values())
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(backbone):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conceptctl.parts.masks import FORMS, Collapsed, Literal, masked, noise_table
+from conceptctl.parts.masks import ALL, FORMS, Collapsed, Literal, noise_table, soft_mask
 
 SHAPE = (24, 16)
 
@@ -58,12 +58,26 @@ def test_the_same_generator_gives_the_same_mask(form):
 def test_entries_pass_as_often_as_their_logit_says():
     uniform = torch.rand(1, 400, 500, generator=torch.Generator().manual_seed(0))
     for difference in (-1.5, 0.0, 0.7):
-        passed, share = masked(
-            torch.full_like(uniform, 3.0), torch.full_like(uniform, difference), uniform.logit() / 0.5, 0.5
-        )
-        assert set(passed.unique().tolist()) <= {0.0, 3.0}
-        assert share.item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
-        assert share.item() == pytest.approx(passed.mean().item() / 3, rel=1e-4)
+        soft = soft_mask(torch.full_like(uniform, difference), uniform.logit() / 0.5, 0.5)
+        assert torch.allclose(soft, ((difference + uniform.logit()) / 0.5).sigmoid(), atol=1e-6)
+        assert (soft > 0.5).float().mean().item() == pytest.approx(torch.tensor(difference).sigmoid().item(), abs=0.005)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_some_rows_are_those_of_the_whole_and_gradients_are_autograds(form):
+    mask = FORMS[form](2, SHAPE, 8, 1.0, 1.0, torch.Generator().manual_seed(0)).double()
+    parts = [part.detach().requires_grad_(part.requires_grad) for part in mask.parts()]
+    whole = mask.differences(ALL, *parts)
+    blocks = [mask.differences(slice(first, first + 10), *parts) for first in range(0, SHAPE[0], 10)]
+    assert torch.allclose(torch.cat(blocks, dim=1), whole)
+    # Whoever gets them writes over them.
+    assert all(whole.data_ptr() != part.data_ptr() for part in parts)
+    weights = torch.randn(whole.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    trained = [part for part in parts if part.requires_grad]
+    wanted = iter(torch.autograd.grad(whole, trained, weights))
+    for part, found in zip(parts, mask.gradients(weights, *parts), strict=True):
+        assert (found is None) == (not part.requires_grad)
+        assert found is None or torch.allclose(found, next(wanted))
 
 
 def test_the_sample_is_that_of_a_two_way_gumbel_softmax():
@@ -83,22 +97,6 @@ def test_the_noise_is_logistic_over_the_temperature():
     shares = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
     assert torch.allclose(table.quantile(shares), 2 * shares.logit(), atol=0.06)
     assert table.isfinite().all()
-
-
-def test_the_gradient_is_the_soft_masks_and_values_have_it_where_they_pass():
-    generator = torch.Generator().manual_seed(0)
-    differences, values, weights = torch.randn(3, 2, 3, 5, dtype=torch.float64, generator=generator).unbind()
-    of_shares = torch.tensor([7.0, -2.0], dtype=torch.float64)
-    differences.requires_grad_()
-    values.requires_grad_()
-    uniform = torch.linspace(0.1, 0.9, 30, dtype=torch.float64).view(2, 3, 5)
-    passed, shares = masked(values, differences, uniform.logit() / 0.5, 0.5)
-    ours = torch.autograd.grad((passed * weights).sum() + shares @ of_shares, (values, differences))
-    soft = ((differences + torch.logit(uniform)) / 0.5).sigmoid()
-    soft_shares = soft.mean(dim=(1, 2))
-    (of_mask,) = torch.autograd.grad((values.detach() * soft * weights).sum() + soft_shares @ of_shares, differences)
-    assert torch.allclose(ours[1], of_mask)
-    assert torch.allclose(ours[0], weights * (soft > 0.5))
 
 
 def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():

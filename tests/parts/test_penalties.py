@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from conceptctl.learning.weights import Deltas
-from conceptctl.parts.penalties import SKETCH, forgetting, hutchinson_sketch, preservation, sparsity
+from conceptctl.parts.penalties import (
+    SKETCH,
+    Forgetting,
+    Preservation,
+    forgetting,
+    hutchinson_sketch,
+    preservation,
+    sparsity,
+)
 
 
 def test_forgetting_is_the_squared_norm_of_the_product_with_what_changed_before():
@@ -68,3 +76,32 @@ def test_a_sketch_stands_for_all_columns_in_the_mean():
     assert np.std(found) > 0
     few = states[:, :SKETCH]
     assert hutchinson_sketch(few, generator) is few
+
+
+@pytest.mark.parametrize("name", ["preservation", "forgetting"])
+def test_what_rows_add_is_the_penalty_of_all_and_has_its_gradient(name):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (5, 7), "b": (6, 7), "c": (5, 7)}
+    deltas, earlier = (
+        Deltas.of(
+            {path: torch.randn(shape, generator=generator, dtype=torch.float64) for path, shape in shapes.items()}
+        )
+        for _ in range(2)
+    )
+    factor = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    energy = {path: torch.tensor(float(number + 2)) for number, path in enumerate(shapes)}
+    penalty = Preservation(factor, energy) if name == "preservation" else Forgetting(earlier)
+    stacks = {paths: stack.clone().requires_grad_() for paths, stack in deltas.stacks.items()}
+    whole = (
+        preservation(Deltas(stacks), factor, energy) if name == "preservation" else forgetting(Deltas(stacks), earlier)
+    )
+    wanted = Deltas(dict(zip(stacks, torch.autograd.grad(whole, list(stacks.values())), strict=True)))
+    # The one is a mean over projections, the other a sum.
+    scale = torch.tensor([1 / 3 if name == "preservation" else 1.0], dtype=torch.float64)
+    total = torch.zeros(1, dtype=torch.float64)
+    for path, delta in deltas.items():
+        for rows in (slice(0, 2), slice(2, None)):
+            total += scale * penalty.value(path, delta[None, rows], rows)
+            found = penalty.gradient(path, delta[None, rows], rows, scale)
+            assert torch.allclose(found[0], wanted[path][rows])
+    assert total.item() == pytest.approx(whole.item())

@@ -84,7 +84,11 @@ class LowRank(nn.Module):
 
     def products(self) -> dict[Paths, Tensor]:
         """A B for each projection, those of one shape together, (n, D1, D2)."""
-        return {paths: up @ down for paths, up, down in zip(self.shapes, self.up, self._down(), strict=True)}
+        return {paths: up @ down for paths, (up, down) in zip(self.shapes, self.pairs(), strict=True)}
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """A (n, D1, r) and B P (n, r, D2), those of one shape together."""
+        return list(zip(self.up, self._down(), strict=True))
 
     def factors_by_path(self, up_kind: str, down_kind: str) -> dict[str, Tensor]:
         """A (D1, r) and B P (r, D2) of each projection, as a state: `KIND/PATH`."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from conceptctl.learning.method import ParameterGroups
-from conceptctl.learning.weights import Deltas
+from conceptctl.learning.weights import Deltas, Shape
 from conceptctl.parts.adapters.low_rank import LowRank
-from conceptctl.parts.masks import FORMS, masked, noise_table
+from conceptctl.parts.adapters.masked_deltas import MaskedDeltas, MaskedProduct
+from conceptctl.parts.masks import ALL, FORMS, MaskForm, noise_table
+from conceptctl.parts.penalties import Penalty
 
 MASK_EPSILON = 1e-15
 """Adam's eps for the masks: their gradients are of order 1e-8 and less, which the usual 1e-8 would not normalize."""
@@ -30,6 +34,7 @@ class Masked(nn.Module):
         logit_std: float,
         *,
         generator: torch.Generator,
+        penalties: Mapping[str, Callable[[torch.Generator], Penalty]] | None = None,
     ) -> None:
         """Make the masks.
 
@@ -42,6 +47,8 @@ class Masked(nn.Module):
             logit_mean: By how much entries start out open, in logits: the mean.
             logit_std: Their deviation.
             generator: Source of the first values.
+            penalties: What is measured of a step's deltas in passing, by name: each is begun in every step, with what
+                the step draws from.
         """
         super().__init__()
         self.low_rank = low_rank
@@ -50,38 +57,63 @@ class Masked(nn.Module):
             for paths, shape in low_rank.shapes.items()
         )
         self.learning_rate, self.temperature = learning_rate, temperature
+        self.penalties = dict(penalties or {})
         self._table: Tensor | None = None
         self._table_seed = int(torch.randint(2**62, (), generator=generator))
-        self.densities = torch.empty(0)
-        """The share of each matrix that the last step's mask lets pass, with its graph, for a sparsity loss."""
 
     def forward(self, generator: torch.Generator) -> Deltas:
-        """The deltas of a training step, through freshly drawn masks."""
-        products = self.low_rank.products()
-        sizes = [product.numel() for product in products.values()]
-        noise = self._noise(sum(sizes), next(iter(products.values())).device, generator)
-        deltas, densities = {}, []
-        for (paths, product), form, part in zip(products.items(), self.masks, noise.split(sizes), strict=True):
-            deltas[paths], density = masked(product, form(), part.view_as(product), self.temperature)
-            densities.append(density)
-        self.densities = torch.cat(densities)
-        return Deltas(deltas)
+        """The deltas of a training step, through masks that are drawn once for the step."""
+        noise = self._noise(generator)
+        stacks = zip(self.low_rank.shapes, self.low_rank.pairs(), self._forms(), strict=True)
+        leaves = [
+            (path, form, matrix)
+            for paths, pair, form in stacks
+            for path, *matrix in zip(paths, *(part.split(1) for part in (*pair, *form.parts())), strict=True)
+        ]
+        # The noise is drawn before what the penalties draw.
+        drawn = list(zip(leaves, noise, strict=True))
+        penalties = [begin(generator) for begin in self.penalties.values()]
+        products = [
+            MaskedProduct(path, matrix, form, its_noise, self.temperature, penalties)
+            for (path, form, matrix), its_noise in drawn
+        ]
+        return MaskedDeltas(list(self.low_rank.shapes), products, list(self.penalties))
 
-    def _noise(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """A step's noise, drawn where it is needed; on a CPU, where that takes long, any window of a table."""
+    def _forms(self) -> list[MaskForm]:
+        return [cast("MaskForm", form) for form in self.masks]
+
+    def _noise(self, generator: torch.Generator) -> Iterator[Callable[[], Tensor]]:
+        """A step's noise, projection by projection, the same in every call.
+
+        It is drawn where it is needed; on a CPU, where that takes long, it is any window of a table.
+        """
+        shapes = [shape for paths, shape in self.low_rank.shapes.items() for _ in paths]
+        count = sum(rows * columns for rows, columns in shapes)
+        device = self.low_rank.up[0].device
         if device.type != "cpu":
             seed = int(torch.randint(2**62, (), generator=generator))
-            return noise_table(count, self.temperature, torch.Generator(device).manual_seed(seed))
+            for index, shape in enumerate(shapes):
+                yield partial(self._drawn, shape, seed + index, device)
+            return
         if self._table is None:
             self._table = noise_table(2 * count, self.temperature, torch.Generator().manual_seed(self._table_seed))
         first = int(torch.randint(count + 1, (), generator=generator))
-        return self._table[first : first + count]
+        for rows, columns in shapes:
+            yield partial(self._table[first : first + rows * columns].view, 1, rows, columns)
+            first += rows * columns
+
+    def _drawn(self, shape: Shape, seed: int, device: torch.device) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed)
+        return noise_table(shape[0] * shape[1], self.temperature, generator).view(1, *shape)
 
     def folded(self) -> Deltas:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
         products = self.low_rank.products()
         return Deltas(
-            {paths: product * (form() > 0) for (paths, product), form in zip(products.items(), self.masks, strict=True)}
+            {
+                paths: product * (form() > 0)
+                for (paths, product), form in zip(products.items(), self._forms(), strict=True)
+            }
         )
 
     def groups(self) -> ParameterGroups:
@@ -91,5 +123,12 @@ class Masked(nn.Module):
 
     def measures(self) -> Mapping[str, Tensor]:
         """Density: the share of entries that pass by argmax; openness: the mean chance to pass in training."""
-        differences = torch.cat([form().flatten() for form in self.masks])
-        return {"density": (differences > 0).float().mean(), "openness": differences.sigmoid().mean()}
+        count, passing, chances = 0, [], []
+        for form in self._forms():
+            # One after the other: all at once would be several times what a step keeps.
+            for parts in zip(*(part.split(1) for part in form.parts()), strict=True):
+                differences = form.differences(ALL, *parts)
+                passing.append((differences > 0).sum())
+                chances.append(differences.sigmoid_().sum())
+                count += differences.numel()
+        return {"density": torch.stack(passing).sum() / count, "openness": torch.stack(chances).sum() / count}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.adapters.masked import Masked
@@ -10,6 +11,9 @@ from conceptctl.parts.adapters.masked import Masked
 
 class SoftMasked(Masked):
     """As `Masked`, with masks of any value between 0 and 1: nothing is drawn, and what trains is what is kept."""
+
+    densities: Tensor
+    """The mean of each mask of the last step, (n,), with its graph, for a sparsity loss."""
 
     def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas."""

@@ -82,7 +82,10 @@ def make_task(
         prompt,
         prior_prompt if class_word else "",
         tuple(earlier),
-        Deltas.of({path: change[path] for path in shapes} if change else {}).to(backbone.device),
+        # A weight of a penalty needs no more digits than what it is about.
+        Deltas.of({path: change[path].to(targets[path].weight.dtype) for path in shapes} if change else {}).to(
+            backbone.device
+        ),
         seed,
         factor,
         energy,

@@ -43,29 +43,31 @@ def joint_sampler(
         prompt: What to draw.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance, 1 or less is none; or what the network is told in its place.
-        negative: What not to draw.
+        negative: What not to draw, where the pipeline guides by that.
         size: Width and height of the pictures in pixels; the base's own by default.
         sampler: The base's own, "": those of other bases step along other paths.
         low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
         watch: Told after every denoising step what share of the pictures is done.
 
     Raises:
-        UsageError: The prompt names several concepts in regions of their own, or a negative one means nothing;
-            or there is a sampler.
+        UsageError: The prompt names several concepts in regions of their own, the size is too large, or there is a
+            sampler.
     """
-    _check(network, prompt, sampler, negative)
+    if isinstance(prompt, Composition):
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+    if sampler:
+        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
     width, height = size or (network.side, network.side)
+    network.check_size((width, height))
     guided = network.guided and guidance > 1
-
+    scale = WORD_SCALE / (guidance if guided else 1.0)  # Guidance multiplies whatever is predicted for the prompt.
     with text_encoders_on_device(network.pipeline) if low_vram else nullcontext():
         told, beside = _encoded(text, prompt, negative if guided else None)
     pipeline = for_little_memory(network.pipeline) if low_vram else network.pipeline
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
-        states = {name: each for prefix, of in told for name, each in told_of(of, len(seeds), prefix).items()}
-        # Guidance multiplies whatever is predicted for the prompt.
-        scale = WORD_SCALE / (guidance if guided else 1.0)
+        states = {name: each for prefix, part in told for name, each in told_of(part, len(seeds), prefix).items()}
         with joint_guidance(pipeline.transformer, beside, scale, len(seeds)):
             made: list[Image.Image] = pipeline(
                 **states,
@@ -73,8 +75,8 @@ def joint_sampler(
                 guidance_scale=guidance,
                 # Noise made on the CPU is the same on every device.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                height=height,
                 width=width,
+                height=height,
                 callback_on_step_end=_step_watch(watch),
             ).images
         return made
@@ -82,25 +84,15 @@ def joint_sampler(
     return sample
 
 
-def _check(network: JointNetwork, prompt: Prompt, sampler: str, negative: str) -> None:
-    """Refuse what such a network cannot draw; see `joint_sampler`."""
-    if isinstance(prompt, Composition):
-        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
-    if sampler:
-        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
-    network.check_negative(negative)
-
-
 def _encoded(
-    text: JointTextEncoders, prompt: Prompt, negative: str | None
+    text: JointTextEncoders, prompt: str | GuidedPrompt, negative: str | None
 ) -> tuple[list[tuple[str, PooledStates]], tuple[PooledStates, PooledStates] | None]:
-    """What is wanted and what is not, each with the prefix of the pipeline's names for it; the class beside them."""
-    words = prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt
-    assert isinstance(words, str)
+    """What a pipeline is told, by the beginning of the names; and what words beside a concept change, if there are."""
+    words = prompt if isinstance(prompt, str) else prompt.prompt
     told = [("", text.encode_prompt(words))]
     if negative is not None:
         told.append(("negative_", text.encode_prompt(negative)))
-    if not isinstance(prompt, GuidedPrompt):
+    if isinstance(prompt, str):
         return told, None
     return told, (text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words))
 

@@ -112,8 +112,7 @@ def export_shared(
         size = 0
         if written:
             size += _write(output, written.tensors, made.metadata(form, output, written), writing)
-        for each in chosen:
-            size += _write_token(store, each, tokens[each.name], made)
+        size += sum(_write_token(store, each, tokens[each.name], made) for each in chosen)
     return Shared(
         generation.seq,
         None if form == "embedding" else output,

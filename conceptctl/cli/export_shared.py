@@ -78,7 +78,7 @@ def _show(out: Output, made: Shared, to: str) -> None:
         )
     out.data(payload, paths, paths)
     names = list(made.embeddings)
-    what = _WEIGHTS.get(to, "an embedding each")
+    what = "a LoRA for diffusers" if made.diffusers_only else _WEIGHTS.get(to, "an embedding each")
     rank = f", rank {made.rank}" if made.rank else ""
     out.say(f"exported {count(len(names), 'concept')} as {what}{rank}; {size_text(made.size)}")
     if names and to != "embedding":

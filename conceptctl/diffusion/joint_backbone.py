@@ -7,7 +7,7 @@ cross-attention's keys and values are elsewhere (docs/explanation/joint-attentio
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ from conceptctl.diffusion.joint_sampling import joint_sampler
 from conceptctl.diffusion.joint_text import JointLayout, JointText, JointTextEncoders, encoders_of
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from conceptctl.learning.backbone import Noising, Sampler, Watch
     from conceptctl.store.manifest import Family
 
@@ -46,6 +49,15 @@ class JointBackbone(JointText, LatentBackbone):
 
     def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> None:
         """Not counted for transformers: a step takes what it is told to."""
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures of one size as scaled latents (N, C, H, W), fp32.
+
+        Raises:
+            UsageError: They are larger than the network takes.
+        """
+        self.network.check_size(pictures[0].size)
+        return super().encode(pictures)
 
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """The attention that it is loaded with."""

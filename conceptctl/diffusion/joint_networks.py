@@ -51,12 +51,18 @@ class JointNetwork:
         )[0]
         return predicted
 
-    def check_negative(self, negative: str) -> None:
-        """Make sure that the pipeline can draw with a negative prompt.
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Make sure that the network has places for all patches of a picture of a width and height in pixels.
 
         Raises:
-            UsageError: It cannot.
+            UsageError: It has not.
         """
+        most = self.pipeline.transformer.config.pos_embed_max_size * self.patch * self.pipeline.vae_scale_factor
+        if max(size) > most:
+            raise UsageError(
+                f"this base takes pictures of at most {most} pixels a side, not of {max(size)}",
+                hint="a lower --resolution or --size",
+            )
 
 
 class PackedNetwork(JointNetwork):
@@ -99,17 +105,8 @@ class PackedNetwork(JointNetwork):
         )[0]
         return unpacked(predicted, height, width)
 
-    def check_negative(self, negative: str) -> None:
-        """Refuse a negative prompt: nothing is predicted for a second one.
-
-        Raises:
-            UsageError: There is one.
-        """
-        if negative:
-            raise UsageError(
-                "this base draws without classifier-free guidance, so a negative prompt means nothing to it",
-                hint="leave --negative out",
-            )
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Any will do: places of patches are computed."""
 
 
 def packed(latents: Tensor) -> Tensor:

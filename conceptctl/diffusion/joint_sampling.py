@@ -14,7 +14,6 @@ from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition, Prompt
 from conceptctl.diffusion.joint_networks import JointNetwork, told_of
 from conceptctl.diffusion.memory_saving import for_little_memory, text_encoders_on_device
-from conceptctl.diffusion.samplers import make_scheduler
 from conceptctl.diffusion.sampling import WORD_SCALE
 from conceptctl.diffusion.text_encoders import PooledStates
 from conceptctl.errors import UsageError
@@ -44,41 +43,42 @@ def joint_sampler(
         prompt: What to draw.
         steps: Denoising steps.
         guidance: Scale of classifier-free guidance, 1 or less is none; or what the network is told in its place.
-        negative: What not to draw.
-        size: Width and height in pixels; the base's own by default.
-        sampler: None but the base's own.
+        negative: What not to draw, where the pipeline guides by that.
+        size: Width and height of the pictures in pixels; the base's own by default.
+        sampler: The base's own, "": those of other bases step along other paths.
         low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
         watch: Told after every denoising step what share of the pictures is done.
 
     Raises:
-        UsageError: The prompt names several concepts in regions of their own, a negative one means nothing, or a
-            sampler is named.
+        UsageError: The prompt names several concepts in regions of their own, the size is too large, or there is a
+            sampler.
     """
     if isinstance(prompt, Composition):
         raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
-    network.check_negative(negative)
     if sampler:
-        make_scheduler(network.pipeline.scheduler, sampler, steps)
+        raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
+    width, height = size or (network.side, network.side)
+    network.check_size((width, height))
     guided = network.guided and guidance > 1
-
+    scale = WORD_SCALE / (guidance if guided else 1.0)  # Guidance multiplies whatever is predicted for the prompt.
     with text_encoders_on_device(network.pipeline) if low_vram else nullcontext():
         told, beside = _encoded(text, prompt, negative if guided else None)
     pipeline = for_little_memory(network.pipeline) if low_vram else network.pipeline
-    width, height = size or (network.side, network.side)
-    how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance, "width": width, "height": height}
-    how["callback_on_step_end"] = _step_watch(watch)
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
-        states: dict[str, Any] = {}
-        for prefix, each in told.items():
-            states |= told_of(each, len(seeds), prefix)
-        # Guidance multiplies whatever is predicted for the prompt.
-        scale = WORD_SCALE / (guidance if guided else 1.0)
+        states = {name: each for prefix, part in told for name, each in told_of(part, len(seeds), prefix).items()}
         with joint_guidance(pipeline.transformer, beside, scale, len(seeds)):
-            # Noise made on the CPU is the same on every device.
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            made: list[Image.Image] = pipeline(**states, **how, generator=generators).images
+            made: list[Image.Image] = pipeline(
+                **states,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                # Noise made on the CPU is the same on every device.
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                width=width,
+                height=height,
+                callback_on_step_end=_step_watch(watch),
+            ).images
         return made
 
     return sample
@@ -86,12 +86,13 @@ def joint_sampler(
 
 def _encoded(
     text: JointTextEncoders, prompt: str | GuidedPrompt, negative: str | None
-) -> tuple[dict[str, PooledStates], tuple[PooledStates, PooledStates] | None]:
-    """The states of the prompt and, unless it is None, of the negative one, by prefix; and of what is said beside."""
-    told = {"": text.encode_prompt(prompt.prompt if isinstance(prompt, GuidedPrompt) else prompt)}
+) -> tuple[list[tuple[str, PooledStates]], tuple[PooledStates, PooledStates] | None]:
+    """What a pipeline is told, by the beginning of the names; and what words beside a concept change, if there are."""
+    words = prompt if isinstance(prompt, str) else prompt.prompt
+    told = [("", text.encode_prompt(words))]
     if negative is not None:
-        told["negative_"] = text.encode_prompt(negative)
-    if not isinstance(prompt, GuidedPrompt):
+        told.append(("negative_", text.encode_prompt(negative)))
+    if isinstance(prompt, str):
         return told, None
     return told, (text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words))
 

@@ -44,6 +44,8 @@ class FamilyModule(Protocol):
     """Whether parts of its pictures can be painted over, as several concepts in one picture are drawn."""
     SIDE_STEP: int
     """What the sides of pictures are multiples of, in pixels: one of the network's smallest pieces."""
+    NEGATIVE_PROMPTS: bool
+    """Whether its pictures are drawn with what is predicted for another prompt too."""
     UNSUPPORTED: Mapping[str, str]
     """Methods' settings, by name, that mean nothing on its bases, and why."""
 

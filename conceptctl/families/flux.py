@@ -38,6 +38,7 @@ T5_LENGTH = 512
 CLOSED_FORM = False
 REGIONS = False
 SIDE_STEP = sd3.SIDE_STEP
+NEGATIVE_PROMPTS = False
 UNSUPPORTED = sd3.UNSUPPORTED
 _HINT = "FLUX.1 dev or schnell as a diffusers folder, that draws from text alone"
 

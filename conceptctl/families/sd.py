@@ -28,6 +28,7 @@ FAMILY = Family(
 CLOSED_FORM = True
 REGIONS = True
 SIDE_STEP = 8
+NEGATIVE_PROMPTS = True
 UNSUPPORTED: Mapping[str, str] = MappingProxyType({})
 _CHANNELS = 4
 """Of the latents of every Stable Diffusion 1.x and 2.x model that draws from text alone."""

@@ -41,6 +41,7 @@ T5, T5_LENGTH = "text_encoder_3", 256
 CLOSED_FORM = False
 REGIONS = False
 SIDE_STEP = 16
+NEGATIVE_PROMPTS = True
 _FLOW = "a rectified flow has no such signal-to-noise ratio"
 _STATES = (
     "what a prompt gives changes from layer to layer with joint attention, and other prompts' states are not known"

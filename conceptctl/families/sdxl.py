@@ -30,6 +30,7 @@ FAMILY = Family(
 CLOSED_FORM = True
 REGIONS = True
 SIDE_STEP = sd.SIDE_STEP
+NEGATIVE_PROMPTS = True
 UNSUPPORTED = sd.UNSUPPORTED
 _HINT = "the base model of SDXL as a diffusers folder or one file; its refiner draws nothing from text alone"
 

@@ -60,6 +60,8 @@ class Shared:
     error: float
     changed: Mapping[str, float]
     damaged: tuple[str, ...]
+    diffusers_only: bool = False
+    """Whether modules have names in it that diffusers alone is known to read."""
 
 
 def export_shared(
@@ -110,8 +112,7 @@ def export_shared(
         size = 0
         if written:
             size += _write(output, written.tensors, made.metadata(form, output, written), writing)
-        for each in chosen:
-            size += _write_token(store, each, tokens[each.name], made)
+        size += sum(_write_token(store, each, tokens[each.name], made) for each in chosen)
     return Shared(
         generation.seq,
         None if form == "embedding" else output,
@@ -121,6 +122,7 @@ def export_shared(
         written.error if written else 0.0,
         {each.name: each.changed for each in solved.kept} if solved else {},
         solved.damaged if solved else (),
+        form == "lora" and _CONFIG_OF_UNET not in made.configs,
     )
 
 

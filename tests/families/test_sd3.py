@@ -159,6 +159,18 @@ def test_times_are_logit_normal_and_moved_as_the_sampler_moves_them(backbone):
         time_shift({**dynamic, "time_shift_type": "linear"}, 256)
 
 
+def test_pictures_that_the_network_has_no_places_for_are_refused(backbone):
+    assert backbone.encode([Image.new("RGB", (32, 16))]).shape == (1, 4, 8, 16)
+    with pytest.raises(UsageError, match="at most 32 pixels a side, not of 48"):
+        backbone.encode([Image.new("RGB", (16, 48))])
+
+
+def test_a_method_that_needs_other_prompts_states_is_refused(store, photos, monkeypatch):
+    monkeypatch.setattr(sd3, "load", None)
+    with pytest.raises(UsageError, match="cd-merged cannot be used on this base"):
+        taught(store, photos, "carol", "cd-merged")
+
+
 def test_settings_of_a_signal_to_noise_ratio_are_refused(backbone):
     for noising in (Noising(snr_gamma=5.0), Noising(p2_gamma=1.0)):
         with pytest.raises(UsageError, match="signal-to-noise"):
@@ -354,6 +366,7 @@ def test_t5s_table_is_changed_wherever_its_file_has_it(folder, photos, tmp_path)
 
 def test_diffusers_reads_its_lora_and_other_forms_are_refused(store, folder, tmp_path):
     made = export_shared(store, [], tmp_path / "both.safetensors", "lora")
+    assert made.diffusers_only
     assert set(read_header(made.embeddings["alice"]).tensors) == {"clip_l", "clip_g", "t5xxl"}
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
     before = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import conceptctl
 from conceptctl.errors import ConceptctlError, StoreDamaged, UsageError
-from conceptctl.families import family_of
+from conceptctl.families import FamilyModule, family_of
 from conceptctl.presets import preset_of
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept, Generation
@@ -209,10 +209,20 @@ def _ask(store: Store, generation: Generation, request: Request, place: str, wat
         for text in (prompt, negative):
             for warning in prompt_warnings(text, known):
                 watch.warn(_placed(place, warning))
-        if len(named) > 1 and not request.prompt_only and not family_of(generation.base).REGIONS:
-            raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+        _check_drawable(family_of(generation.base), negative, several=len(named) > 1 and not request.prompt_only)
         composed = prompt if request.prompt_only else compose(store, generation, prompt, named)
     return Asked(request, place, composed, negative, named, needed, strengths)
+
+
+def _check_drawable(family: FamilyModule, negative: str, *, several: bool) -> None:
+    """Refuse what a base cannot draw, before it is loaded."""
+    if several and not family.REGIONS:
+        raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
+    if negative and not family.NEGATIVE_PROMPTS:
+        raise UsageError(
+            "this base draws without classifier-free guidance, so a negative prompt means nothing to it",
+            hint="leave --negative out",
+        )
 
 
 @contextmanager

@@ -4,7 +4,8 @@ python benchmarks/memory.py                  # both, STAMINA and what it is comp
 python benchmarks/memory.py --base sd1 --methods stamina lora
 
 Networks are made on torch's `meta` device and run forward and backward (`conceptctl.diffusion.memory`). What a method's
-adapters take is counted on a tenth of the targets, with numbers, and multiplied: all of it grows with their number.
+adapters take is counted with numbers, on a tenth and on a fifth of the targets: for all of them it goes on in a line.
+It is that of a second concept, which has what the first one changed beside it where the method asks for that.
 "peft" is the LoRA of that library on the same projections, put on the same network and counted in the same way.
 """
 
@@ -29,10 +30,10 @@ from conceptctl.diffusion.memory import (
     training_peak,
     unet_training_peak,
 )
-from conceptctl.learning.method import Task, Trainable
-from conceptctl.learning.weights import Deltas, adapted
+from conceptctl.learning.method import Task
+from conceptctl.learning.weights import Deltas
 from conceptctl.methods import find_method
-from conceptctl.workflows.learn.memory import AdapterBytes, fit
+from conceptctl.workflows.learn.memory import AdapterBytes, adapter_bytes, fit
 
 GB = 10**9
 TOKENS = 77
@@ -41,8 +42,8 @@ SIDES = {"sd1": 64, "sdxl": 128}
 ROOM = {"sd1": 8 * GB, "sdxl": 12 * GB}
 BATCH = 16
 """Eight pictures of the concept and eight of its class."""
-SHARE = 10
-"""Of so many targets of a shape, one is counted."""
+SHARES = (10, 5)
+"""Of so many targets of a shape, one is counted: twice, for what grows with their number and for what does not."""
 DTYPE = torch.bfloat16
 
 
@@ -90,58 +91,51 @@ def activations(of: Base, micro_batch: int, checkpointing: bool) -> int:
     ) + sum(text_training_peak(encoder, micro_batch, TOKENS) for encoder in of.encoders)  # fmt: skip
 
 
-def some_targets(of: Base) -> Iterator[tuple[str, tuple[int, int]]]:
-    """A tenth of the targets of each shape, and at least one."""
+def some_targets(of: Base, share: int) -> dict[str, tuple[int, int]]:
+    """Of the targets of each shape one in so many, and at least one."""
     seen: dict[tuple[int, int], int] = {}
+    found = {}
     for path, shape in of.shapes.items():
-        if seen.setdefault(shape, 0) % SHARE == 0:
-            yield path, shape
+        if seen.setdefault(shape, 0) % share == 0:
+            found[path] = shape
         seen[shape] += 1
+    return found
 
 
 @cache
-def own_bytes(of: Base, method: str, settings: tuple[tuple[str, Any], ...] = ()) -> AdapterBytes:
-    """What a method's adapters take in a step as a GPU draws it, for all targets."""
+def own_bytes(of: Base, method: str) -> AdapterBytes:
+    """What a method's adapters take in a step of a second concept as a GPU draws it, for all targets."""
+    (few, before), (more, after) = (counted(of, method, some_targets(of, share)) for share in SHARES)
+    entries = sum(rows * columns for rows, columns in of.shapes.values())
+
+    def whole(before: int, after: int) -> int:
+        return before + (after - before) * (entries - few) // (more - few)
+
     found = find_method(method)
-    made = found(found.configuration(**dict(settings)))
-    some = dict(some_targets(of))
-    projections = {path: nn.Linear(shape[1], shape[0], bias=False, dtype=DTYPE) for path, shape in some.items()}
-    rows = {f"text{index}": torch.zeros(1, 8) for index, _ in enumerate(of.encoders)}
-    width = next(iter(of.shapes.values()))[1]
-    trainable = made.attach(Task(some, rows, reference_factor=torch.zeros(width, 8)))
-    generator = torch.Generator().manual_seed(0)
-    # A CPU keeps a table of noise, where a GPU draws it: made before anything is counted, and then added as drawn.
-    trainable.deltas(generator)
-    entries = sum(shape[0] * shape[1] for shape in some.values())
-    noise = 4 * entries if hasattr(trainable.adapter, "masks") else 0
-    held, peak = counted(trainable, projections, generator)
-    adapters = [] if trainable.adapter is None else list(trainable.adapter.parameters())  # type: ignore[attr-defined]
-    lasting = 3 * sum(parameter.numel() * 4 for parameter in adapters)
-    times = sum(a * b for a, b in of.shapes.values()) / entries
-    # Rows of tokens are as wide as a word, and as nothing.
-    return AdapterBytes(*(int(times * size) for size in (lasting, held, peak + noise)))
+    # It is there as long as the training, whatever else is.
+    change = DTYPE.itemsize * entries if found.configuration().needs_change else 0
+    # A CPU has a table of noise; a GPU draws that of one projection where it is used.
+    noise = 4 * max(rows * columns for rows, columns in of.shapes.values()) if method == "stamina" else 0
+    return AdapterBytes(
+        whole(before.lasting, after.lasting) + change,
+        whole(before.held, after.held) + noise,
+        whole(before.alone, after.alone) + noise,
+    )
 
 
-def counted(trainable: Trainable, projections: dict[str, nn.Linear], generator: torch.Generator) -> tuple[int, int]:
-    """What is held when the deltas are on, and the most at once."""
+def counted(of: Base, method: str, shapes: dict[str, tuple[int, int]]) -> tuple[int, AdapterBytes]:
+    """How many entries some targets have, and what a method's adapters take for these alone."""
+    found = find_method(method)
+    made = found(found.configuration())
+    projections = {path: nn.Linear(shape[1], shape[0], bias=False, dtype=DTYPE) for path, shape in shapes.items()}
     for module in projections.values():
         module.requires_grad_(False)
-    with adapted(projections) as weights:
-        known = [*trainable.parameters(), *trainable.buffers(), *(module.weight for module in projections.values())]
-        with LiveBytes(known) as live:
-            # A step keeps them, for its penalty.
-            deltas = trainable.deltas(generator)
-            weights.put(deltas)
-            held = live.live
-            # One row through each: gradients of weights are whole ones, and nothing else counts.
-            rows = [module.weight.new_zeros(1, module.in_features) for module in projections.values()]
-            total = torch.stack(
-                [module(row).sum() for module, row in zip(projections.values(), rows, strict=True)]
-            ).sum()
-            if total.requires_grad:
-                total.backward()
-        weights.put(Deltas())
-    return held, live.peak
+    rows = {f"text{index}": torch.zeros(1, each.config.hidden_size) for index, each in enumerate(of.encoders)}
+    change = Deltas.of({path: torch.ones(shape, dtype=DTYPE) for path, shape in shapes.items()})
+    trainable = made.attach(Task(shapes, rows, change=change))
+    # What a CPU makes once is there before anything is counted.
+    trainable.deltas(torch.Generator())
+    return sum(a * b for a, b in shapes.values()), adapter_bytes(trainable, projections)
 
 
 def of_peft(of: Base, rank: int, micro_batch: int, checkpointing: bool) -> int:

@@ -3,7 +3,6 @@
     python benchmarks/sd_scale.py                        # SD 1.5's size, 256 px, on a CPU; random weights
     python benchmarks/sd_scale.py --device cuda --side 512 --batch 1 4
     python benchmarks/sd_scale.py --size sdxl --device cuda --side 1024
-    python benchmarks/sd_scale.py --size sdxl --count    # memory over peft LoRA from tensors alone: no GPU, no weights
 
 Every variant has a process of its own, so that memory is its own; rounds go through all variants, so that what else the
 machine does falls on all alike. Weights are random: no figure depends on their values. On a CPU the time is the
@@ -38,8 +37,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """What is compared, by the method and its settings; a literal mask does not fit beside anything else."""
 WARM_UP = 1
 RANK = 16
-COPIES = 4
-"""Of what trains under Adam: its value, its gradient and two moments."""
 PROMPT, PRIOR = "a photo of a V*alice", "a photo of a person"
 
 
@@ -54,15 +51,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--only", nargs="+", choices=[PEER, *VARIANTS])
     parser.add_argument("--child", choices=[PEER, *VARIANTS], help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--count", action="store_true", help="count STAMINA's memory over peft's LoRA on a GPU, in bf16"
-    )
     options = parser.parse_args()
-    if options.count:
-        count(options.size)
-        return
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("there is no GPU here that torch can use; --count needs none")
+        parser.error("there is no GPU here that torch can use; benchmarks/memory.py needs none")
     if options.child:
         print(json.dumps(measure(options.child, options)))
         return
@@ -172,55 +163,6 @@ def empty_networks(configs: dict[str, Any], side: int) -> dict[str, Any]:
             if f"{encoder}/config.json" in configs:
                 parts[encoder] = kind(CLIPTextConfig(**configs[f"{encoder}/config.json"]))
     return parts
-
-
-def count(size: str) -> None:
-    """Print what STAMINA needs beside what peft's LoRA needs, batch 1 on a GPU in bf16, from the tensors' sizes."""
-    from conceptctl.families import find_family
-    from conceptctl.formats.architectures import configurations
-    from conceptctl.learning.method import Task
-    from conceptctl.methods import find_method
-
-    family = find_family("sdxl" if size == "sdxl" else "sd").FAMILY
-    networks = empty_networks(configurations(size), 512)
-    named = {f"unet/{name}": value for name, value in networks["unet"].named_parameters()}
-    shapes = {path: tuple(value.shape) for path, value in named.items() if family.is_target(path)}
-    encoders = [networks[name].bfloat16() for name in networks if name.startswith("text")]
-    widths = [encoder.config.hidden_size for encoder in encoders]
-    method = find_method("stamina")
-    start = {str(index): torch.zeros(1, width) for index, width in enumerate(widths)}
-    trainable = method(method.configuration(rank=RANK)).attach(Task(shapes, start))
-    lora = sum(RANK * (rows + columns) for rows, columns in shapes.values())
-    trained = sum(parameter.numel() for parameter in trainable.parameters()) - lora
-    entries = [rows * columns for rows, columns in shapes.values()]
-    rows = {
-        "masks and the token's MLP: values, gradients, Adam's moments (fp32)": COPIES * 4 * trained,
-        "what earlier concepts changed (bf16; none before the second)": 2 * sum(entries),
-        "one projection on the way back: at most seven fp32 tensors of the largest": 7 * 4 * max(entries),
-        "what the text encoders keep for the token's gradient (bf16)": sum(map(kept_by, encoders)),
-    }
-    print(f"{size}: {len(entries)} targets, {sum(entries):,} entries\n\n| STAMINA beside peft LoRA | GB |\n|---|---|")
-    for what, size_of in {**rows, "together": sum(rows.values())}.items():
-        print(f"| {what} | {size_of / 1e9:.2f} |")
-
-
-def kept_by(encoder: Any) -> int:
-    """The bytes that a text encoder keeps of one prompt for the way back, its own weights left out."""
-    encoder.eval().requires_grad_(False)
-    encoder.get_input_embeddings().weight.requires_grad_()
-    own = {value.untyped_storage()._cdata for value in [*encoder.parameters(), *encoder.buffers()]}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            # Held, so that no other gets its address.
-            kept[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        encoder(torch.zeros(1, 77, dtype=torch.long, device="meta"))
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 @torch.no_grad()

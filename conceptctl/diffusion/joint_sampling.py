@@ -14,7 +14,7 @@ from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition, Prompt
 from conceptctl.diffusion.joint_networks import JointNetwork, told_of
 from conceptctl.diffusion.memory_saving import for_little_memory, text_encoders_on_device
-from conceptctl.diffusion.sampling import WORD_SCALE
+from conceptctl.diffusion.sampling import WORD_SCALE, step_watch
 from conceptctl.diffusion.text_encoders import PooledStates
 from conceptctl.errors import UsageError
 
@@ -77,7 +77,7 @@ def joint_sampler(
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 width=width,
                 height=height,
-                callback_on_step_end=_step_watch(watch),
+                callback_on_step_end=step_watch(watch),
             ).images
         return made
 
@@ -95,14 +95,6 @@ def _encoded(
     if isinstance(prompt, str):
         return told, None
     return told, (text.encode_prompt(prompt.with_words), text.encode_prompt(prompt.without_words))
-
-
-def _step_watch(watch: Callable[[float], None]) -> Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]:
-    def after_step(pipeline: Any, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
-        watch((step + 1) / pipeline.num_timesteps)
-        return {}
-
-    return after_step
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def unet_arguments(states: States, sizes: Tensor | None) -> dict[str, Any]:
     }
 
 
-def sizes_of(pipeline: Pipeline, latents: Tensor) -> Tensor:
+def whole_sizes(pipeline: Pipeline, latents: Tensor) -> Tensor:
     """The six numbers that SDXL is told of whole pictures, (B, 6): their size, nothing cut off, and their size.
 
     Those of pictures that were cropped stand with their states; see `conditioning.sizes_of`.
@@ -79,7 +79,7 @@ class Network:
         """Predict; what is returned has a `sample` (B, C, H, W)."""
         sizes = states.sizes if isinstance(states, PooledStates) else None
         if sizes is None and isinstance(states, PooledStates):
-            sizes = sizes_of(self.pipeline, latents)
+            sizes = whole_sizes(self.pipeline, latents)
         return self.pipeline.unet(latents, timesteps, **unet_arguments(states, sizes))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
+from conceptctl.wording import article
 
 MARKER = "V*"
 MENTION = re.compile(r"[Vv]\*([A-Za-z0-9][A-Za-z0-9_-]*)")
@@ -271,7 +272,7 @@ def surroundings(prompt: str) -> str:
 
 def with_article(word: str) -> str:
     """Say that there is a thing of some kind: "an owl"; "something" without a word for it."""
-    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}" if word else _NAMELESS
+    return article(word) if word else _NAMELESS
 
 
 def add_token(tokenizer: Any, name: str) -> int:

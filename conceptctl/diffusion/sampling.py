@@ -78,7 +78,7 @@ def pipeline_sampler(
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
         # Each part of a picture takes about as many steps as the whole.
-        watches = [_part_watch(watch, part, len(states)) for part in range(len(states))]
+        watches = [step_watch(watch, part, len(states)) for part in range(len(states))]
         return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, how)
 
     return sample
@@ -87,7 +87,7 @@ def pipeline_sampler(
 def _drawn(
     pipeline: Pipeline,
     painter: Pipeline | None,
-    parts: Sequence[tuple[_States, _PartWatch]],
+    parts: Sequence[tuple[_States, _StepWatch]],
     seeds: Sequence[int],
     how: Mapping[str, Any],
 ) -> list[Image.Image]:
@@ -127,11 +127,13 @@ def _with_scheduler(pipeline: Pipeline, scheduler: Any) -> Pipeline:
     return other
 
 
-_PartWatch = Callable[[Pipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+_StepWatch = Callable[[Pipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 """Called by a pipeline after a step: with itself, the step from 0, its time, what may be changed; returns changes."""
 
 
-def _part_watch(watch: Callable[[float], None], part: int, parts: int) -> _PartWatch:
+def step_watch(watch: Callable[[float], None], part: int = 0, parts: int = 1) -> _StepWatch:
+    """Tell after each step of a part how much of the whole is done, all parts taking about as long."""
+
     def after_step(pipeline: Pipeline, step: int, time: Tensor, changeable: dict[str, Tensor]) -> dict[str, Tensor]:
         # Some schedulers take more steps than they are asked for, so the count is the pipeline's.
         watch((part + (step + 1) / pipeline.num_timesteps) / parts)

@@ -103,6 +103,11 @@ class Config:
         """Whether the task must have a `reference_factor`."""
         return False
 
+    @property
+    def needs_change(self) -> bool:
+        """Whether the task must have `change`, which is as large as all targets."""
+        return False
+
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
         names = {each.name for each in fields(Schedule)} - {"seed"}
@@ -195,7 +200,7 @@ class Task:
     earlier: Sequence[Earlier] = ()
     """In the order of learning."""
     change: Deltas = field(default_factory=Deltas)
-    """|sum of all earlier deltas|, by path: of all targets, or of none."""
+    """|sum of all earlier deltas|, by path: of all targets, or of none; see `Config.needs_change`."""
     seed: int = 0
     reference_factor: Tensor | None = None
     """R of shape (D2, k): the second-moment factor of prompts that are to stay as they are; see `parts.penalties`."""

@@ -34,12 +34,10 @@ def check_optimizer(name: str) -> None:
 
 
 def make_optimizers(groups: ParameterGroups, name: str) -> list[torch.optim.Optimizer]:
-    """Muon for the factors if it is asked for, Adam for everything else."""
-    if name == _EIGHT_BITS:
-        every = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
-        eight: torch.optim.Optimizer = import_module("bitsandbytes").optim.Adam8bit(every, every[0]["lr"])
-        return [eight]
+    """Muon for the factors if it is asked for, Adam for everything else, or Adam of 8 bits; none for no groups."""
     own = [{key: value for key, value in group.items() if key != "factors"} for group in groups]
+    if name == _EIGHT_BITS:
+        return [import_module("bitsandbytes").optim.Adam8bit(own, own[0]["lr"])] if own else []
     factors = [group.get("factors", False) and name == "muon" for group in groups]
     # Whatever their rank: a learning rate for orthogonal steps is too high for others.
     ours = [{**group, "stacks": True} for group, of_muon in zip(own, factors, strict=True) if of_muon]

@@ -22,6 +22,11 @@ class Config(method.Config):
     forgetting_weight: float = 1e8
     """lambda_f of eq. 1, of what is changed again."""
 
+    @property
+    def needs_change(self) -> bool:
+        """What earlier concepts changed costs when it is changed again."""
+        return True
+
 
 class CLora(Method):
     """An adapter pays for every weight that it changes again: |sum of earlier deltas| * (A B), squared (eq. 3)."""

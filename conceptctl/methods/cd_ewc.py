@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from conceptctl.learning.method import Learned, Task, Trainable
 from conceptctl.parts.adapters import full
+from conceptctl.parts.adapters.continued import last_continued
 from conceptctl.parts.adapters.full import MeasuredFull
 from conceptctl.parts.consolidation import fisher
 from conceptctl.parts.consolidation.fisher import FisherMethod, measured
@@ -28,8 +29,8 @@ class CdEwc(FisherMethod):
 
     def attach(self, task: Task) -> Trainable:
         """Make a change of every target, with what the last task of this kind left to be held, and a token row."""
-        left = [each for each in task.earlier if each.kinds.issuperset(MeasuredFull.state_kinds())]
-        adapter = MeasuredFull(task.shapes, self.config.learning_rate, left[-1].state() if left else {})
+        before = last_continued(task, MeasuredFull.state_kinds())
+        adapter = MeasuredFull(task.shapes, self.config.learning_rate, before.state() if before else {})
         return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
 
     def finish(self, task: Task, trainable: Trainable) -> Learned:

@@ -59,6 +59,11 @@ class Config(preservation.Config):
     forgetting_weight: float = 1e3
     """lambda_f of eq. 3."""
 
+    @property
+    def needs_change(self) -> bool:
+        """What earlier concepts changed costs when it is changed again."""
+        return True
+
 
 class Stamina(Method):
     """Stack-and-mask incremental adapters: W_t = W_{t-1} + (A_t B_t) * M_t (eq. 5)."""

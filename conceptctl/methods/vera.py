@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from conceptctl.learning import method
 from conceptctl.learning.method import Learned, Method, Task, Trainable
 from conceptctl.parts.adapters.continued import ContinuedVera, attach_continued, finish_continued
-
-
-@dataclass(frozen=True)
-class Config(method.Config):
-    """VeRA's settings."""
-
-    rank: int = 256
-    """Rank of the projections ("Mining your own secrets", appendix G.1)."""
+from conceptctl.parts.adapters.vera import Config
 
 
 class Vera(Method):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from conceptctl.parts.adapters import vera
 from conceptctl.parts.adapters.continued import ContinuedVera
 from conceptctl.parts.consolidation import fisher
 from conceptctl.parts.consolidation.fisher import FisherMethod
 
 
 @dataclass(frozen=True)
-class Config(fisher.Config):
+class Config(vera.Config, fisher.Config):
     """EWC's settings, with VeRA's rank."""
-
-    rank: int = 256
-    """Rank of the projections ("Mining your own secrets", appendix G.1)."""
 
 
 class VeraEwc(FisherMethod):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conceptctl.learning.method import Losses, Step, Task
+from conceptctl.parts.adapters import vera
 from conceptctl.parts.adapters.continued import ContinuedVera
 from conceptctl.parts.consolidation import dc_scores
 from conceptctl.parts.consolidation.dc_scores import dc_ewc_loss
@@ -12,11 +13,8 @@ from conceptctl.parts.consolidation.fisher import FisherMethod
 
 
 @dataclass(frozen=True)
-class Config(dc_scores.Config):
+class Config(vera.Config, dc_scores.Config):
     """EWC-DC's settings, with VeRA's rank."""
-
-    rank: int = 256
-    """Rank of the projections ("Mining your own secrets", appendix G.1)."""
 
 
 class VeraEwcDc(FisherMethod):

@@ -76,6 +76,11 @@ def test_eight_bit_adam_goes_on_from_a_checkpoint_as_it_was(eight_bits):
     assert all(torch.equal(*pair) for pair in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_where_nothing_trains_there_is_no_optimizer(name, eight_bits):
+    assert make_optimizers((), name) == []
+
+
 def test_without_its_library_that_is_said_at_once(monkeypatch):
     monkeypatch.setattr(optim, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="bitsandbytes"):

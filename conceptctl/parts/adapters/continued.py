@@ -97,7 +97,7 @@ class ContinuedVera(Continued, Vera):
 
 
 def last_continued(task: Task, kinds: Sequence[str]) -> Earlier | None:
-    """The last earlier task that left an adapter with such factors."""
+    """The last earlier task that left state of all of these kinds."""
     return next((each for each in reversed(task.earlier) if each.kinds.issuperset(kinds)), None)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from conceptctl.learning import method
 from conceptctl.learning.method import ParameterGroups
 from conceptctl.learning.weights import Deltas, Paths, Shape, grouped_by_shape
 
@@ -14,6 +16,14 @@ PROJECTION_SEED = 0
 """Of the projections, which every training must draw alike: what earlier tasks learned is vectors over them."""
 DOWN_START = 0.1
 """What the entries of d begin as (Kopiczko et al. 2024, section 3.3); those of b begin at 0."""
+
+
+@dataclass(frozen=True)
+class Config(method.Config):
+    """VeRA's settings."""
+
+    rank: int = 256
+    """Rank of the projections ("Mining your own secrets", appendix G.1)."""
 
 
 class Vera(nn.Module):

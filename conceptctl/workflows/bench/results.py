@@ -15,8 +15,8 @@ from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
 from conceptctl.workflows.bench.run import RUNS
 
 COSTS = (
-    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "stored_bytes", "changed", "seconds_a_step",
-    "peak_memory", "seconds",
+    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
+    "seconds", "peak_memory",
 )  # fmt: skip
 """What a task took, of which the mean over tasks is said."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from conceptctl.metrics.continual import mean
 from conceptctl.report.content import Table
 from conceptctl.workflows.bench.measures import LABELS, LARGER_IS_BETTER
-from conceptctl.workflows.bench.results import Bench, Result, Row
+from conceptctl.workflows.bench.results import COSTS, Bench, Result, Row
 from conceptctl.workflows.bench.spec import FIGURES
 from conceptctl.workflows.bench.statistics import holm, kendall, mean_and_deviation, sign_flip
 
@@ -40,10 +40,6 @@ TITLES = {
     "pairs_clip_i2i": "CLIP I2I",
     "pairs_both": "both seen by the judge",
 }
-COSTS = (
-    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
-    "seconds", "peak_memory",
-)  # fmt: skip
 PAIRS = ("pairs_A_mmd", "pairs_kid", "pairs_clip_i2i", "pairs_both")
 COMPARED = ("A_mmd", "F_mmd", "P_mmd", "success")
 _UNITS = {"stored_bytes": 1e6, "peak_memory": 1e9}

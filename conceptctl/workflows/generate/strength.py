@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from conceptctl.diffusion.prompts import MARKER
+from conceptctl.diffusion.prompts import MARKER, token_of
 from conceptctl.errors import UsageError
 from conceptctl.store import blobs, folded, tensorfile, weights
 from conceptctl.store.manifest import Concept, Generation
@@ -95,5 +95,5 @@ class Strengths:
                 self._starts[name] = self._backbone.token_start(word)
             starts = {table: start.to(rows[table].device) for table, start in self._starts[name].items()}
             rows = {table: start + strength * (rows[table] - start) for table, start in starts.items()}
-        token_id = self._backbone.tokenizer().convert_tokens_to_ids(f"{MARKER}{name}".lower())
-        self._backbone.set_token(token_id, rows)
+        tokenizer = self._backbone.tokenizer()
+        self._backbone.set_token(tokenizer.convert_tokens_to_ids(token_of(tokenizer, name)), rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conceptctl.presets import Sampling
-from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, evaluations_a_picture, in_whole_batches
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.request import Watch
 
@@ -39,11 +39,6 @@ class Stage:
 def samples_of(config: Mapping[str, Any]) -> int:
     """How many samples a step has."""
     return int((config["batch_size"] + config.get("auxiliary_batch", 0)) * config["accumulation"])
-
-
-def evaluations_a_picture(sampling: Sampling) -> int:
-    """Passes through the network that drawing a picture takes; guidance doubles them."""
-    return sampling.steps * (2 if sampling.guidance > 1 else 1)
 
 
 def stages_of(planned: Plan, sampling: Sampling, to_draw: int) -> list[Stage]:

@@ -5,7 +5,7 @@ However many, a step has the same samples, noise and times, and so the same grad
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from conceptctl.diffusion.memory import LiveBytes
 from conceptctl.learning.weights import Deltas, adapted
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from conceptctl.learning.backbone import Backbone
     from conceptctl.learning.method import Trainable
 
@@ -54,10 +56,14 @@ class AdapterBytes:
         return self.lasting + max(self.held + activations, self.alone)
 
 
-def adapter_bytes(trainable: Trainable, backbone: Backbone) -> AdapterBytes:
-    """Count what a method's own part of a step takes, by doing it once on the device; no parameter changes."""
+def adapter_bytes(trainable: Trainable, targets: Mapping[str, nn.Linear]) -> AdapterBytes:
+    """Count what a method's own part of a step takes, by doing it once on the device; no parameter changes.
+
+    Args:
+        trainable: What trains, on the device.
+        targets: The projections that deltas go on, frozen.
+    """
     parameters = list(trainable.parameters())
-    targets = backbone.targets()
     generator = torch.Generator().manual_seed(0)
     with adapted(targets) as weights:
         known = [*parameters, *trainable.buffers(), *(module.weight for module in targets.values())]
@@ -119,7 +125,7 @@ def fitted(trainable: Trainable, backbone: Backbone, shape: tuple[int, ...], bat
     """
     if backbone.device.type != "cuda" or backbone.training_peak(shape, 1, checkpointing=False) is None:
         return None
-    own = adapter_bytes(trainable, backbone)
+    own = adapter_bytes(trainable, backbone.targets())
 
     def needed(micro_batch: int, checkpointing: bool) -> int:
         return own.with_activations(_linear(backbone, shape, micro_batch, checkpointing))

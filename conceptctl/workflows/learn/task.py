@@ -52,7 +52,7 @@ def make_task(
 
     Args:
         backbone: The model, with everything that was learned before and with the concept's token.
-        method: Which decides whether the reference states are computed.
+        method: Which decides whether the reference states are computed, and the change is kept.
         token_ids: The tokens that are learned.
         token_start: Where they begin.
         prompt: What the concept is asked for by.
@@ -76,6 +76,7 @@ def make_task(
         if not on_base:
             factor = backbone.with_prompts(factor, [usual(backbone.tokenizer(), name) for name in names])
     shapes = shapes_of(targets)
+    changed = change if change and method.config.needs_change else {}
     return Task(
         shapes,
         token_start,
@@ -83,7 +84,7 @@ def make_task(
         prior_prompt if class_word else "",
         tuple(earlier),
         # A weight of a penalty needs no more digits than what it is about.
-        Deltas.of({path: change[path].to(targets[path].weight.dtype) for path in shapes} if change else {}).to(
+        Deltas.of({path: changed[path].to(targets[path].weight.dtype) for path in shapes} if changed else {}).to(
             backbone.device
         ),
         seed,

@@ -117,7 +117,8 @@ def own_bytes(of: Base, method: str) -> AdapterBytes:
     # A CPU has a table of noise; a GPU draws that of one projection where it is used.
     noise = 4 * max(rows * columns for rows, columns in of.shapes.values()) if method == "stamina" else 0
     return AdapterBytes(
-        whole(before.lasting, after.lasting) + change,
+        # The values too, which `learn` has on the device before it counts.
+        whole(before.lasting, after.lasting) * 4 // 3 + change,
         whole(before.held, after.held) + noise,
         whole(before.alone, after.alone) + noise,
     )

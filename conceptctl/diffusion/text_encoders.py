@@ -24,7 +24,7 @@ class PooledStates:
     Attributes:
         hidden: Hidden states (B, T, D).
         pooled: One state for each prompt, (B, P).
-        sizes: What SDXL is told of each picture, (B, 6); None where pictures are whole ones; see `conditioning.sizes_of`.
+        sizes: What SDXL is told of each picture, (B, 6), see `conditioning.sizes_of`; None for whole pictures.
     """
 
     hidden: Tensor

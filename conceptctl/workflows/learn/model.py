@@ -11,7 +11,8 @@ from conceptctl.store.manifest import Attachment
 from conceptctl.store.store import Writer
 from conceptctl.workflows.learn import auxiliary
 from conceptctl.workflows.learn.checkpoint import Resumed
-from conceptctl.workflows.learn.cost import evaluations_a_picture, stages_of, telling_ahead
+from conceptctl.workflows.learn.cost import stages_of, telling_ahead
+from conceptctl.workflows.learn.pace import evaluations_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 from conceptctl.workflows.model import apply_concepts, load_base
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.prepared import Prepared
 
 MORE_MEMORY = "the same command with --low-vram: what was learned is saved, and goes on"
-LEAST_MEMORY = "close what else uses the GPU (nvidia-smi), a smaller --rank, --method lora, or --device cpu"
+LEAST_MEMORY = "close what else uses the GPU (nvidia-smi), a smaller --rank, --method ti++, or --device cpu"
 
 
 @dataclass(frozen=True)

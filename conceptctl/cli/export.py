@@ -10,6 +10,7 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import OUTPUT, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
+from conceptctl.cli.progress import in_megabytes
 from conceptctl.cli.stores import listed, open_store, share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
@@ -47,7 +48,10 @@ PathOption = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="A file; a folder for several, or with a / at its end. Here by default.",
+        help=(
+            "A .safetensors file; of concepts and embeddings also a folder, for several or with a / at its end; "
+            "of diffusers a folder. Concept files go here by default."
+        ),
         metavar="PATH",
         rich_help_panel=OUTPUT,
     ),
@@ -203,7 +207,13 @@ def _folder(out: Output, store: Store, names: tuple[str, ...], output: Path, at:
 
     with out.progress() as bar:
         folder = export_folder(
-            store, names, output, at=at, raw=raw, solving=bar("reading prompts"), writing=bar("writing")
+            store,
+            names,
+            output,
+            at=at,
+            raw=raw,
+            solving=bar("reading prompts"),
+            writing=in_megabytes(bar("writing, MB")),
         )
     warn_of_damaged(out, folder.damaged)
     made = folder.checkpoint

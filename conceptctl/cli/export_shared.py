@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conceptctl.cli.output import Output
+from conceptctl.cli.progress import in_megabytes
 from conceptctl.cli.stores import share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
@@ -52,7 +53,7 @@ def write(
             rank=rank,
             dtype=dtype,
             progress=bar("reading prompts"),
-            writing=bar("writing"),
+            writing=in_megabytes(bar("writing, MB")),
         )
     _show(out, made, to)
 

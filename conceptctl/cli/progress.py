@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Update = Callable[[int, int], None]
 """Told how much is done, and how much there is."""
 
+MEGABYTE = 1_000_000
 WIDEST_BAR, NARROWEST_BAR = 20, 5
 _LINES = 10
 """How many lines a stage has at most where there is no terminal."""
@@ -196,6 +197,11 @@ class Progress:
         plain = not str(self._console.encoding).lower().startswith("utf")
         pieces = fitted(self._current, times, self._console.width - 1, plain=plain)
         return Text.assemble(*pieces, no_wrap=True, overflow="crop")
+
+
+def in_megabytes(update: Update) -> Update:
+    """Return what is told bytes and tells megabytes, begun ones counted: ten digits say nothing to anybody."""
+    return lambda done, total: update(-(-done // MEGABYTE), -(-total // MEGABYTE))
 
 
 def clock_text(seconds: float) -> str:

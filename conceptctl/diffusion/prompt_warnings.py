@@ -26,8 +26,10 @@ _SYNTAX = (
     rf"(?:{_NAME}|\({_INSIDE}\))\+{{1,9}}",
 )
 """Weights of A1111, ComfyUI, NovelAI and compel."""
-_OURS = re.compile(rf"({_NAME}):\d*\.?\d+\s*[)\]}}>]")
+_OURS = re.compile(rf"({_NAME}:\d*\.?\d+)\s*[)\]}}>]")
 """What would be the strength of a concept without brackets around it."""
+_SPACED = re.compile(rf"({_NAME}):\s+(\d*\.\d+)")
+"""What would be one without the space; `V*alice: 2 cats` is a colon."""
 _WEIGHTED = re.compile("|".join(_SYNTAX))
 _PLACE = "{token}"
 _SHOWN = 60
@@ -68,7 +70,10 @@ def _weights(prompt: str) -> Iterator[str]:
     if ours or weighted:
         shown = _quoted((weighted or ours or [""])[0])
         told = f"{shown}: brackets and weights are read as words here, and emphasize nothing"
-        yield f"{told}; {ours[1]}:0.8 without brackets draws it with that strength" if ours else told
+        yield f"{told}; {ours[1]} without brackets draws it with that strength" if ours else told
+    if spaced := _SPACED.search(prompt):
+        told = f"{_quoted(spaced[0])}: a number behind a space is read as words"
+        yield f"{told}; {spaced[1]}:{spaced[2]} draws it with that strength"
 
 
 def _compatible(character: str) -> str:

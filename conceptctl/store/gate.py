@@ -48,7 +48,8 @@ def check_concept_file(
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"no file {path}") from None
     if not stat.S_ISREG(kind):
-        raise ImportRefused(f"{path.name}: not a regular file")
+        hint = f"a folder with a model is a base: conceptctl init --base {path} --store DIR" if path.is_dir() else ""
+        raise ImportRefused(f"{path.name}: not a regular file", hint=hint)
     header = tensorfile.read_header(path)
     record = concept.read_record(path)
     if not concept.NAME.fullmatch(record.name) or not concept.UID.fullmatch(record.uid):

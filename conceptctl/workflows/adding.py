@@ -72,7 +72,7 @@ def check_name_free(name: str, head: Generation, layout: Layout) -> None:
     if head.concept(name):
         raise AlreadyExists(
             f"a concept {name!r} is there already",
-            hint=f"another name; to learn it anew: --replace; conceptctl forget {name}",
+            hint=f"another name (import: --as NAME); to learn it anew: learn with --replace; conceptctl forget {name}",
         )
     if f"v*{name}" in base.token_words(layout, head.base):
         raise AlreadyExists(f"V*{name} is a token of the base already", hint="take another name")

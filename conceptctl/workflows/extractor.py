@@ -74,18 +74,18 @@ def find_extractor(generation_base: Base, warn: Callable[[str], None]) -> Featur
 def _from_hub(repository: str, revision: str | None) -> Path:
     """Return the folder of a hub model: from the local cache without asking anybody, else downloaded."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES, local_files_only=True))
         # A cache may hold the one file of a model that another program needed.
         if any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file():
             return cached
-    except (LocalEntryNotFoundError, OSError):
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
         pass
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         which = f"{repository} --revision {revision}" if revision else repository
         raise NotFound(

@@ -230,7 +230,7 @@ def join_others(
     families.check_closed_form(
         head.base,
         "a concept from elsewhere cannot be joined with those that are there",
-        "into a store without concepts: conceptctl init --store DIR; or --raw, which changes what those draw",
+        "into a store of its own: conceptctl init --base ... --store DIR; or --raw, which changes what those draw",
     )
     import torch
 

@@ -168,7 +168,10 @@ def _token(store: Store, head: Generation, file: ForeignFile, said: Elsewhere) -
         )
     trigger = trigger_words(file, said.trigger)
     if beside := _token_file(file, said):
-        return _Token(_rows(store, head, beside, Floats(beside.path, beside.header)))
+        try:
+            return _Token(_rows(store, head, beside, Floats(beside.path, beside.header)))
+        except ImportRefused as error:
+            raise ImportRefused(f"{file.path.name}, by its token: {error}", hint=error.hint) from None
     bundle = embedding_reader.bundled(file.header.tensors)
     if len(bundle) == 1:
         ((_, keys),) = bundle.items()

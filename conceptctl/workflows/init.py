@@ -15,7 +15,9 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""What the hub allows, nearly; `./model` and `../model` are folders, also where there are none."""
+_BASES = "--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
 HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
@@ -69,9 +71,7 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
     elif HUB_ID.fullmatch(named) and not path.is_absolute():
         yield _from_hub(named), named
     else:
-        raise NotFound(
-            f"no base {named!r}", hint="--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
-        )
+        raise NotFound(f"no base {named!r}", hint=_BASES)
 
 
 def _nearest(root: Path) -> Path:
@@ -81,15 +81,17 @@ def _nearest(root: Path) -> Path:
 
 def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
         texts = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
         return _fetched(repository, families.recognized(texts).family_in(texts))
+    except HFValidationError:
+        raise NotFound(f"no base {repository!r}: no folder, no file, and no hub id can be so", hint=_BASES) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NotFound(
-            f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
+            f"{repository} cannot be had from the hub, and is no folder or file here: {str(error).splitlines()[0]}",
             hint=f"with a network: hf download {repository} --local-dir DIR; then: conceptctl init --base DIR",
         ) from error
 

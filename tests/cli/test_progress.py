@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from conceptctl.cli.output import Output
-from conceptctl.cli.progress import Progress, Stage, clock_text, fitted
+from conceptctl.cli.progress import Progress, Stage, clock_text, fitted, in_megabytes
 
 
 class Clock:
@@ -167,3 +167,12 @@ def test_nothing_is_shown_to_those_who_want_no_prose(how, capsys, monkeypatch):
     with Output(**how).progress() as shown:
         shown("drawing")(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_bytes_are_told_in_megabytes():
+    told = []
+    update = in_megabytes(lambda done, total: told.append((done, total)))
+    update(0, 2_000_000_001)
+    update(1, 2_000_000_001)
+    update(2_000_000_001, 2_000_000_001)
+    assert told == [(0, 2001), (1, 2001), (2001, 2001)]

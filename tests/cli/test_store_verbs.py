@@ -85,6 +85,9 @@ def test_on_the_default_path_plain_init_is_named(tmp_path, capsys, monkeypatch):
     ("base", "code", "word"),
     [
         ("no such thing", 5, "--base takes"),
+        ("./nowhere", 5, "--base takes"),
+        ("../nowhere", 5, "--base takes"),
+        ("models/two--dashes", 5, "--base takes"),
         ("model.ckpt", 8, ""),
         ("x.pt", 8, ""),
     ],

@@ -75,14 +75,17 @@ def test_syntax_of_other_programs_is_said_to_be_words(prompt):
 
 
 def test_who_weights_a_concept_is_pointed_to_its_strength():
-    for prompt in (
-        "(V*alice:1.3)",
-        "a (photo of V*alice:1)",
-        "(red hair:1.2) (V*alice:.9)",
-        f"({'a ' * 60}V*alice:1.3)",
+    for prompt, strength in (
+        ("(V*alice:1.3)", "1.3"),
+        ("a (photo of V*alice:1)", "1"),
+        ("(red hair:1.2) (V*alice:.9)", ".9"),
+        (f"({'a ' * 60}V*alice:1.3)", "1.3"),
     ):
         (warning,) = prompt_warnings(prompt, KNOWN)
-        assert "V*alice:0.8 without brackets" in warning
+        assert f"V*alice:{strength} without brackets" in warning
+    (warning,) = prompt_warnings("a photo of V*alice: 0.7, at night", KNOWN)
+    assert "V*alice:0.7 draws it" in warning
+    assert not prompt_warnings("V*alice: 2 cats and a dog", KNOWN)
     (warning,) = prompt_warnings("V*\u0430lice", KNOWN)
     assert "CYRILLIC SMALL LETTER A" in warning
 

@@ -132,6 +132,13 @@ def test_without_a_network_the_commands_that_help_are_named(monkeypatch):
     assert "hf download openai/clip-vit-base-patch32 --revision c237dc49" in caught.value.hint
 
 
+@pytest.mark.parametrize("named", ["./nowhere", "models/two--dashes"])
+def test_what_can_be_no_hub_id_is_not_found(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound):
+        open_extractor(base("local folder"), named, CPU)
+
+
 def test_the_default_is_pinned_and_the_cache_is_asked_first(folder, monkeypatch):
     import huggingface_hub
 

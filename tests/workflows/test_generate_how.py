@@ -94,6 +94,9 @@ def test_sizes_as_they_are_written():
     for text in ("768", "768x", "x512", "768*512", "-8x8", "8.0x8", "", "8x8x8", "9999999x8"):
         with pytest.raises(UsageError, match="a size cannot be"):
             parse_size(text)
+    with pytest.raises(UsageError) as caught:
+        parse_size("768")
+    assert parse_size(caught.value.hint.split()[1].rstrip(":")) == (768, 768)
     # Three to two is usual, four times the area is not.
     assert check_size((768, 512), 512, 8) == ""
     assert "512x512" in check_size((1024, 1024), 512, 8)

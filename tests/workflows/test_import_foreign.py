@@ -311,6 +311,11 @@ def test_a_lora_for_another_base_says_so(folders, tmp_path):
     store = initialize(tmp_path / "store", str(folders["sd"])).store
     refused(store, made, "another base .stable-diffusion-xl.*", elsewhere=Elsewhere("cat"))
     made = write(tmp_path / "sd.safetensors", lora.lora(some_deltas(folders["sd"])).tensors)
+    # The file that the user named comes first, also where it is the token beside it that does not fit.
+    token = write(tmp_path / "rex.safetensors", {"emb_params": lora.as_tensor(some_row(2 * WIDTH), "F32")})
+    beside = Elsewhere("cat", embedding=token)
+    refused(store, made, r"^sd.safetensors, by its token: rex.safetensors: an embedding of another", elsewhere=beside)
+    refused(store, folders["sd"], "not a regular file")
     store = initialize(tmp_path / "store-xl", str(folders["sdxl"])).store
     refused(store, made, f"another base: .*are {WIDTH} numbers wide, here {3 * WIDTH}", elsewhere=Elsewhere("cat"))
 

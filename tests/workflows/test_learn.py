@@ -633,8 +633,10 @@ def test_that_no_features_will_be_kept_is_said_before_anything_is_drawn(store, f
 
     monkeypatch.setattr("conceptctl.workflows.extractor._from_hub", none)
     told = []
-    watch = Watch(stage=lambda what, total: told.append(what), warn=told.append)
+    expected = []
+    watch = Watch(stage=lambda what, total: told.append(what), warn=told.append, expected=expected.append)
     teach(store, folder, reference_samples=2, watch=watch)
+    assert "drawing reference samples" not in [stage.name for stage in expected[0].stages]
     (said,) = [index for index, what in enumerate(told) if "no features will be kept" in what]
     assert "hf download" in told[said]
     assert said < min(index for index, what in enumerate(told) if what.startswith(("drawing", "learning")))

@@ -57,7 +57,9 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = _SIZE.fullmatch(text)
     if not match:
-        raise UsageError(f"a size cannot be {text!r}", hint="--size 768x512: width, height in pixels")
+        square = text.strip()
+        example = f"{square}x{square}" if square.isdecimal() else "768x512"
+        raise UsageError(f"a size cannot be {text!r}", hint=f"--size {example}: width and height in pixels")
     return int(match[1]), int(match[2])
 
 

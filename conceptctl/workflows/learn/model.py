@@ -67,7 +67,7 @@ def _auxiliary(
         # What is damaged is said before anything is drawn.
         folded.read(prepared.store.layout, prepared.head)
         sampling = preset_of(prepared.head.base).drawing
-        after = sum(stage.evaluations for stage in stages_of(prepared.plan, sampling, 0))
+        after = sum(stage.evaluations for stage in stages_of(prepared.to_do, sampling, 0))
         latents = auxiliary.draw(
             backbone,
             prepared.head,

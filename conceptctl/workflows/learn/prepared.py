@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ class Prepared:
         """Where everything is computed."""
         found: torch.device = self.accelerator.device
         return found
+
+    @property
+    def to_do(self) -> Plan:
+        """The plan without what will not be done: no samples are drawn where nothing makes features of them."""
+        return self.plan if self.extractor else dataclasses.replace(self.plan, reference_samples=0)
 
     @property
     def prompt(self) -> str:

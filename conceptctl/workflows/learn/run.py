@@ -116,7 +116,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
         prepared = without_the_old_one(prepared, writer)
     resumed = resume(prepared, writer)
     if writer:
-        prepared.watch.expected(estimate(prepared.store, prepared.plan))
+        prepared.watch.expected(estimate(prepared.store, prepared.to_do))
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)

@@ -106,7 +106,7 @@ class _Told:
 def _steps_after(prepared: Prepared) -> float:
     """About how many steps what comes after the training is worth: comparing the loss, and reference samples."""
     compared = 2 * LOSS_BATCHES / TRAINED_AS_DRAWN if hasattr(prepared.method.config, "mask") else 0.0
-    pictures = in_whole_batches(prepared.plan.reference_samples) if prepared.extractor else 0
+    pictures = in_whole_batches(prepared.to_do.reference_samples)
     measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
     return compared + pictures * (measured or steps_a_picture(prepared))
 

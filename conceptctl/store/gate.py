@@ -48,7 +48,7 @@ def check_concept_file(
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"no file {path}") from None
     if not stat.S_ISREG(kind):
-        raise ImportRefused(f"{path.name}: not a regular file")
+        raise ImportRefused(f"{path.name}: not a regular file", hint="name the file itself, not a link or a folder")
     header = tensorfile.read_header(path)
     record = concept.read_record(path)
     if not concept.NAME.fullmatch(record.name) or not concept.UID.fullmatch(record.uid):
@@ -117,8 +117,16 @@ def _check_numbers(path: Path, header: Header, base: Mapping[str, TensorInfo]) -
 
     view = tensorfile.numbers(path, header)
     for name, info in header.tensors.items():
-        if info.dtype in (*weights.DTYPES, "BF16") and not np.isfinite(weights.to_array(info, view)).all():
+        if info.dtype not in (*weights.DTYPES, "BF16"):
+            continue
+        array = weights.to_array(info, view)
+        if not np.isfinite(array).all():
             raise ImportRefused(f"{path.name}: {name}: not all numbers are finite")
+        if (name == "token" or name.startswith("delta/")) and not weights.is_drawable(array):
+            raise ImportRefused(
+                f"{path.name}: {name}: numbers beyond {weights.LARGEST:g}, with which no model draws",
+                hint="learn it anew where it comes from, and export it again",
+            )
     for place in weights.places(header):
         bits = weights.unpack(header.tensors[f"delta/{place}/mask"], view)
         count = header.tensors[f"delta/{place}/values"].shape[0]

@@ -1,5 +1,6 @@
 """`init`: find the base that a user names, and make a store on it."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl import families
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import ImportRefused, NotFound, UsageError
 from conceptctl.formats import foreign
 from conceptctl.store import base
 from conceptctl.store.manifest import Family
@@ -15,7 +16,10 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_](?:[\w.-]*\w)?/[A-Za-z0-9_](?:[\w.-]*\w)?)(?<!\.git)", re.ASCII)
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of which a tokenizer has at least one; without any, libraries make one that knows no words, and say nothing."""
+_FETCH = "fetch all of it: hf download ID --local-dir DIR; then: conceptctl init --base DIR"
 HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
@@ -39,8 +43,9 @@ def initialize(root: Path, named: str) -> Initialized:
     """
     with _base_folder(named, root) as (folder, name):
         family = families.recognized(folder).family_in(folder)
-        foreign.refuse_quantized_folder(folder, family.components)
+        foreign.refuse_folder(folder, family)
         source = base.inspect(folder, family)
+        _check_tokenizers(folder, family)
         if root.is_symlink() and not root.exists():
             raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
@@ -74,6 +79,27 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
         )
 
 
+def _check_tokenizers(folder: Path, family: Family) -> None:
+    """Make sure that tokenizers that a folder says it has are there.
+
+    Raises:
+        NotFound: One is not.
+        ImportRefused: The folder's index cannot be read.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except ValueError:
+        index = None
+    if not isinstance(index, dict):
+        raise ImportRefused(f"{folder}: its model_index.json is no JSON object", hint=_FETCH)
+    for encoder in family.token_tables:
+        part = encoder.replace("text_encoder", "tokenizer")
+        if index.get(part) in (None, [None, None]):
+            continue
+        if not any((folder / part / name).is_file() for name in _VOCABULARIES):
+            raise NotFound(f"{folder}: its {part} has no vocabulary", hint=_FETCH)
+
+
 def _nearest(root: Path) -> Path:
     """The folder nearest to where a store will be that is there: on the same disk, which has room for a base."""
     return next(parent for parent in root.absolute().parents if parent.is_dir())
@@ -81,13 +107,13 @@ def _nearest(root: Path) -> Path:
 
 def _from_hub(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         # What cannot be a base is said before gigabytes of it have come.
         texts = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
         return _fetched(repository, families.recognized(texts).family_in(texts))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, HFValidationError) as error:
         raise NotFound(
             f"{repository} cannot be had from the hub: {str(error).splitlines()[0]}",
             hint=f"with a network: hf download {repository} --local-dir DIR; then: conceptctl init --base DIR",

@@ -12,6 +12,7 @@ from PIL import Image
 
 from conceptctl.cli.app import run
 from conceptctl.diffusion.composition.regions import Composition
+from conceptctl.diffusion.prompts import with_strengths
 from conceptctl.diffusion.samplers import SAMPLERS, check_sampler, make_scheduler, title_of
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.store import weights
@@ -396,3 +397,20 @@ def test_samples_of_a_training_have_no_strengths():
     asked = SimpleNamespace(sample_prompts=("a V*bob", "a V*bob:0.5"), name="bob")
     with pytest.raises(UsageError, match="full strength"):
         check_prompts(asked, ())
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-Infinity", "NaN"])
+def test_a_strength_that_is_no_number(store, tmp_path, word):
+    with pytest.raises(UsageError, match="a strength is a number from 0 to 2"):
+        drawn(store, tmp_path, f"a V*alice:{word} here")
+    assert with_strengths("V*alice:nancy") == ("V*alice:nancy", {})
+
+
+def test_prompts_from_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed") as caught:
+        read_prompts("-")
+    assert caught.value.hint
+    with pytest.raises(UsageError, match="Is a directory") as caught:
+        read_prompts(str(tmp_path))
+    assert caught.value.hint

@@ -131,3 +131,16 @@ def test_bench_list_has_every_shipped_spec():
     one = next(each for each in said["specs"] if each["name"] == "table1-people")
     # Twenty concepts, learned by six methods with three seeds.
     assert (one["cells"], one["learned"]) == (18, 360)
+
+
+def test_a_label_of_two_lines_is_said_on_one():
+    with pytest.raises(UsageError, match=r"methods\.'a\\nb'"):
+        parsed("mine", {**LEAST, "methods": {"a\nb": {"method": "lora"}}})
+
+
+def test_an_empty_output_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for verb in (["run", "smoke"], ["report", "."]):
+        code, said = cli("bench", *verb, "--output", "")
+        assert code == 2 and "--output is empty" in said["error"]["message"]
+    assert not list(tmp_path.iterdir())

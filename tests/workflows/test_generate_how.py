@@ -22,6 +22,7 @@ from conceptctl.workflows.generate.prompt_file import Line, read_prompts
 from conceptctl.workflows.generate.request import Request, check_size, parse_size
 from conceptctl.workflows.generate.run import generate, generate_all
 from conceptctl.workflows.generate.strength import Strengths
+from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.samples import check_prompts
 from conceptctl.workflows.model import load
 from tests import synthetic
@@ -414,3 +415,14 @@ def test_prompts_from_nowhere(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="Is a directory") as caught:
         read_prompts(str(tmp_path))
     assert caught.value.hint
+
+
+def test_joint_attention_refuses_sizes_and_samplers_before_it_is_loaded(tmp_path, monkeypatch):
+    store = initialize(tmp_path / "store", str(write_tiny_sd3(tmp_path / "sd3"))).store
+    monkeypatch.setattr("conceptctl.workflows.generate.prepared.load", None)
+    monkeypatch.setattr("conceptctl.workflows.generate.request.RANGE", 8)
+    # Its table has 8 x 8 places, of 2 x 2 latents of 2 pixels each.
+    with pytest.raises(UsageError, match="multiples of 16 from 16 to 32"):
+        drawn(store, tmp_path, size=(48, 16))
+    with pytest.raises(UsageError, match="its own sampler only"):
+        drawn(store, tmp_path, sampler="euler")

@@ -27,7 +27,7 @@ RUN_EPILOG = epilog(
     "conceptctl bench run smoke --output ./bench",
     "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
     "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
-    codes=(2, 3, 5, 7, 8, 9, 130),
+    codes=(2, 3, 4, 5, 7, 8, 9, 130),
 )
 REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))

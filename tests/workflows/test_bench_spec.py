@@ -5,10 +5,11 @@ import tomllib
 import pytest
 
 from conceptctl import presets
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.pocket.world.concepts import sequence
 from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
 from conceptctl.workflows.bench.cost import cost_of
+from conceptctl.workflows.bench.run import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
 from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
 from tests.workflows.small_bench import cli
@@ -144,3 +145,13 @@ def test_an_empty_output_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch)
         code, said = cli("bench", *verb, "--output", "")
         assert code == 2 and "--output is empty" in said["error"]["message"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[]", '{"cells": ', "{}"])
+def test_a_note_that_is_not_as_it_was_written(tmp_path, text):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/smoke-quick.json").write_text(text)
+    code, said = cli("bench", "report", tmp_path)
+    assert code == 4 and "smoke-quick.json" in said["error"]["message"] and said["error"]["hint"]
+    with pytest.raises(StoreDamaged):
+        read_noted(tmp_path / "runs/smoke-quick.json", "cells")

@@ -10,6 +10,7 @@ import typer
 from conceptctl.cli.help import Command
 from conceptctl.cli.options import DeviceOption, ExtractorOption, JsonOption, QuietOption, epilog
 from conceptctl.cli.output import Output
+from conceptctl.errors import UsageError
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ RUN_EPILOG = epilog(
     "conceptctl bench run smoke --output ./bench",
     "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
     "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
-    codes=(2, 3, 5, 7, 8, 9, 130),
+    codes=(2, 3, 4, 5, 7, 8, 9, 130),
 )
 REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
@@ -120,9 +121,7 @@ def _hours(hours: float | None) -> str:
 @app.command("run", cls=Command, epilog=RUN_EPILOG)
 def run(
     spec: Annotated[str, typer.Argument(help="A name (see bench list), or a TOML file.", metavar="SPEC")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder; several specs may share it.", metavar="DIR")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="A folder; several specs may share it.", metavar="DIR")],
     cells: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,24 +155,32 @@ def run(
     from conceptctl.workflows.bench.spec import named_spec
 
     out = Output(json, quiet)
+    folder = _named(output)
     asked = named_spec(spec).with_(
         protocol=protocol, base=base, folder=str(data) if data else None, feature_extractor=feature_extractor
     )
     with out.progress() as shown:
-        ran = workflow.run(asked, output, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
+        ran = workflow.run(asked, folder, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
     payload = {
-        "output": str(output),
+        "output": str(folder),
         "spec": asked.name,
         "protocol": asked.protocol.name,
         "cells": [
-            {"name": cell.name, "path": str(cell.home(output)), "finished_before": cell.name in ran.finished_before}
+            {"name": cell.name, "path": str(cell.home(folder)), "finished_before": cell.name in ran.finished_before}
             for cell in ran.cells
         ],
     }
-    homes = [str(cell.home(output)) for cell in ran.cells]
+    homes = [str(cell.home(folder)) for cell in ran.cells]
     before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
     out.data(payload, homes, homes)
-    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {output}")
+    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
+
+
+def _named(output: str) -> Path:
+    """The folder that `--output` names; "" would be the one that the user happens to be in."""
+    if not output:
+        raise UsageError("--output is empty", hint="-o . is this folder")
+    return Path(output)
 
 
 def _watch(shown: Progress) -> Watch:
@@ -195,7 +202,7 @@ def _watch(shown: Progress) -> Watch:
 def report(
     folder: DirArgument,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -210,7 +217,7 @@ def report(
     from conceptctl.workflows.bench.report import write_report
 
     out = Output(json, quiet)
-    written = write_report(folder, output or folder / "report")
+    written = write_report(folder, folder / "report" if output is None else _named(output))
     paths = [str(path) for path in written.files]
     payload = {
         "files": paths,

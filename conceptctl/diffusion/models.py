@@ -266,8 +266,12 @@ def _loaded(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype | 
         keep_freed_memory()
     try:
         pipeline = kind.from_pretrained(folder, dtype=dtype or drawing_dtype(device), **parts)
-    except (ValueError, OSError, AttributeError) as error:
-        raise NotFound(f"the base cannot be loaded as {kind.__name__}: {error}") from error
+    except (ValueError, OSError, AttributeError, TypeError, LookupError) as error:
+        said = " ".join(str(error).split())
+        raise NotFound(
+            f"the base cannot be loaded as {kind.__name__}: {said}",
+            hint="another copy of the base in a new store: conceptctl init --base ... --store DIR",
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     if device.type == "cuda":
         # Pictures go through the autoencoder one by one: a batch of them at once takes more than the U-Net ever does.

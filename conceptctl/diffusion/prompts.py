@@ -19,7 +19,7 @@ MENTION = re.compile(r"[Vv]\*([A-Za-z0-9][A-Za-z0-9_-]*)")
 MOST_STRENGTH = 2.0
 """Times what learning a concept changed: on the bundled base pictures break up before it."""
 _STRENGTH = re.compile(
-    rf"(?P<mention>{MENTION.pattern}):(?:(?P<value>\d+(?:\.\d+)?|\.\d+)(?![\w%+-]|[.,:/]\d)|(?P<odd>[-+]?[.,]?\d\S*))"
+    rf"(?P<mention>{MENTION.pattern}):(?:(?P<value>\d+(?:\.\d+)?|\.\d+)(?![\w%+-]|[.,:/]\d)|(?P<odd>[-+]?(?:[.,]?\d\S*|(?i:nan|inf(?:inity)?)(?![\w-]))))"
 )
 """`V*alice:0.8`. A colon that no number follows is a colon."""
 _BRACKETS = ("()", "[]", "{}", "<>")

@@ -46,6 +46,8 @@ class FamilyModule(Protocol):
     """What the sides of pictures are multiples of, in pixels: one of the network's smallest pieces."""
     NEGATIVE_PROMPTS: bool
     """Whether its pictures are drawn with what is predicted for another prompt too."""
+    SAMPLERS: bool
+    """Whether its pictures can be drawn with another sampler than its own."""
     UNSUPPORTED: Mapping[str, str]
     """Methods' settings, by name, that mean nothing on its bases, and why."""
 
@@ -61,6 +63,13 @@ class FamilyModule(Protocol):
 
     def picture_side(self, configs: Mapping[str, Any]) -> int:
         """The side of the pictures that a base draws, in pixels, from its configurations by place.
+
+        Raises:
+            StoreDamaged: They do not say.
+        """
+
+    def longest_side(self, configs: Mapping[str, Any]) -> int | None:
+        """The longest side of a picture that a base has places for, in pixels; None for any.
 
         Raises:
             StoreDamaged: They do not say.
@@ -125,11 +134,12 @@ def picture_sizes(base: Base, configs: Mapping[str, Any]) -> PictureSizes:
     Raises:
         StoreDamaged: They do not say.
     """
-    side = family_of(base).picture_side(configs)
+    family = family_of(base)
+    side, longest = family.picture_side(configs), family.longest_side(configs)
     if side < _SMALLEST_SIDE:
         return PictureSizes(side)
     try:
-        return PictureSizes(side, _LATENT_STEP << (len(configs["vae/config.json"]["block_out_channels"]) - 1))
+        return PictureSizes(side, _LATENT_STEP << (len(configs["vae/config.json"]["block_out_channels"]) - 1), longest)
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged("the base's configurations do not say how its pictures are encoded") from None
 

@@ -39,6 +39,7 @@ CLOSED_FORM = False
 REGIONS = False
 SIDE_STEP = sd3.SIDE_STEP
 NEGATIVE_PROMPTS = False
+SAMPLERS = False
 UNSUPPORTED = sd3.UNSUPPORTED
 _HINT = "FLUX.1 dev or schnell as a diffusers folder, that draws from text alone"
 
@@ -67,6 +68,11 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         return int(configs["vae/config.json"]["sample_size"])
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
+
+
+def longest_side(configs: Mapping[str, Any]) -> int | None:
+    """None: any number of places will do."""
+    return None
 
 
 def load(

@@ -29,6 +29,7 @@ CLOSED_FORM = True
 REGIONS = True
 SIDE_STEP = 8
 NEGATIVE_PROMPTS = True
+SAMPLERS = True
 UNSUPPORTED: Mapping[str, str] = MappingProxyType({})
 _CHANNELS = 4
 """Of the latents of every Stable Diffusion 1.x and 2.x model that draws from text alone."""
@@ -84,6 +85,11 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         return int(unet["sample_size"]) << (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
+
+
+def longest_side(configs: Mapping[str, Any]) -> int | None:
+    """None: any number of places will do."""
+    return None
 
 
 def load(

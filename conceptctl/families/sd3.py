@@ -42,6 +42,7 @@ CLOSED_FORM = False
 REGIONS = False
 SIDE_STEP = 16
 NEGATIVE_PROMPTS = True
+SAMPLERS = False
 _FLOW = "a rectified flow has no such signal-to-noise ratio"
 _STATES = (
     "what a prompt gives changes from layer to layer with joint attention, and other prompts' states are not known"
@@ -121,6 +122,20 @@ def picture_side(configs: Mapping[str, Any]) -> int:
         return side << (len(configs["vae/config.json"]["block_out_channels"]) - 1)
     except (KeyError, TypeError, ValueError):
         raise StoreDamaged("the base's configurations do not say how large its pictures are") from None
+
+
+def longest_side(configs: Mapping[str, Any]) -> int | None:
+    """The longest side that the table of places has patches for, in pixels.
+
+    Raises:
+        StoreDamaged: The configurations do not say.
+    """
+    try:
+        transformer, vae = configs["transformer/config.json"], configs["vae/config.json"]
+        patches, patch = int(transformer["pos_embed_max_size"]), int(transformer["patch_size"])
+        return patches * patch << (len(vae["block_out_channels"]) - 1)
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged("the base's configurations do not say how large its pictures can be") from None
 
 
 def load(

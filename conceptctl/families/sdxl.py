@@ -31,6 +31,7 @@ CLOSED_FORM = True
 REGIONS = True
 SIDE_STEP = sd.SIDE_STEP
 NEGATIVE_PROMPTS = True
+SAMPLERS = True
 UNSUPPORTED = sd.UNSUPPORTED
 _HINT = "the base model of SDXL as a diffusers folder or one file; its refiner draws nothing from text alone"
 
@@ -56,6 +57,11 @@ def family_in(folder: Path) -> Family:
 def picture_side(configs: Mapping[str, Any]) -> int:
     """The side of the pictures that a base draws, in pixels; see `sd.picture_side`."""
     return sd.picture_side(configs)
+
+
+def longest_side(configs: Mapping[str, Any]) -> int | None:
+    """None: any number of places will do."""
+    return None
 
 
 def load(

@@ -214,7 +214,9 @@ class _Plan:
                 own = [weights.rows_by_table(tokens[each.uid], widths)[encoder] for each in concepts]
                 path, name, _ = found[table]
                 grown = _grown(weights.read_floats(path, name), dict(zip(numbers, own, strict=True)))
-                self._tables |= dict.fromkeys((table, *_copies_of(table, found)), grown)
+                # The file may call it otherwise than the model does.
+                own_name = f"{encoder}/{name}"
+                self._tables |= dict.fromkeys((table, own_name, *_copies_of(table, found)), grown)
                 _describe_text_encoder(self._texts, encoder, len(grown))
         _leave_out_missing(self._texts, generation.base.files)
         self._texts["README.md"] = self._card(concepts, made_whole=sums is not None).encode()

@@ -32,7 +32,7 @@ def is_embedding(tensors: Mapping[str, TensorInfo]) -> bool:
     if len(tensors) == 1:
         (only,) = tensors.values()
         return 1 <= len(only.shape) <= 2 and only.shape[-1] > 1
-    return any(set(tensors) <= set(tables) for tables in _TABLES)
+    return bool(tensors) and any(set(tensors) <= set(tables) for tables in _TABLES)
 
 
 def token_named(names: Collection[str]) -> str:

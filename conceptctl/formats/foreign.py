@@ -14,7 +14,8 @@ import numpy as np
 from conceptctl.errors import ImportRefused
 from conceptctl.formats.low_rank import Array
 from conceptctl.store import tensorfile, weights
-from conceptctl.store.base import FLOATS
+from conceptctl.store.base import FLOATS, chosen_weights
+from conceptctl.store.manifest import Family
 from conceptctl.store.tensorfile import Header
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -33,8 +34,12 @@ _PACKED = ("F8_E4M3", "F8_E5M2", "I8", "U8")
 """What quantized weights are stored as; nf4 and fp4 are packed two to a U8."""
 
 
-def refuse_others(path: Path) -> None:
+def refuse_others(path: Path, name: str = "") -> None:
     """Say what a file is that is no safetensors file, as far as its first bytes or its name tell.
+
+    Args:
+        path: The file.
+        name: What to call it; its own name by default.
 
     Raises:
         ImportRefused: It is a pickle, a GGUF file, or what a failed download leaves.
@@ -44,7 +49,7 @@ def refuse_others(path: Path) -> None:
     for begin, what, hint in _STARTS:
         # The ninth byte of a safetensors file begins its header; a length may begin with any of these bytes.
         if start.startswith(begin) and start[8:9] != b"{":
-            raise ImportRefused(f"{path.name}: not a safetensors file but {what}", hint=hint)
+            raise ImportRefused(f"{name or path.name}: not a safetensors file but {what}", hint=hint)
     if path.name.lower().endswith(PICKLES):
         refuse_pickle(path.name)
 
@@ -58,26 +63,40 @@ def refuse_pickle(name: str) -> None:
     raise ImportRefused(f"{name}: a pickle runs code when it is read: only safetensors", hint=_CONVERT)
 
 
-def refuse_quantized(path: Path, header: Header) -> None:
+def refuse_quantized(path: Path, header: Header, name: str = "") -> None:
     """Refuse a file of quantized weights.
 
+    Args:
+        path: The file.
+        header: Its header.
+        name: What to call it; its own name by default.
+
     Raises:
         ImportRefused: It is one.
     """
-    packed = {each.dtype for name, each in header.tensors.items() if name.endswith("weight") and len(each.shape) > 1}
-    if any(".quant_state." in name or name.endswith(".absmax") for name in header.tensors):
-        raise ImportRefused(f"{path.name}: quantized by bitsandbytes (nf4, fp4 or int8)", hint=_UNQUANTIZED)
+    called = name or path.name
+    packed = {each.dtype for key, each in header.tensors.items() if key.endswith("weight") and len(each.shape) > 1}
+    if any(".quant_state." in key or key.endswith(".absmax") for key in header.tensors):
+        raise ImportRefused(f"{called}: quantized by bitsandbytes (nf4, fp4 or int8)", hint=_UNQUANTIZED)
     if found := sorted(packed & set(_PACKED)):
-        raise ImportRefused(f"{path.name}: quantized: its weights are {found[0]}", hint=_UNQUANTIZED)
+        raise ImportRefused(f"{called}: quantized: its weights are {found[0]}", hint=_UNQUANTIZED)
 
 
-def refuse_quantized_folder(folder: Path, components: Collection[str]) -> None:
-    """Refuse a diffusers folder with quantized weights, as its configurations say.
+def refuse_folder(folder: Path, family: Family) -> None:
+    """Refuse a diffusers folder with quantized weights, as its configurations or its files say, or without weights.
+
+    Args:
+        folder: The folder.
+        family: What kind of model lies in it.
 
     Raises:
-        ImportRefused: It is one.
+        ImportRefused: It is one, or a file is what a failed download leaves.
     """
-    for component in components:
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*")) if path.is_file()]
+    for name in chosen_weights(names, family).values():
+        refuse_others(folder / name, name)
+        refuse_quantized(folder / name, tensorfile.read_header(folder / name), name)
+    for component in family.components:
         try:
             config = json.loads((folder / component / "config.json").read_bytes())
         except (OSError, ValueError):

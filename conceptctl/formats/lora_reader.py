@@ -28,6 +28,7 @@ MOST_RANK = 4096
 """No adapter is thicker; what says so would only take memory."""
 _MOST_ALPHA = 1e6
 _TEXT = "text encoder"
+_BROKEN = f"keys and values without a whole adapter of rank 1 to {MOST_RANK}"
 
 _KOHYA = re.compile(r"lora_(?P<network>unet|te\d?|transformer)_(?P<name>[^.]+)\.(?P<part>.+)")
 _DOTTED = re.compile(
@@ -129,7 +130,7 @@ def read(
         config: Settings of the adapter, as peft writes them (`lora_alpha`, `alpha_pattern`, `use_rslora`).
 
     Raises:
-        ValueError: The settings of the adapter cannot be read.
+        ValueError: The settings of the adapter cannot be read, or two modules are of one target.
     """
     scales = _Scales(config or {})
     paths = {flat_name(path): path for path in targets} | dict(named or {})
@@ -145,11 +146,13 @@ def read(
         size = module.size() if module else 0.0
         whole_size += size
         path = None if key.network else paths.get(key.name)
-        if module and path and module.shape == targets[path] and path not in deltas:
+        if path and path in deltas:
+            raise ValueError(f"{key.dotted} is in it twice, under two names")
+        if module and path and module.shape == targets[path]:
             deltas[path] = module.delta()
             used_size, rank, scale = used_size + size, max(rank, module.rank), max(scale, abs(module.scale))
             continue
-        unused[_kind(key, names)] += 1
+        unused[_kind(key, names, is_target=path is not None)] += 1
         if not key.network and key.name.endswith(endings) and (module or not path):
             misfits.append((key.dotted, module.shape if module else ()))
     share = used_size / whole_size if whole_size else 1.0
@@ -270,7 +273,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < _MOST_ALPHA
 
 
-def _kind(key: _Key, parts: Iterable[str]) -> str:
+def _kind(key: _Key, parts: Iterable[str], *, is_target: bool) -> str:
     """Say in words what a module is."""
     if key.network:
         return key.network
@@ -279,5 +282,7 @@ def _kind(key: _Key, parts: Iterable[str]) -> str:
             return what
     if set(parts) <= {"diff_b", "alpha"}:
         return "biases"
+    if is_target:
+        return _BROKEN
     name = f"_{key.name}_"
     return next((what for part, what in _PLACES if part in name), "other layers")

@@ -26,6 +26,8 @@ class PictureSizes:
     """Side of the square that it draws, in pixels."""
     step: int = 0
     """Sides of other pictures are multiples of it; 0 where there are none but the square."""
+    longest: int | None = None
+    """The longest side that the base has places for; None for any."""
 
     @property
     def least(self) -> int:
@@ -34,8 +36,9 @@ class PictureSizes:
 
     @property
     def most(self) -> int:
-        """The largest resolution: twice its own."""
-        return 2 * self.side if self.step else self.side
+        """The largest resolution: twice its own, if the base has places for a square of that."""
+        most = 2 * self.side if self.step else self.side
+        return most if self.longest is None else min(most, self.longest)
 
     def takes(self, resolution: int) -> bool:
         """Whether pictures can be learned at a resolution."""
@@ -43,15 +46,16 @@ class PictureSizes:
         return resolution == self.side or fits
 
 
-def bucket_of(size: Size, side: int, step: int) -> Size:
+def bucket_of(size: Size, side: int, step: int, longest: int | None = None) -> Size:
     """Return the bucket of a picture: the largest that shows `ENOUGH` of it, or else the one that shows the most.
 
     Args:
         size: Of the upright picture.
         side: Of the square: no bucket has more pixels.
         step: Sides are multiples of it, and half to twice the square's; 0 for the square alone.
+        longest: No side is longer.
     """
-    sizes = _buckets(side, step)
+    sizes = _buckets(side, step, longest)
     enough = [each for each in sizes if cover(size, each) >= ENOUGH]
 
     def pixels(bucket: Size) -> tuple[float, ...]:
@@ -61,10 +65,11 @@ def bucket_of(size: Size, side: int, step: int) -> Size:
 
 
 @cache
-def _buckets(side: int, step: int) -> tuple[Size, ...]:
+def _buckets(side: int, step: int, longest: int | None) -> tuple[Size, ...]:
     if not step:
         return ((side, side),)
-    sides = range(-(-side // 2 // step) * step, 2 * side + 1, step)
+    most = 2 * side if longest is None else min(2 * side, longest)
+    sides = range(-(-side // 2 // step) * step, most + 1, step)
     found = ((width, height) for width in sides for height in sides if width * height <= side * side)
     return ((side, side), *(each for each in found if each != (side, side)))
 

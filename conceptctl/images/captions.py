@@ -84,7 +84,7 @@ def _line_of(path: Path, *, follow: bool) -> str:
 def _check(caption: str, concepts: Collection[str]) -> None:
     if PLACE not in caption:
         raise PicturesRefused(f"has no {PLACE}, as in 'a photo of {PLACE} on a beach'")
-    if caption.count(PLACE) != len(_ALONE.findall(caption)):
+    if caption.count(PLACE) != len(_ALONE.findall(caption)) or PLACE + PLACE in caption:
         raise PicturesRefused(f"{PLACE} must be a word of its own, with no letter beside it")
     try:
         names_in(caption, concepts)

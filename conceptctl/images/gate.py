@@ -32,6 +32,8 @@ class Rules:
     """Read what symbolic links point to."""
     step: int = 0
     """Sides of what is learned from, where a picture is no square, are multiples of it; 0 where all become squares."""
+    longest: int | None = None
+    """The longest side of what is learned from; None for any."""
     concepts: frozenset[str] = frozenset()
     """Names of the concepts that captions may speak of, the one that is learned included."""
     captioned: bool = True
@@ -152,7 +154,7 @@ def _judge(
 
 def _picture(path: Path, texts: list[Path], rules: Rules, decoder: Decoder) -> tuple[Picture, Cropped]:
     files.check_regular(path, follow=rules.follow_symlinks)
-    wanted = Wanted(rules.side, rules.min_side, rules.first_frame, rules.step)
+    wanted = Wanted(rules.side, rules.min_side, rules.first_frame, rules.step, rules.longest)
     found = decoder.cropped(path, wanted, follow=rules.follow_symlinks)
     caption, notes = None, found.notes
     if texts and rules.captioned:

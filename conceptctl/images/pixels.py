@@ -76,10 +76,12 @@ class Wanted:
     """Take the first frame of an animation instead of refusing it."""
     step: int = 0
     """Sides of other pictures than the square are multiples of it; 0 where all become squares."""
+    longest: int | None = None
+    """No side becomes longer; None for any."""
 
     def bucket(self, size: Size) -> Size:
         """What a picture of some size becomes; see `buckets.bucket_of`."""
-        return bucket_of(size, self.side, self.step)
+        return bucket_of(size, self.side, self.step, self.longest)
 
 
 @dataclass(frozen=True)

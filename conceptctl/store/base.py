@@ -25,6 +25,8 @@ TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 _WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 _WEIGHTS = re.compile(r"(?P<stem>[^.]+?)(?:\.(?P<variant>[^.]+?))?(?P<part>-\d+-of-\d+)?\.safetensors")
+_SECOND_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
+"""Parameters that have two names, of which files may have either: T5's token table."""
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """What weights are kept in."""
 
@@ -236,8 +238,10 @@ def tensors(layout: Layout, base: Base, *, read: Collection[str] = ()) -> dict[s
     for place, ref in base.files.items():
         component = _component(place)
         path = blobs.checked(layout, ref, f"base {base.name}: {place}", read=component in read)
-        for name, info in tensorfile.read_header(path).tensors.items():
-            found[f"{component}/{name}"] = (path, name, info)
+        infos = tensorfile.read_header(path).tensors
+        for name, info in infos.items():
+            first = _SECOND_NAMES.get(name, name)
+            found[f"{component}/{name if first in infos else first}"] = (path, name, info)
     return found
 
 

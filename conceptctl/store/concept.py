@@ -125,7 +125,10 @@ def read_record(path: Path) -> Record:
     try:
         entry = json.loads(header.metadata[METADATA_KEY])["concept"]
     except (KeyError, ValueError, TypeError, RecursionError):
-        raise ImportRefused(f"{path.name}: not a concept file: it has no record") from None
+        raise ImportRefused(
+            f"{path.name}: not a concept file: it has no record",
+            hint="a file of export --to concept, a LoRA or an embedding",
+        ) from None
     if not isinstance(entry, dict) or set(entry) - {"contains", "stands_on", "start"} != set(TYPES):
         raise ImportRefused(f"{path.name}: the record's fields are not those of a concept file")
     for field, kind in TYPES.items():

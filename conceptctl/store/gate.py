@@ -48,7 +48,9 @@ def check_concept_file(
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"no file {path}") from None
     if not stat.S_ISREG(kind):
-        hint = f"a folder with a model is a base: conceptctl init --base {path} --store DIR" if path.is_dir() else ""
+        hint = "name the file itself, not a link or a folder"
+        if path.is_dir() and not path.is_symlink():
+            hint = f"a folder with a model is a base: conceptctl init --base {path} --store DIR"
         raise ImportRefused(f"{path.name}: not a regular file", hint=hint)
     header = tensorfile.read_header(path)
     record = concept.read_record(path)
@@ -118,8 +120,16 @@ def _check_numbers(path: Path, header: Header, base: Mapping[str, TensorInfo]) -
 
     view = tensorfile.numbers(path, header)
     for name, info in header.tensors.items():
-        if info.dtype in (*weights.DTYPES, "BF16") and not np.isfinite(weights.to_array(info, view)).all():
+        if info.dtype not in (*weights.DTYPES, "BF16"):
+            continue
+        array = weights.to_array(info, view)
+        if not np.isfinite(array).all():
             raise ImportRefused(f"{path.name}: {name}: not all numbers are finite")
+        if (name == "token" or name.startswith("delta/")) and not weights.is_drawable(array):
+            raise ImportRefused(
+                f"{path.name}: {name}: numbers beyond {weights.LARGEST:g}, with which no model draws",
+                hint="learn it anew where it comes from, and export it again",
+            )
     for place in weights.places(header):
         bits = weights.unpack(header.tensors[f"delta/{place}/mask"], view)
         count = header.tensors[f"delta/{place}/values"].shape[0]

@@ -17,6 +17,9 @@ from conceptctl.store.tensorfile import Header, LazyTensor, Tensor, TensorInfo
 
 Array = NDArray[np.float32]
 
+LARGEST = 65504.0
+"""The largest number of fp16: a weight or a token with larger ones draws nothing in half precision."""
+
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
@@ -41,6 +44,11 @@ class Delta:
     def add_to(self, weight: Array) -> None:
         """Add this to a weight matrix in place."""
         weight[self.mask] += self.values
+
+
+def is_drawable(array: Array) -> bool:
+    """Whether all of an array's numbers are finite and none is larger than a model can draw with."""
+    return bool((np.abs(array) <= LARGEST).all())
 
 
 def array_tensor(array: Array) -> Tensor:

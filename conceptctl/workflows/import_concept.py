@@ -87,7 +87,7 @@ def import_concept(
     made_of = _made_of(store, path, rename, elsewhere or Elsewhere())
     offered = made_of.record if made_of else checked(path)
     # What a file stands on is said when it leaves a store; inside, history says it.
-    record = dataclasses.replace(offered, name=rename or offered.name, stands_on=None, start="")
+    record = dataclasses.replace(offered, name=offered.name if rename is None else rename, stands_on=None, start="")
     stands_on = _stands_on(offered)
     with store.writing("import", wait=wait) as writer, _held(writer, made_of or path, offered, checked) as held:
         check_free(writer.head, record, writer.layout)
@@ -124,7 +124,8 @@ def _made_of(store: Store, path: Path, name: str | None, elsewhere: Elsewhere) -
     file = opened(path)
     if file:
         return offer(store, file, name, elsewhere)
-    if elsewhere != Elsewhere():
+    # What is no regular file at all is said by the gate.
+    if elsewhere != Elsewhere() and path.is_file() and not path.is_symlink():
         raise UsageError(
             f"{path.name} is no file of another program: a concept file says itself what it is",
             hint="only --as goes with it",

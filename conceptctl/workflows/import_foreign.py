@@ -98,7 +98,7 @@ def offer(store: Store, file: ForeignFile, name: str | None, said: Elsewhere) ->
         UsageError: A name or a word that cannot be meant, or that is missing.
     """
     head = store.head()
-    name = name or usual_name(file)
+    name = usual_name(file) if name is None else name
     check_facts(Request(file.path, name, said.class_word, license=said.license, consent=said.consent))
     check_name_free(name, head, store.layout)
     if lora_reader.is_lora(file.header.tensors):
@@ -203,7 +203,7 @@ def _read(store: Store, head: Generation, file: ForeignFile) -> lora_reader.Read
     try:
         read = lora_reader.read(arrays, targets, named=_trainers_names(store, head, targets), config=peft_config(file))
     except ValueError as error:
-        raise ImportRefused(f"{file.path.name}: {error}") from None
+        raise ImportRefused(f"{file.path.name}: {error}", hint="take another save of it") from None
     said = said_base(file)
     if read.misfits:
         name, shape = read.misfits[0]
@@ -219,8 +219,11 @@ def _read(store: Store, head: Generation, file: ForeignFile) -> lora_reader.Read
             f"cross-attention, and its modules are: {there}",
             hint="a LoRA (no LoHa, LoKr or DoRA) that was trained on them too",
         )
-    if any(not np.isfinite(delta).all() for delta in read.deltas.values()):
-        raise ImportRefused(f"{file.path.name}: factors whose product is not finite", hint=NOT_FINITE)
+    if not all(weights.is_drawable(delta) for delta in read.deltas.values()):
+        raise ImportRefused(
+            f"{file.path.name}: factors whose product goes beyond {weights.LARGEST:g}, with which no model draws",
+            hint=NOT_FINITE,
+        )
     return read
 
 
@@ -254,7 +257,13 @@ def _rows(store: Store, head: Generation, file: ForeignFile, arrays: Mapping[str
     """An embedding's row of each token table."""
     found, family = base.tensors(store.layout, head.base), families.facts_of(head.base)
     keys = lora.embedding_keys(base.token_tables(found, family))
-    return embedding_reader.read(file.path.name, arrays, base.token_widths(found, family), keys)
+    rows = embedding_reader.read(file.path.name, arrays, base.token_widths(found, family), keys)
+    if not all(weights.is_drawable(row) for row in rows.values()):
+        raise ImportRefused(
+            f"{file.path.name}: an embedding with numbers beyond {weights.LARGEST:g}, with which no model draws",
+            hint=NOT_FINITE,
+        )
+    return rows
 
 
 def _side_by_side(rows: Mapping[str, Array]) -> Array:

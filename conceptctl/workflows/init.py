@@ -1,5 +1,6 @@
 """`init`: find the base that a user names, and make a store on it."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl import families
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import ImportRefused, NotFound, UsageError
 from conceptctl.formats import foreign
 from conceptctl.store import base
 from conceptctl.store.manifest import Family
@@ -15,9 +16,12 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_ID = re.compile(r"(?:[A-Za-z0-9_](?:[\w.-]*\w)?/[A-Za-z0-9_](?:[\w.-]*\w)?)(?<!\.git)", re.ASCII)
 """What the hub allows, nearly; `./model` and `../model` are folders, also where there are none."""
 _BASES = "--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of which a tokenizer has at least one; without any, libraries make one that knows no words, and say nothing."""
+_FETCH = "fetch all of it: hf download ID --local-dir DIR; then: conceptctl init --base DIR"
 HUB_TEXTS = ["*.json", "*.txt", "*.model"]
 
 
@@ -41,8 +45,9 @@ def initialize(root: Path, named: str) -> Initialized:
     """
     with _base_folder(named, root) as (folder, name):
         family = families.recognized(folder).family_in(folder)
-        foreign.refuse_quantized_folder(folder, family.components)
+        foreign.refuse_folder(folder, family)
         source = base.inspect(folder, family)
+        _check_tokenizers(folder, family)
         if root.is_symlink() and not root.exists():
             raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
@@ -72,6 +77,27 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
         yield _from_hub(named), named
     else:
         raise NotFound(f"no base {named!r}", hint=_BASES)
+
+
+def _check_tokenizers(folder: Path, family: Family) -> None:
+    """Make sure that tokenizers that a folder says it has are there.
+
+    Raises:
+        NotFound: One is not.
+        ImportRefused: The folder's index cannot be read.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except ValueError:
+        index = None
+    if not isinstance(index, dict):
+        raise ImportRefused(f"{folder}: its model_index.json is no JSON object", hint=_FETCH)
+    for encoder in family.token_tables:
+        part = encoder.replace("text_encoder", "tokenizer")
+        if index.get(part) in (None, [None, None]):
+            continue
+        if not any((folder / part / name).is_file() for name in _VOCABULARIES):
+            raise NotFound(f"{folder}: its {part} has no vocabulary", hint=_FETCH)
 
 
 def _nearest(root: Path) -> Path:

@@ -101,3 +101,11 @@ def check_folder_of(folder, size):
     folder.mkdir()
     ramps(size).save(folder / "0.png")
     return check_folder(folder, Rules(side=512, step=STEP))
+
+
+def test_no_side_is_longer_than_a_base_has_places_for():
+    assert bucket_of((2000, 500), 512, STEP) == (1024, 256)
+    bucket = bucket_of((2000, 500), 512, STEP, 768)
+    assert max(bucket) <= 768 and cover((2000, 500), bucket) < ENOUGH
+    sizes = PictureSizes(512, STEP, 768)
+    assert sizes.most == 768 and sizes.takes(768) and not sizes.takes(832)

@@ -63,7 +63,9 @@ def test_without_token_is_refused(folder, text):
     assert why(folder) == "its caption good0.txt: has no {token}, as in 'a photo of {token} on a beach'"
 
 
-@pytest.mark.parametrize("text", ["two {token}s", "{token} and {token}2", "x{token}", "{token}-like", "V*{token}"])
+@pytest.mark.parametrize(
+    "text", ["two {token}s", "{token} and {token}2", "x{token}", "{token}-like", "V*{token}", "{token}{token}"]
+)
 def test_a_token_that_is_no_word_of_its_own_is_refused(folder, text):
     (folder / "good0.txt").write_text(text)
     assert "a word of its own" in why(folder)

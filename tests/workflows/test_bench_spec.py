@@ -5,10 +5,11 @@ import tomllib
 import pytest
 
 from conceptctl import presets
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.pocket.world.concepts import sequence
 from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
 from conceptctl.workflows.bench.cost import cost_of
+from conceptctl.workflows.bench.run import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
 from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
 from tests.workflows.small_bench import cli
@@ -131,3 +132,26 @@ def test_bench_list_has_every_shipped_spec():
     one = next(each for each in said["specs"] if each["name"] == "table1-people")
     # Twenty concepts, learned by six methods with three seeds.
     assert (one["cells"], one["learned"]) == (18, 360)
+
+
+def test_a_label_of_two_lines_is_said_on_one():
+    with pytest.raises(UsageError, match=r"methods\.'a\\nb'"):
+        parsed("mine", {**LEAST, "methods": {"a\nb": {"method": "lora"}}})
+
+
+def test_an_empty_output_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for verb in (["run", "smoke"], ["report", "."]):
+        code, said = cli("bench", *verb, "--output", "")
+        assert code == 2 and "--output is empty" in said["error"]["message"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[]", '{"cells": ', "{}"])
+def test_a_note_that_is_not_as_it_was_written(tmp_path, text):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/smoke-quick.json").write_text(text)
+    code, said = cli("bench", "report", tmp_path)
+    assert code == 4 and "smoke-quick.json" in said["error"]["message"] and said["error"]["hint"]
+    with pytest.raises(StoreDamaged):
+        read_noted(tmp_path / "runs/smoke-quick.json", "cells")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from conceptctl.cli.app import run
 from conceptctl.diffusion.composition.regions import Composition
+from conceptctl.diffusion.prompts import with_strengths
 from conceptctl.diffusion.samplers import SAMPLERS, check_sampler, make_scheduler, title_of
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.store import weights
@@ -21,6 +22,7 @@ from conceptctl.workflows.generate.prompt_file import Line, read_prompts
 from conceptctl.workflows.generate.request import Request, check_size, parse_size
 from conceptctl.workflows.generate.run import generate, generate_all
 from conceptctl.workflows.generate.strength import Strengths
+from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.samples import check_prompts
 from conceptctl.workflows.model import load
 from tests import synthetic
@@ -399,3 +401,31 @@ def test_samples_of_a_training_have_no_strengths():
     asked = SimpleNamespace(sample_prompts=("a V*bob", "a V*bob:0.5"), name="bob")
     with pytest.raises(UsageError, match="full strength"):
         check_prompts(asked, ())
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-Infinity", "NaN"])
+def test_a_strength_that_is_no_number(store, tmp_path, word):
+    with pytest.raises(UsageError, match="a strength is a number from 0 to 2"):
+        drawn(store, tmp_path, f"a V*alice:{word} here")
+    assert with_strengths("V*alice:nancy") == ("V*alice:nancy", {})
+
+
+def test_prompts_from_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed") as caught:
+        read_prompts("-")
+    assert caught.value.hint
+    with pytest.raises(UsageError, match="Is a directory") as caught:
+        read_prompts(str(tmp_path))
+    assert caught.value.hint
+
+
+def test_joint_attention_refuses_sizes_and_samplers_before_it_is_loaded(tmp_path, monkeypatch):
+    store = initialize(tmp_path / "store", str(write_tiny_sd3(tmp_path / "sd3"))).store
+    monkeypatch.setattr("conceptctl.workflows.generate.prepared.load", None)
+    monkeypatch.setattr("conceptctl.workflows.generate.request.RANGE", 8)
+    # Its table has 8 x 8 places, of 2 x 2 latents of 2 pixels each.
+    with pytest.raises(UsageError, match="multiples of 16 from 16 to 32"):
+        drawn(store, tmp_path, size=(48, 16))
+    with pytest.raises(UsageError, match="its own sampler only"):
+        drawn(store, tmp_path, sampler="euler")

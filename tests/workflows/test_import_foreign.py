@@ -375,7 +375,41 @@ def test_numbers_that_are_none(store, folder, tmp_path, value):
     tensors[name] = lora.as_tensor(np.full(tensors[name].shape, value, np.float32), "F32")
     alpha = name.replace("lora_up.weight", "alpha")
     tensors[alpha] = lora.as_tensor(np.array(1e4, np.float32), "F32")
-    refused(store, write(tmp_path / "x.safetensors", tensors), "finite", elsewhere=Elsewhere("cat"))
+    refused(store, write(tmp_path / "x.safetensors", tensors), "finite|beyond 65504", elsewhere=Elsewhere("cat"))
+
+
+@pytest.mark.parametrize("value", [1e5, 1e38])
+def test_an_embedding_that_no_model_draws_with(store, folder, tmp_path, value):
+    learned(store, folder, "alice")
+    row = {"emb_params": lora.as_tensor(np.full((1, WIDTH), value, np.float32), "F32")}
+    refused(store, write(tmp_path / "x.safetensors", row), "beyond 65504")
+    # A concept file of ours too.
+    own = tmp_path / "rex.safetensors"
+    own.write_bytes(synthetic.concept_bytes(store, "rex", shapes=key_value_shapes(folder), width=WIDTH))
+    tensors, metadata = tensorfile.read_tensors(own)
+    tensors["token"] = row["emb_params"]
+    refused(store, write(own, tensors, metadata), "beyond 65504")
+
+
+def test_a_module_that_is_there_twice_or_in_part(store, folder, tmp_path):
+    tensors = dict(lora.lora(some_deltas(folder)).tensors)
+    up = next(name for name in tensors if name.endswith("attn2_to_k.lora_up.weight"))
+    part = {up: tensors[up]}
+    refused(
+        store, write(tmp_path / "x.safetensors", part), "1 keys and values without a whole", elsewhere=Elsewhere("cat")
+    )
+    path = next(path for path in some_deltas(folder) if path.endswith("attn2.to_k.weight"))
+    again = path.partition("/")[2].removesuffix(".weight")
+    twice = {**tensors, f"unet.{again}.diff": lora.as_tensor(some_deltas(folder)[path], "F32")}
+    refused(store, write(tmp_path / "x.safetensors", twice), "twice", elsewhere=Elsewhere("cat"))
+
+
+def test_files_without_tensors_links_and_an_empty_name(store, folder, tmp_path):
+    refused(store, write(tmp_path / "x.safetensors", {}, {"a": "b"}), "no record")
+    path = write(tmp_path / "rex.safetensors", lora.lora(some_deltas(folder)).tensors)
+    (tmp_path / "link.safetensors").symlink_to(path)
+    refused(store, tmp_path / "link.safetensors", "not a regular file", elsewhere=Elsewhere("cat"))
+    refused(store, path, "cannot be a concept's name", UsageError, Elsewhere("cat"), name="")
 
 
 def test_what_is_said_must_be_sayable(store, folder, tmp_path):

@@ -15,10 +15,11 @@ from conceptctl.families.sd import FAMILY
 from conceptctl.formats import single_file
 from conceptctl.store import base, tensorfile
 from conceptctl.store.store import Store
-from conceptctl.workflows.export import export_concepts
+from conceptctl.workflows.export import export_concepts, export_folder
 from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.init import initialize
 from tests import synthetic
+from tests.tiny_pipeline import write_tiny_flux, write_tiny_pipeline, write_tiny_sdxl
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +264,53 @@ def test_a_single_file_that_is_something_else(tmp_path):
     path.write_bytes(b"PK\x03\x04" + bytes(50))
     with pytest.raises(ImportRefused):
         initialize(tmp_path / "store", str(path))
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_a_base_without_its_vocabulary(tmp_path, part):
+    folder = write_tiny_sdxl(tmp_path / "sdxl")
+    shutil.rmtree(folder / part)
+    with pytest.raises(NotFound, match=f"its {part} has no vocabulary"):
+        initialize(tmp_path / "store", str(folder))
+    assert not (tmp_path / "store").exists()
+
+
+def test_folders_of_what_is_no_weights(tmp_path):
+    folder = write_tiny_pipeline(tmp_path / "sd")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    before = load_file(weights)
+    save_file({name: each.to(torch.float8_e4m3fn) for name, each in before.items()}, weights)
+    with pytest.raises(ImportRefused, match=r"unet/diffusion.*quantized: its weights are F8_E4M3"):
+        initialize(tmp_path / "store", str(folder))
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ImportRefused, match=r"unet/diffusion.*a pointer of Git LFS"):
+        initialize(tmp_path / "store", str(folder))
+    save_file(before, weights)
+    (folder / "model_index.json").write_text("[]")
+    with pytest.raises(ImportRefused, match="no JSON object"):
+        initialize(tmp_path / "store", str(folder))
+
+
+@pytest.mark.parametrize("named", ["../x", "-a/b", "a/.b", "a/b.git"])
+def test_what_is_no_hub_id_is_not_asked_for(tmp_path, named):
+    with pytest.raises(NotFound, match="no base"):
+        initialize(tmp_path / "store", named)
+
+
+def test_t5_whose_token_table_has_its_other_name(tmp_path):
+    folder = write_tiny_flux(tmp_path / "flux")
+    plain = initialize(tmp_path / "plain", str(folder))
+    weights = folder / "text_encoder_2/model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    made = initialize(tmp_path / "store", str(folder))
+    assert made.base_sha256 == plain.base_sha256
+    widths = base.token_widths(base.tensors(made.store.layout, made.store.head().base), made.store.head().base.family)
+    assert list(widths.values()) == [16, 32]
+    synthetic.learn(made.store, "alice", 1, shapes={}, width=48)
+    export_folder(made.store, (), tmp_path / "model")
+    table = load_file(tmp_path / "model/text_encoder_2/model.safetensors")["encoder.embed_tokens.weight"]
+    before = tensors["encoder.embed_tokens.weight"]
+    changed = [row for row in range(len(before)) if not torch.equal(table[row], before[row])]
+    assert len(changed) == 1 or len(table) > len(before)

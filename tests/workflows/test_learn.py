@@ -700,6 +700,14 @@ def test_a_caption_whose_concept_is_cut_off_is_refused(store, folder, tmp_path):
     assert store.head().seq == 0
 
 
+@pytest.mark.parametrize("text", ["{token}:0.5 in snow", "{token} beside V*alice:0.8", "a {token}:nan"])
+def test_a_caption_with_a_strength_is_refused(store, tmp_path, text):
+    captioned = write_pictures(tmp_path / "strong")
+    (captioned / "0.txt").write_text(text)
+    with pytest.raises(PicturesRefused, match=r"0\.txt: .*strength"):
+        plan(store, asked(captioned), device="cpu")
+
+
 def test_without_a_class_word_nothing_is_learned_beside(store, folder):
     assert plan(store, asked(folder, class_word=""), device="cpu").auxiliary == 0
     teach(store, folder, class_word="")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conceptctl.errors import NotFound, StoreDamaged
+from conceptctl.errors import NotFound
 from conceptctl.metrics.continual import mean
 from conceptctl.workflows.bench.cells import CELLS, DRAWN, FAILED, RESULTS
 from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
-from conceptctl.workflows.bench.run import RUNS
+from conceptctl.workflows.bench.run import RUNS, read_noted
 
 COSTS = (
     "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
@@ -130,7 +129,7 @@ def read_all(output: Path) -> list[Bench]:
 
 
 def _bench(output: Path, path: Path) -> Bench:
-    noted = _json(path)
+    noted = read_noted(path, "spec", "cells")
     spec, keys = noted["spec"], noted["cells"]
     results: dict[str, list[Result]] = {}
     missing, failed = [], {}
@@ -139,20 +138,14 @@ def _bench(output: Path, path: Path) -> Bench:
         if home is None or not (home / RESULTS).exists():
             missing.append(name)
             if home is not None and (home / FAILED).exists():
-                failed[name] = str(_json(home / FAILED)["message"])
+                failed[name] = str(read_noted(home / FAILED, "message")["message"])
             continue
         label, _, seed = name.rpartition("/")
-        results.setdefault(label, []).append(Result(int(seed), home, _json(home / RESULTS)))
+        results.setdefault(label, []).append(
+            Result(int(seed), home, read_noted(home / RESULTS, "cell", "tasks", "evaluations"))
+        )
     rows = tuple(Row(label, tuple(each)) for label, each in results.items())
     return Bench(path.stem, spec, rows, tuple(missing), failed)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreDamaged(f"{path}: {error}", hint="take the file away and run the cell again") from None
-    return found
 
 
 def lines(bench: Bench) -> Iterator[dict[str, Any]]:

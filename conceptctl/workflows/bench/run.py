@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
-from conceptctl.errors import DeviceFailed
+from conceptctl.errors import DeviceFailed, StoreDamaged
 from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
 from conceptctl.workflows.bench.engines import check_engine, run_cells
 from conceptctl.workflows.bench.spec import Spec
@@ -104,7 +105,7 @@ def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / f"{spec.name}-{spec.protocol.name}.json"
     with FileLock(path.with_suffix(".lock")):
-        known = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        known = read_noted(path, "cells")["cells"] if path.exists() else {}
         noted = {**known, **{cell.name: cell.key for cell in cells}}
         # A row that the spec has no more is no part of it.
         names = [f"{entry.label}/{seed}" for entry in spec.entries for seed in spec.seeds]
@@ -115,3 +116,23 @@ def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:
         part = path.with_suffix(".part")
         part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
+
+
+def read_noted(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a file of a benchmark.
+
+    Args:
+        path: The file.
+        keys: What must be in it.
+
+    Raises:
+        StoreDamaged: It is not as it was written.
+    """
+    hint = "take the file away and run the cell again"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreDamaged(f"{path}: {error}", hint=hint) from None
+    if not isinstance(found, dict) or not set(keys) <= set(found):
+        raise StoreDamaged(f"{path}: not what a benchmark wrote", hint=hint)
+    return found

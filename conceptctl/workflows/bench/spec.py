@@ -278,7 +278,7 @@ def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, .
             )
         alone = table.get("alone", False)
         if type(alone) is not bool or not label.isprintable() or "/" in label:
-            raise UsageError(f"{what}: methods.{label}: alone is true or false, and a label has no slash")
+            raise UsageError(f"{what}: methods.{label!a}: alone is true or false, and a label has no slash")
         method = _text(f"{what}: methods.{label}", "method", table) or label
         own = _settings(f"{what}: methods.{label}.settings", table.get("settings", {}))
         made.append(Entry(label, method, {**shared, **own}, alone))

@@ -17,7 +17,7 @@ from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.generate.compose import compose
 from conceptctl.workflows.generate.prompt_file import Line
-from conceptctl.workflows.generate.request import Request, check_size, check_text, own_side
+from conceptctl.workflows.generate.request import Request, check_size, check_text, longest_side, own_side
 from conceptctl.workflows.generate.strength import Strengths, check_strengths
 from conceptctl.workflows.model import load
 from conceptctl.workflows.places import shortened
@@ -155,8 +155,10 @@ def prepare(
         side = _side(store, generation, request)
         if request.size:
             step = family_of(generation.base).SIDE_STEP
-            if doubt := check_size(request.size, side or 0, step):
+            if doubt := check_size(request.size, side or 0, step, longest_side(store, generation.base)):
                 watch.warn(doubt)
+        if request.sampler and not family_of(generation.base).SAMPLERS:
+            raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
         asked = [_ask(store, generation, replace(request, prompt=each.prompt), each.place, watch) for each in lines]
         needed = {name for each in asked for name in each.needed}
 

@@ -59,6 +59,8 @@ def read_prompts(path: str) -> tuple[Line, ...]:
 def _read(path: str) -> bytes:
     try:
         if path == STDIN:
+            if sys.stdin is None:
+                raise UsageError("standard input is closed", hint="--prompt-file FILE: one prompt a line")
             return sys.stdin.buffer.read(MOST_BYTES + 1)
         with Path(path).open("rb") as file:
             return file.read(MOST_BYTES + 1)
@@ -66,7 +68,10 @@ def _read(path: str) -> bytes:
         raise NotFound(f"there is no file {path}", hint="--prompt-file FILE: one prompt a line") from None
     except (OSError, ValueError) as error:
         # A path with a zero byte is a ValueError.
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}",
+            hint="--prompt-file FILE: one prompt a line",
+        ) from error
 
 
 def drawn_already(path: Path, recipe: Mapping[str, object]) -> Path | None:

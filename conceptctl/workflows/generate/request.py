@@ -104,13 +104,19 @@ def own_side(store: Store, of: Base) -> int:
     return families.family_of(of).picture_side(base.configs(store.layout, of))
 
 
-def check_size(size: tuple[int, int], side: int, step: int) -> str:
+def longest_side(store: Store, of: Base) -> int | None:
+    """The longest side of a picture that a base has places for, in pixels; None for any."""
+    return families.family_of(of).longest_side(base.configs(store.layout, of))
+
+
+def check_size(size: tuple[int, int], side: int, step: int, longest: int | None = None) -> str:
     """Refuse a size that a base cannot draw.
 
     Args:
         size: Width and height in pixels.
         side: Of the base's own pictures.
         step: What sides are multiples of.
+        longest: The longest that the base has places for; None for any.
 
     Returns:
         What should be known about the size; "" for nothing.
@@ -119,6 +125,8 @@ def check_size(size: tuple[int, int], side: int, step: int) -> str:
         UsageError: A side is out of the base's range, or no multiple of the step.
     """
     least, most = max(step, -(-side // RANGE // step) * step), side * RANGE
+    if longest is not None:
+        most = min(most, longest // step * step)
     shown = "x".join(map(str, size))
     if not all(least <= each <= most and each % step == 0 for each in size):
         near = "x".join(str(min(most, max(least, round(each / step) * step))) for each in size)

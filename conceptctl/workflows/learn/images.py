@@ -92,6 +92,7 @@ def _rules(sizes: PictureSizes, takes: Learn, request: Request, concepts: frozen
     return Rules(
         side=side,
         step=sizes.step,
+        longest=sizes.longest,
         # At any resolution pictures are enlarged by as much at most as at the base's own.
         min_side=-(-takes.smallest_side * side // sizes.side) or side,
         skip_bad=request.skip_bad,

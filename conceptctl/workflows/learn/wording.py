@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptctl import families
-from conceptctl.errors import PicturesRefused
+from conceptctl.errors import PicturesRefused, UsageError
 from conceptctl.images.captions import PLACE
 from conceptctl.store import base
 from conceptctl.workflows.learn.auxiliary import prompt_of
@@ -50,15 +50,22 @@ def caption_judge(tokenizer: Any, name: str) -> Callable[[str], str]:
 
     Returns:
         A function of a caption with `{token}` in it, which returns what is to be noted of it, or "", and raises
-        `PicturesRefused` where the token lies beyond what is read.
+        `PicturesRefused` where the token lies beyond what is read, or a concept has a strength, which would be read as
+        words.
     """
-    from conceptctl.diffusion.prompts import add_token, cut_off
+    from conceptctl.diffusion.prompts import add_token, cut_off, with_strengths
 
     token_id = add_token(tokenizer, name)
     seen = tokenizer.model_max_length - 2
 
     def judge(caption: str) -> str:
         prompt = caption.replace(PLACE, f"V*{name}")
+        try:
+            strengths = with_strengths(prompt)[1]
+        except UsageError as error:
+            raise PicturesRefused(str(error)) from None
+        if strengths:
+            raise PicturesRefused("a caption gives no strengths: write it without the number behind a name")
         if token_id not in tokenizer(prompt, truncation=True).input_ids:
             raise PicturesRefused(
                 f"too long: {PLACE} lies beyond the {seen} tokens (words or parts of words) that this base reads"

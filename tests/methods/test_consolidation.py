@@ -185,7 +185,10 @@ class FakeStep:
         return self.student[prompt] if deltas is None else self.teachers[next(iter(deltas))][prompt]
 
     def errors(self, predicted):
-        return (predicted - self.target).square().flatten(1).mean(dim=1)
+        return self.differences(predicted, self.target)
+
+    def differences(self, first, second):
+        return (first - second).square().flatten(1).mean(dim=1)
 
     def mean(self, values):
         return values.mean()

@@ -64,7 +64,8 @@ PromptFileOption = Annotated[
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        help="Width and height in pixels, multiples of 8, as 768x512; the base's own by default.", metavar="WxH"
+        help="Width and height in pixels, multiples of 8 (some bases: 16), as 768x512; the base's own by default.",
+        metavar="WxH",
     ),
 ]
 GuidanceOption = Annotated[

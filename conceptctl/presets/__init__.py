@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from conceptctl.errors import NotFound, UsageError
-from conceptctl.families import facts_of
+from conceptctl.families import facts_of, find_family
 from conceptctl.store.manifest import Base
 
 BUNDLED = "bundled"
@@ -81,6 +81,12 @@ class Preset:
         """How learning draws the pictures that it needs."""
         most = self.learn.sampling_steps or self.sampling.steps
         return replace(self.sampling, steps=min(self.sampling.steps, most))
+
+    @property
+    def evaluations_a_picture(self) -> int:
+        """Passes through the network that drawing one of them takes; guidance doubles them where it is a second one."""
+        guided = self.drawing.guidance > 1 and (not self.family or find_family(self.family).NEGATIVE_PROMPTS)
+        return self.drawing.steps * (2 if guided else 1)
 
     def settings(self, method: str) -> dict[str, Any]:
         """What a method is set to."""

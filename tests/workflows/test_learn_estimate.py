@@ -154,7 +154,7 @@ def test_at_the_defaults_of_stable_diffusion_nearly_a_third_is_not_training_and_
     config = dataclasses.asdict(made.configuration(**preset.settings(method)))
     pictures = {"auxiliary": preset.learn.auxiliary, "reference_samples": preset.learn.reference_samples}
     first = dataclasses.replace(planned, method=method, config=config, class_word="person", **pictures)
-    stages = stages_of(first, preset.drawing, first.auxiliary)
+    stages = stages_of(first, preset.evaluations_a_picture, first.auxiliary)
     assert [stage.name for stage in stages][::len(stages) - 1] == [
         "drawing person pictures to learn beside", "drawing reference samples"
     ]  # fmt: skip
@@ -162,7 +162,12 @@ def test_at_the_defaults_of_stable_diffusion_nearly_a_third_is_not_training_and_
     assert learning.evaluations == 500 * 16 * 2
     assert training_share(stages) >= 0.7
     # The next concept of the class finds the pictures there.
-    assert training_share(stages_of(first, preset.drawing, 0)) > 0.9
+    assert training_share(stages_of(first, preset.evaluations_a_picture, 0)) > 0.9
+
+
+def test_guidance_that_the_network_is_told_is_no_second_pass():
+    assert shipped_presets["sd"].evaluations_a_picture == 2 * shipped_presets["sd"].drawing.steps
+    assert shipped_presets["flux"].evaluations_a_picture == shipped_presets["flux"].drawing.steps
 
 
 def test_what_a_reference_sample_took_in_other_steps_is_scaled(store, planned):

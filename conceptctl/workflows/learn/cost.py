@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conceptctl.presets import Sampling
-from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, evaluations_a_picture, in_whole_batches
+from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.request import Watch
 
@@ -41,15 +40,15 @@ def samples_of(config: Mapping[str, Any]) -> int:
     return int((config["batch_size"] + config.get("auxiliary_batch", 0)) * config["accumulation"])
 
 
-def stages_of(planned: Plan, sampling: Sampling, to_draw: int) -> list[Stage]:
+def stages_of(planned: Plan, a_picture: int, to_draw: int) -> list[Stage]:
     """The stages of a plan, in their order.
 
     Args:
         planned: The plan.
-        sampling: How learning draws.
+        a_picture: Passes that drawing one takes.
         to_draw: Pictures of the class that the store has not.
     """
-    config, a_picture = planned.config, evaluations_a_picture(sampling)
+    config = planned.config
     samples, beside = samples_of(config), in_whole_batches(to_draw)
     steps, share = config["steps"], config.get("consolidation_share", 0)
     found = [

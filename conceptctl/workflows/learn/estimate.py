@@ -65,10 +65,10 @@ def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate
     like = max(alike, key=lambda each: each[1].method == planned.method, default=None)
     to_draw = 0 if _are_there(store, head, planned) else planned.auxiliary
     pace = _seconds_a_step(like[1].settings, planned) if like else None
-    sampling = preset_of(head.base).drawing
-    stages = stages_of(planned, sampling, to_draw)
+    preset = preset_of(head.base)
+    stages = stages_of(planned, preset.evaluations_a_picture, to_draw)
     if like and pace is not None:
-        stages = _timed(stages, like[1].settings, planned, sampling, pace)
+        stages = _timed(stages, like[1].settings, planned, preset.drawing, pace)
     seconds = [stage.seconds for stage in stages if stage.seconds is not None]
     small = next((each for each in earlier if _has_same_size(each[1], planned)), None)
     size = small[0].blob.size if small else _most(store, head, planned)

@@ -12,7 +12,6 @@ from conceptctl.store.store import Writer
 from conceptctl.workflows.learn import auxiliary
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.cost import stages_of, telling_ahead
-from conceptctl.workflows.learn.pace import evaluations_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
 from conceptctl.workflows.model import apply_concepts, load_base
 
@@ -66,8 +65,8 @@ def _auxiliary(
     if found is None:
         # What is damaged is said before anything is drawn.
         folded.read(prepared.store.layout, prepared.head)
-        sampling = preset_of(prepared.head.base).drawing
-        after = sum(stage.evaluations for stage in stages_of(prepared.to_do, sampling, 0))
+        a_picture = preset_of(prepared.head.base).evaluations_a_picture
+        after = sum(stage.evaluations for stage in stages_of(prepared.to_do, a_picture, 0))
         latents = auxiliary.draw(
             backbone,
             prepared.head,
@@ -75,7 +74,7 @@ def _auxiliary(
             count,
             side=side,
             accelerator=prepared.accelerator,
-            watch=telling_ahead(prepared.watch, evaluations_a_picture(sampling), after),
+            watch=telling_ahead(prepared.watch, a_picture, after),
             begun=resumed.begun,
             save=lambda drawn: resumed.save_drawn(drawn, count),
         )

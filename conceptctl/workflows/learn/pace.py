@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from conceptctl.presets import Sampling, preset_of
+from conceptctl.presets import preset_of
 from conceptctl.workflows.drawing import BATCH
 
 if TYPE_CHECKING:
@@ -50,16 +50,11 @@ def in_whole_batches(pictures: int) -> int:
     return -(-pictures // BATCH) * BATCH
 
 
-def evaluations_a_picture(sampling: Sampling) -> int:
-    """Passes through the network that drawing a picture takes; guidance doubles them."""
-    return sampling.steps * (2 if sampling.guidance > 1 else 1)
-
-
 def steps_a_picture(prepared: Prepared) -> float:
     """About how many steps drawing a picture is worth, by how many passes through the network either needs."""
     schedule = prepared.method.config
     samples = (schedule.batch_size + schedule.auxiliary_batch) * schedule.accumulation
-    return evaluations_a_picture(preset_of(prepared.head.base).drawing) / (TRAINED_AS_DRAWN * samples)
+    return preset_of(prepared.head.base).evaluations_a_picture / (TRAINED_AS_DRAWN * samples)
 
 
 def peak_memory(device: torch.device) -> int:

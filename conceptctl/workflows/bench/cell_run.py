@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 import conceptctl
 from conceptctl.errors import Busy, ConceptctlError
+from conceptctl.store import durable
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Generation, now
 from conceptctl.store.store import Store
@@ -72,7 +72,7 @@ def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what,
     try:
         run_cell(cell, output, device, tell)
     except ConceptctlError as error:
-        _write(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
+        _write_json(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
         return str(error)
     failed.unlink(missing_ok=True)
     return ""
@@ -116,7 +116,7 @@ class _Run:
                 self._draw(store, generation, self.items[: index + 1], _after(index + 1))
         self.tell(f"{self.cell.name}: comparing", len(self.items))
         pairs = self._pairs() if self.cell.pairs else None
-        _write(self.home / RESULTS, self._results(pairs))
+        _write_json(self.home / RESULTS, self._results(pairs))
 
     def store_of(self, item: Item) -> Store:
         """The store in which a concept is learned: one for all, or one of its own."""
@@ -180,7 +180,7 @@ class _Run:
             each if max(each.size) <= SIDE else each.resize(size, Image.Resampling.LANCZOS) for each in pictures[:SHOWN]
         ]
         sheet = contact_sheet(shown, columns=len(shown))
-        _replace(self.home / DRAWN / f"{name}.png", encoded(sheet, "PNG", noted=made))
+        _write(self.home / DRAWN / f"{name}.png", encoded(sheet, "PNG", noted=made))
 
     def _path(self, item: Item, when: str) -> Path:
         return self.home / DRAWN / f"{item.name}-{when}.json"
@@ -188,9 +188,9 @@ class _Run:
     def _keep(self, item: Item, when: str, found: dict[str, Any], features: Tensor) -> None:
         from safetensors.torch import save
 
-        _replace(self._path(item, when).with_suffix(".safetensors"), save({"features": features.contiguous()}))
+        _write(self._path(item, when).with_suffix(".safetensors"), save({"features": features.contiguous()}))
         # It comes last: where it is, all is.
-        _write(self._path(item, when), found)
+        _write_json(self._path(item, when), found)
 
     def _features(self, item: Item, when: str) -> Tensor:
         from safetensors.torch import load_file
@@ -285,12 +285,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
-    _replace(path, (json.dumps(value, indent=1) + "\n").encode())
+def _write(path: Path, data: bytes) -> None:
+    durable.replace_file(path, data, path.parent, mode=0o644)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    part.write_bytes(data)
-    part.replace(path)
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    _write(path, (json.dumps(value, indent=1) + "\n").encode())

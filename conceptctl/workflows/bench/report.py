@@ -11,6 +11,7 @@ from pathlib import Path
 from conceptctl.report.bench import BenchReport, Section, Sheet, html, markdown
 from conceptctl.report.charts import COLOURS
 from conceptctl.report.content import Chart, Picture, Series
+from conceptctl.store import durable
 from conceptctl.workflows.bench import results, tables
 from conceptctl.workflows.bench.results import Bench, Result, Row
 from conceptctl.workflows.evaluate.tables import kernel_text
@@ -45,9 +46,7 @@ def write_report(output: Path, target: Path) -> Written:
     texts = (html(report), markdown(report), _csv(found))
     with writable(target):
         for name, text in zip(FILES, texts, strict=True):
-            part = target / f".{name}.part"
-            part.write_text(text, encoding="utf-8", newline="")
-            part.replace(target / name)
+            durable.replace_file(target / name, text.encode(), target, mode=0o644)
     return Written(tuple(target / name for name in FILES), tuple(found))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from conceptctl.errors import DeviceFailed, StoreDamaged
+from conceptctl.store import durable
 from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
 from conceptctl.workflows.bench.engines import check_engine, run_cells
 from conceptctl.workflows.bench.spec import Spec
@@ -113,9 +114,7 @@ def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:
             "spec": dataclasses.asdict(spec),
             "cells": {name: noted[name] for name in names if name in noted},
         }
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        durable.replace_file(path, (json.dumps(value, indent=1) + "\n").encode(), folder, mode=0o644)
 
 
 def read_noted(path: Path, *keys: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""The four forms of STAMINA's mask side by side, from sequences that `sequence.py` has run with each of them.
+"""Whether masks are the concept's: how far those of two trainings of one concept agree, and those of two concepts.
 
-python benchmarks/sequence.py --workspace DIR/FORM --methods stamina --concepts 2 --seed 7 --set mask=FORM
-python benchmarks/masks.py DIR                                  # low-rank, literal, collapsed, direct
+    python benchmarks/sequence.py --workspace DIR/0 --methods alone --concepts 3 --seed 7
+    python benchmarks/sequence.py --workspace DIR/1 --methods alone --concepts 3 --seed 7 --training-seed 1
+    python benchmarks/masks.py DIR/0 DIR/1
+
+Agreement is Jaccard's: entries that both let pass over those that either does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,52 +18,52 @@ from typing import Any
 import numpy as np
 
 from conceptctl.store import base, weights
-from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
 
-FORMS = ("low-rank", "literal", "collapsed", "direct")
+Mask = np.ndarray[Any, Any]
 
 
-def masks(store: Store) -> list[np.ndarray[Any, Any]]:
-    """Each concept's masks, one after the other in the order of the places."""
-    head = store.head()
-    shapes = {place: info.shape for place, (_, _, info) in base.tensors(store.layout, head.base).items()}
-    return [
-        np.concatenate([delta.mask.ravel() for _, delta in weights.read_deltas(store.blob(each), shapes)])
-        for each in head.concepts
-    ]
+def masks(workspace: Path) -> dict[str, Mask]:
+    """Of every concept that was learned alone, by name: which entries of all targets it changes."""
+    found = {}
+    for root in sorted(workspace.glob("alone-*/")):
+        store = Store(root)
+        head = store.head()
+        shapes = {path: info.shape for path, (_, _, info) in base.tensors(store.layout, head.base).items()}
+        (concept,) = head.concepts
+        deltas = weights.read_deltas(store.blob(concept), shapes)
+        found[concept.name] = np.concatenate([delta.mask.ravel() for _, delta in sorted(deltas, key=lambda d: d[0])])
+    return found
 
 
-def agreement(first: list[np.ndarray[Any, Any]], second: list[np.ndarray[Any, Any]]) -> tuple[float, float]:
-    """The share of entries that two forms both keep or both leave, and what chance alone would give."""
-    pairs = list(zip(first, second, strict=True))
-    same = statistics.mean(float((one == other).mean()) for one, other in pairs)
-    chance = statistics.mean(
-        float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())) for one, other in pairs
-    )
-    return same, chance
+def jaccard(first: Mask, second: Mask) -> float:
+    return float((first & second).sum() / (first | second).sum())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("first", type=Path, help="a workspace of sequence.py")
+    parser.add_argument("second", type=Path, help="the same concepts with another training seed")
     options = parser.parse_args()
-    stores = {form: Store(options.folder / form / "stamina") for form in FORMS if (options.folder / form).is_dir()}
-    if "literal" not in stores:
-        parser.error("the other forms are compared with `literal`, which has not been run")
-    literal = masks(stores["literal"])
-    print("| form | judge | details | A_mmd | F_mmd | density | as `literal` (by chance) | N_param trained |")
-    print("|---|---|---|---|---|---|---|---|")
-    for form, store in stores.items():
-        row = json.loads((options.folder / form / "figures.json").read_text(encoding="utf-8"))["stamina"]
-        same, chance = agreement(masks(store), literal)
-        trained = read_record(store.blob(store.head().concepts[0])).settings["trained_in_unet"]
-        density = statistics.mean(row["density"])
-        print(
-            f"| {form} | {100 * row['judge_after_learning']:.0f} % | {100 * row['details_after_learning']:.0f} % | "
-            f"{row['A_mmd']:.2f} | {row['F_mmd']:.2f} | {100 * density:.0f} % | "
-            f"{100 * same:.0f} % ({100 * chance:.0f} %) | {trained:,} |"
-        )
+    first, second = masks(options.first), masks(options.second)
+    if not first or first.keys() != second.keys():
+        parser.error("the two have other concepts")
+    same = [jaccard(first[name], second[name]) for name in first]
+    # Of two seeds too: one and the same start is something that masks of one seed share.
+    others = [jaccard(first[one], second[other]) for one, other in itertools.permutations(first, 2)]
+    one_seed = [
+        jaccard(each[one], each[other]) for each in (first, second) for one, other in itertools.combinations(each, 2)
+    ]
+    density = statistics.mean(float(mask.mean()) for each in (first, second) for mask in each.values())
+    chance = density / (2 - density)
+    print("| masks of | agreement | pairs |\n|---|---|---|")
+    for what, found in (
+        ("one concept, two seeds", same),
+        ("two concepts, two seeds", others),
+        ("two concepts, one seed", one_seed),
+    ):
+        print(f"| {what} | {statistics.mean(found):.3f} | {len(found)} |" if found else f"| {what} | - | 0 |")
+    print(f"| chance, at a density of {density:.2f} | {chance:.3f} | |")
 
 
 if __name__ == "__main__":

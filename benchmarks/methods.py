@@ -169,9 +169,8 @@ def variants(backbone: Backbone) -> Iterator[tuple[str, Callable[[], Variant]]]:
     yield FIRST, partial(made, "stamina", earlier=())
     for form in FORMS:
         yield f"STAMINA, {form} mask", partial(made, "stamina", earlier=("before",), mask=form)
-    paper = {"optimizer": "adam", "preservation_weight": 0.0, "damping": 0.0, "p2_gamma": 0.0}
-    without = partial(made, "stamina", earlier=("before",), **paper)
-    yield "STAMINA without Muon, preservation, damping and P2", without
+    yield "STAMINA without Muon and P2", partial(made, "stamina", earlier=("before",), optimizer="adam", p2_gamma=0.0)
+    yield "STAMINA, anchored", partial(made, "stamina-anchored", earlier=("before",))
     yield FIFTIETH, partial(_after, made, 49, "stamina")
     yield "EWC", partial(_after, made, 3, "ewc", goes_on=True)
     after_learning = {"phase": 1, "goes_on": True, "consolidation_share": 1.0}

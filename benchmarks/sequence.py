@@ -1,12 +1,12 @@
 """Concepts in sequence on the bundled base: what each method learns, keeps, and forgets.
 
-    python benchmarks/sequence.py --workspace DIR                      # ten concepts: STAMINA, TI++, LoRA, each alone
+    python benchmarks/sequence.py --workspace DIR                      # ten: the default, TI++, LoRA, each alone
     python benchmarks/sequence.py --workspace DIR --methods stamina    # one of them
-    python benchmarks/sequence.py --workspace DIR --methods stamina alone --alone-from 6    # do later ones find room?
+    python benchmarks/sequence.py --workspace DIR --methods stamina-anchored alone --alone-from 6    # room later?
     python benchmarks/sequence.py --workspace DIR --only-report
 
-Each method learns the same sequence in a store of its own; "alone" is one STAMINA model for each concept, trained from
-the base. Everything that is done is kept in the workspace, so an interrupted run goes on where it was; a workspace
+Each method learns the same sequence in a store of its own; "alone" is one model for each concept, trained
+from the base. Everything that is done is kept in the workspace, so an interrupted run goes on where it was; a workspace
 belongs to one version of the base and of this file.
 """
 
@@ -145,13 +145,13 @@ class Bench:
             self._draw(store, learned, concept, self._stem(method, concept, AFTER_LEARNING))
 
     def _learn(self, store: Store, concept: Concept, method: str) -> None:
-        name = "stamina" if method == ALONE else method
+        name = self.options.alone_method if method == ALONE else method
         request = Request(
             self.data / concept.name / "train",
             concept.name,
             concept.kind,
             train=TrainConfig(method=name, seed=self.options.training_seed, steps=self.options.steps),
-            settings=dict(self.options.set) if name == "stamina" else {},
+            settings=dict(self.options.set) if name.startswith("stamina") else {},
             reference_samples=1,
             mixed_precision=self.options.mixed_precision,
         )
@@ -353,7 +353,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which sequence; sweeps use others than benchmarks")
     parser.add_argument("--training-seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=24, help="pictures of each concept, each time")
-    parser.add_argument("--methods", nargs="+", default=["stamina", "ti++", "lora", ALONE])
+    parser.add_argument("--methods", nargs="+", default=["stamina-anchored", "ti++", "lora", ALONE])
+    parser.add_argument("--alone-method", default="stamina-anchored", help="what `alone` learns each with")
     parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
     parser.add_argument("--steps", type=int, help="of every training, whatever the method; the preset's by default")
     parser.add_argument("--alone-from", type=int, default=1, help="from which concept on each is also learned alone")
@@ -380,9 +381,9 @@ def main() -> None:
                 bench.judge_again(method)
         rows[method] = bench.figures(method)
         print(method, json.dumps(rows[method]), flush=True)
-    if {"stamina", ALONE} <= rows.keys():
+    if {options.alone_method, ALONE} <= rows.keys():
         first = options.alone_from
-        later = {which: rows["stamina"][f"{which}_of_each"][first - 1 :] for which in "AP"}
+        later = {which: rows[options.alone_method][f"{which}_of_each"][first - 1 :] for which in "AP"}
         ratios = [ours / theirs for ours, theirs in zip(later["P"], rows[ALONE]["P_of_each"], strict=True)]
         rows[ALONE]["P_of_each in sequence / alone"] = ratios
         print(f"P_mmd in sequence / alone, from concept {first} on: {statistics.mean(ratios):.3g}")

@@ -18,7 +18,7 @@ from conceptctl.errors import NotFound, UsageError
 class TrainConfig:
     """How a concept is learned. `None` leaves the choice to the base and the method."""
 
-    method: str = "stamina"
+    method: str | None = None
     """Which method learns."""
     steps: int | None = None
     """Optimizer steps."""

@@ -44,16 +44,11 @@ SIDE_STEP = 16
 NEGATIVE_PROMPTS = True
 SAMPLERS = False
 _FLOW = "a rectified flow has no such signal-to-noise ratio"
-_STATES = (
-    "what a prompt gives changes from layer to layer with joint attention, and other prompts' states are not known"
-)
 UNSUPPORTED: Mapping[str, str] = MappingProxyType(
     {
         "snr_gamma": _FLOW,
         "p2_gamma": _FLOW,
         "timestep_sampling": "times of a rectified flow are drawn from a distribution of their own",
-        "preservation_weight": _STATES,
-        "damping": _STATES,
     }
 )
 _HINT = "Stable Diffusion 3 or 3.5 as a diffusers folder, that draws from text alone"

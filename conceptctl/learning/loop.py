@@ -176,6 +176,7 @@ def _loop(run: Run, listener: Listener) -> None:
         # One process is interrupted at once; several stop after the same step.
         with _interruptible(together) as waiting:
             while run.step < run.end:
+                run.phase.prepare(run.done)
                 losses = run.gradients()
                 save = time.monotonic() - saved >= listener.save_seconds
                 stop = False

@@ -259,6 +259,14 @@ class Phase:
     """What has gradients, and how fast it trains."""
     gradients: Callable[[], None] | None = None
     """Called with the gradients in place, instead of an optimizer's step: a Fisher matrix adds up their squares."""
+    before: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    """What is done before a step, by how many are done by then. It changes the trainable alone, and a run that is
+    interrupted in that step does it again: twice must be the same as once."""
+
+    def prepare(self, done: int) -> None:
+        """Do what comes before the step after so many."""
+        if act := self.before.get(done):
+            act()
 
 
 @dataclass(frozen=True)

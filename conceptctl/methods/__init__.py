@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "stamina": "stamina:Stamina",
+        "stamina-anchored": "stamina_anchored:StaminaAnchored",
         "ti": "ti:Ti",
         "ti++": "ti_plus_plus:TiPlusPlus",
         "cd": "cd:Cd",
         "cd-merged": "cd_merged:CdMerged",
         "cd-ewc": "cd_ewc:CdEwc",
         "lora": "lora:Lora",
+        "lora-anchored": "lora_anchored:LoraAnchored",
         "lora-merge": "lora_merge:LoraMerge",
         "lora-orthogonal": "lora_orthogonal:LoraOrthogonal",
         "c-lora": "c_lora:CLora",

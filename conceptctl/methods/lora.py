@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
-from conceptctl.parts.preservation import Config, make_low_rank, preservation_loss
+from conceptctl.learning.method import Method, Task, Trainable
+from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.tokens import TokenEmbedding
 
 
@@ -14,15 +14,9 @@ class Lora(Method):
 
     name = "lora"
     paper = "Smith et al. 2024, C-LoRA, baseline; LoRA: Hu et al. 2022"
-    configuration = Config
-    config: Config
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters and a token row."""
         generator = torch.Generator().manual_seed(task.seed)
-        adapter = make_low_rank(task, self.config, generator)
+        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
         return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
-
-    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
-        """Nothing, but for what of ours is turned on."""
-        return preservation_loss(step, task, self.config)

@@ -8,7 +8,7 @@ positive. Every form makes d for matrices of one shape; they differ in what d is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ class MaskForm(nn.Module):
         """The gradients for the parts, given that for all of d."""
         raise NotImplementedError
 
+    def begin(self, differences: Tensor) -> None:
+        """Make d be (n, D1, D2) given numbers, where a form can be any: see `PER_ENTRY`."""
+        raise NotImplementedError
+
 
 class Direct(MaskForm):
     """A table of differences, trained at the rate of everything else: STAMINA's ablation without the MLP."""
@@ -63,6 +67,11 @@ class Direct(MaskForm):
     def gradients(self, of_differences: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
         """That for the table."""
         return (of_differences,)
+
+    @torch.no_grad()
+    def begin(self, differences: Tensor) -> None:
+        """Put them in the table."""
+        self.table.copy_(differences)
 
 
 class Collapsed(MaskForm):
@@ -100,6 +109,11 @@ class Collapsed(MaskForm):
         """That for the table; its speed does not train."""
         return of_differences * parts[1], None
 
+    @torch.no_grad()
+    def begin(self, differences: Tensor) -> None:
+        """Put them in the table, for its speed."""
+        self.table.copy_(differences / self.speed)
+
 
 class Literal(MaskForm):
     """Appendix D to the letter: r x r and r x (D1 D2 2) linear layers with ReLU between, on ones."""
@@ -136,6 +150,11 @@ class Literal(MaskForm):
         _, weight, hidden = parts
         of_logits = torch.stack((of_differences, -of_differences), dim=-1).flatten(1)[..., None]
         return of_logits[..., 0], of_logits @ hidden[:, None], (weight.mT @ of_logits)[..., 0]
+
+    @torch.no_grad()
+    def begin(self, differences: Tensor) -> None:
+        """Let the bias of the first logits make up for what is missing."""
+        self.bias[:, 0::2] += (differences - self()).flatten(1)
 
 
 class LowRankMask(MaskForm):
@@ -180,6 +199,30 @@ FORMS: Mapping[str, Callable[[int, Shape, int, float, float, torch.Generator], M
     "collapsed": Collapsed,
     "direct": Direct,
 }
+
+PER_ENTRY = frozenset({"literal", "collapsed", "direct"})
+"""Forms in which every entry has a logit that can be anything: r numbers a row and a column cannot choose entries."""
+OPEN = 40.0
+"""A logit at which an entry passes whatever the noise, and has no gradient: in fp32 its chance to be blocked is 0."""
+START_SHARPNESS, START_LIMIT = 2.0, 4.0
+"""Logits begin at so many times the logarithm of an entry's size over the threshold, and no further from 0 than this:
+what begins clearly open or closed can still change its mind."""
+
+
+def start_logits(products: Sequence[Tensor]) -> list[Tensor]:
+    """Logit differences by how large what they mask is: 0 at the median over all matrices, more for larger entries.
+
+    Ours: the paper says nothing of where masks begin. One threshold for all matrices lets them differ in density.
+
+    Args:
+        products: What is masked, (n, D1, D2) each.
+
+    Returns:
+        2 log(|x| / median |x|) for each entry x, held between -4 and 4.
+    """
+    sizes = [product.abs().clamp_(min=torch.finfo(product.dtype).tiny) for product in products]
+    threshold = torch.cat([size.flatten() for size in sizes]).median()
+    return [size.div_(threshold).log_().mul_(START_SHARPNESS).clamp_(-START_LIMIT, START_LIMIT) for size in sizes]
 
 
 def soft_mask(differences: Tensor, noise: Tensor, temperature: float) -> Tensor:

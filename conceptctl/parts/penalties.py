@@ -21,16 +21,20 @@ class Penalty(Protocol):
         """The gradient of that for these rows, times a scale, (1,)."""
 
 
-def sparsity(densities: Tensor) -> Tensor:
+def sparsity(densities: Tensor, sizes: Tensor) -> Tensor:
     """How much the masks let pass (STAMINA eq. 7).
 
-    Completes the paper: the mean of each mask, summed over matrices. A sum over all entries would outweigh the
-    denoising loss by millions, and a mean over all would leave each entry a gradient too small for Adam.
+    Completes the paper: |M|_1 over the number of all entries, so that every entry has the same price. A sum would
+    outweigh the denoising loss by millions.
 
     Args:
         densities: The mean of each projection's mask, (n,): the share of its entries that pass.
+        sizes: How many entries each has, (n,).
+
+    Returns:
+        The share of all entries that pass.
     """
-    return densities.sum()
+    return (densities * (sizes / sizes.sum())).sum()
 
 
 SKETCH = 32

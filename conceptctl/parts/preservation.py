@@ -1,7 +1,7 @@
 """Low-rank adapters that may be kept from changing what other prompts draw: ours, not in the papers of the methods.
 
 Two settings: a penalty on the change of other prompts' keys and values, and smaller steps along their hidden states.
-Both are off unless a preset or a user turns them on.
+Methods that have them are called `-anchored`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from conceptctl.parts.penalties import hutchinson_sketch, preservation
 class Config(method.Config):
     """The settings of a method with such adapters."""
 
-    preservation_weight: float = 0.0
+    preservation_weight: float = 0.05
     """Of the penalty on what a task changes for prompts that are not its own; ours, not in the papers."""
-    damping: float = 0.0
+    damping: float = 1.0
     """How much smaller the adapters' steps are along the hidden states of prompts that are not its own; ours."""
 
     @property

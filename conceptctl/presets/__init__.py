@@ -40,6 +40,8 @@ class Sampling:
 class Learn:
     """What learning takes, whatever the method."""
 
+    method: str = "stamina"
+    """The method that learns unless another is asked for."""
     auxiliary: int = 200
     """Pictures of the class, drawn by the base itself, that learning is regularized with (prior preservation)."""
     sampling_steps: int = 0
@@ -94,7 +96,8 @@ class Preset:
 
     def under(self, other: Preset) -> Preset:
         """This base's preset with another one's `[methods]`, and what its `[learn]` says of pictures, over it."""
-        said = {name: getattr(other.learn, name) for name in ("auxiliary", "reference_samples") if name in other.given}
+        over = ("method", "auxiliary", "reference_samples")
+        said = {name: getattr(other.learn, name) for name in over if name in other.given}
         return replace(self, name=other.name, learn=replace(self.learn, **said), methods=other.methods)
 
 

@@ -285,7 +285,7 @@ def test_every_kind_of_method_learns(method, store, photos, folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("snr_gamma", 5.0), ("p2_gamma", 1.0), ("timestep_sampling", "importance"), ("preservation_weight", 0.1)],
+    [("snr_gamma", 5.0), ("p2_gamma", 1.0), ("timestep_sampling", "importance")],
 )
 def test_settings_that_mean_nothing_are_refused_before_anything_is_loaded(setting, value, store, photos, monkeypatch):
     monkeypatch.setattr(sd3, "load", None)
@@ -293,10 +293,11 @@ def test_settings_that_mean_nothing_are_refused_before_anything_is_loaded(settin
         taught(store, photos, "carol", **{setting: value})
 
 
-def test_a_method_that_is_computed_from_prompts_states_is_refused(store, photos, monkeypatch):
+@pytest.mark.parametrize("method", ["cd-merged", "stamina-anchored", "lora-anchored"])
+def test_a_method_that_is_computed_from_prompts_states_is_refused(method, store, photos, monkeypatch):
     monkeypatch.setattr(sd3, "load", None)
-    with pytest.raises(UsageError, match="cd-merged cannot be used on this base"):
-        taught(store, photos, "carol", "cd-merged")
+    with pytest.raises(UsageError, match=f"{method} cannot be used on this base"):
+        taught(store, photos, "carol", method)
 
 
 def pixels(generated):

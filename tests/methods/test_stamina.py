@@ -8,7 +8,10 @@ import torch
 
 from conceptctl.errors import UsageError
 from conceptctl.learning.loop import Listener
-from conceptctl.methods.stamina import Config, Stamina
+from conceptctl.methods import stamina_anchored as anchored
+from conceptctl.methods.stamina import Stamina
+from conceptctl.methods.stamina_anchored import StaminaAnchored
+from conceptctl.parts.stack_and_mask import Config
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.masks import FORMS
 from tests.methods.bench import Bench
@@ -108,6 +111,39 @@ def test_the_ablation_of_the_tokens_mlp_trains_the_row_alone(folder):
 
 def test_the_ablation_of_sparsity_is_a_weight_of_nothing(folder):
     assert all(value == 0 for value in losses_of(folder, sparsity_weight=0.0)["sparsity"])
+
+
+def test_masks_are_open_until_their_start_and_then_by_size(folder):
+    """Nothing is masked in the first steps; what is masked afterwards is small in the deltas of that moment."""
+    found = {}
+    bench = Bench(folder, Stamina(dataclasses.replace(CONFIG, mask_start=0.5, sparsity_weight=0.0)))
+
+    def seen(done):
+        masks = [form().detach() for form in bench.adapter.masks]
+        found[done] = (masks, [product.detach() for product in bench.adapter.low_rank.products().values()])
+
+    bench.train(listener=Listener(step=seen))
+    for done in range(1, 15):
+        assert all((form == found[1][0][index]).all() for index, form in enumerate(found[done][0]))
+    assert min(form.min() for form in found[15][0]) > 30
+    closed = torch.cat([(form <= 0).flatten() for form in found[16][0]])
+    sizes = torch.cat([product.abs().flatten() for product in found[15][1]])
+    assert sizes[closed].mean() < 0.5 * sizes[~closed].mean()
+
+
+def test_what_is_added_to_stamina_keeps_other_prompts_nearer_to_what_they_were(folder):
+    def moved(method):
+        bench = Bench(folder, method)
+        bench.train()
+        deltas, factor = bench.trainable.folded(), bench.task.reference_factor
+        return sum((deltas[path] @ factor).square().sum().item() / bench.task.output_energy[path] for path in deltas)
+
+    settings = {name: getattr(CONFIG, name) for name in ("steps", "batch_size", "auxiliary_batch", "rank")}
+    settings |= {"learning_rate": 1e-2, "mask": "none", "forgetting_weight": 0.0, "damping": 0.0}
+    free, held = (
+        moved(StaminaAnchored(anchored.Config(**settings, preservation_weight=weight))) for weight in (1e-9, 1e3)
+    )
+    assert held < 0.5 * free
 
 
 def losses_of(folder, **changes):

@@ -7,7 +7,7 @@ import torch
 
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked import Masked
-from conceptctl.parts.masks import FORMS
+from conceptctl.parts.masks import FORMS, PER_ENTRY
 
 SHAPES = {"a": (50, 70), "b": (60, 70), "c": (50, 70)}
 
@@ -62,3 +62,22 @@ def test_everything_trains_once_and_masks_at_their_own_rate(form):
     assert len(trained) == len({id(parameter) for parameter in trained}) == len(list(adapter.parameters()))
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert {rates[id(parameter)] for mask in adapter.masks for parameter in mask.parameters()} == {2e-3}
+
+
+@pytest.mark.parametrize("form", sorted(PER_ENTRY))
+def test_masks_that_wait_let_everything_pass_and_begin_where_the_deltas_are_large(form):
+    adapter = made(form=form)
+    adapter.wait()
+    products = adapter.low_rank.products()
+    for deltas in (adapter(torch.Generator().manual_seed(0)), adapter.folded()):
+        for paths, product in products.items():
+            assert torch.equal(deltas.stacks[paths], product)
+    adapter.start()
+    begun = {paths: form().clone() for paths, form in zip(products, adapter.masks, strict=True)}
+    adapter.start()
+    everything = torch.cat([product.flatten() for product in products.values()])
+    for (paths, product), form in zip(products.items(), adapter.masks, strict=True):
+        assert torch.allclose(form(), begun[paths], atol=1e-4)
+        # A float32 of the literal form's sums is near, and not the same, where an entry is the median itself.
+        sure = (product - everything.median()).abs() > 1e-3
+        assert torch.equal(adapter.folded().stacks[paths][sure] != 0, (product > everything.median())[sure])

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from conceptctl.parts.masks import ALL, FORMS, Collapsed, Literal, noise_table, soft_mask
+from conceptctl.parts.masks import (
+    ALL,
+    FORMS,
+    OPEN,
+    PER_ENTRY,
+    Collapsed,
+    Literal,
+    noise_table,
+    soft_mask,
+    start_logits,
+)
 
 SHAPE = (24, 16)
 
@@ -116,3 +126,33 @@ def test_the_collapsed_table_moves_about_as_fast_as_the_literal_mlps_output():
 
 def test_the_literal_form_has_the_weights_of_appendix_d():
     assert sum(parameter.numel() for parameter in made("literal").parameters()) == (8 * 8 + 8 + (8 + 1) * 24 * 16 * 2)
+
+
+@pytest.mark.parametrize("form", sorted(PER_ENTRY))
+def test_a_form_with_a_logit_an_entry_begins_at_any_numbers(form):
+    mask = FORMS[form](2, SHAPE, 8, 1.0, 1.0, torch.Generator().manual_seed(0))
+    wanted = 5 * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    mask.begin(wanted)
+    assert torch.allclose(mask(), wanted, atol=1e-4)
+
+
+def test_an_entry_that_waits_passes_whatever_the_noise_and_has_no_gradient():
+    noise = noise_table(100_000, 0.5, torch.Generator().manual_seed(0))
+    noise[0] = noise.new_tensor(1e-7).logit() / 0.5
+    soft = soft_mask(torch.full_like(noise, OPEN), noise, 0.5)
+    assert (soft == 1).all()
+    assert not torch.ops.aten.sigmoid_backward(torch.ones_like(soft), soft).any()
+
+
+def test_masks_begin_by_how_large_an_entry_is_with_one_threshold_over_all_matrices():
+    generator = torch.Generator().manual_seed(0)
+    small, large = torch.randn(3, 40, 50, generator=generator), 10 * torch.randn(1, 30, 50, generator=generator)
+    logits = start_logits([small, large])
+    sizes = torch.cat([small.flatten(), large.flatten()]).abs()
+    wanted = 2 * (sizes / sizes.median()).log()
+    assert torch.allclose(torch.cat([each.flatten() for each in logits]), wanted.clamp(-4, 4), atol=1e-4)
+    assert (logits[1] > 0).float().mean() > 0.8 > 0.5 > (logits[0] > 0).float().mean()
+
+
+def test_masks_of_nothing_at_all_begin_half_open():
+    assert not torch.cat([each.flatten() for each in start_logits([torch.zeros(1, 3, 4)])]).any()

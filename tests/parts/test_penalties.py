@@ -43,8 +43,10 @@ def test_forgetting_asks_nothing_of_untouched_weights():
     assert forgetting(Deltas.of({"a": torch.tensor([[9.0, 3.0]])}), earlier).item() == 36
 
 
-def test_sparsity_is_the_sum_of_the_masks_densities():
-    assert sparsity(torch.tensor([0.5, 1.0])).item() == pytest.approx(1.5)
+def test_sparsity_is_the_share_of_all_entries_that_pass_whatever_matrix_they_are_in():
+    masks = [torch.zeros(2, 3), torch.ones(20, 5)]
+    densities, sizes = torch.stack([mask.mean() for mask in masks]), torch.tensor([6.0, 100.0])
+    assert sparsity(densities, sizes).item() == pytest.approx(torch.cat([each.flatten() for each in masks]).mean())
 
 
 def test_preservation_is_the_share_by_which_keys_and_values_of_other_prompts_change():

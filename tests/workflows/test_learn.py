@@ -190,8 +190,9 @@ def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder
         teach(store, folder, "bob")
         before = load(store, store.head(), "cpu")
         # Slowly: at the others' rate a few steps overshoot what either loss asks for.
-        train = TrainConfig(steps=40, batch_size=2, learning_rate=1e-3, rank=4)
-        teach(store, folder, train=train, settings={"preservation_weight": weight, "sparsity_weight": 0.0})
+        train = TrainConfig("stamina-anchored", steps=40, batch_size=2, learning_rate=1e-3, rank=4)
+        settings = {"preservation_weight": weight, "damping": 0.0, "sparsity_weight": 0.0}
+        teach(store, folder, train=train, settings=settings)
         after = load(store, store.head(), "cpu")
         hidden, _ = after.pipeline.encode_prompt("a photo of a V*bob", torch.device("cpu"), 1, False)
         with torch.no_grad():
@@ -224,13 +225,15 @@ def test_what_else_a_training_does_changes_nothing(base_folder, folder, tmp_path
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2}], ids=["papers", "ours"]
+    ("method", "settings"),
+    [("stamina", {}), ("stamina-anchored", {"optimizer": "muon", "preservation_weight": 0.2, "accumulation": 2})],
+    ids=["papers", "ours"],
 )
-def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path, settings):
+def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_path, method, settings):
     whole, broken = (synthetic.make_store(tmp_path / name, base_folder) for name in ("whole", "broken"))
     for store in (whole, broken):
         teach(store, folder, "earlier")
-    train = TrainConfig(steps=25, batch_size=2, rank=4)
+    train = TrainConfig(method, steps=25, batch_size=2, rank=4)
     teach(whole, folder, train=train, settings=settings)
 
     def interrupt(report):
@@ -716,7 +719,7 @@ def test_without_a_class_word_nothing_is_learned_beside(store, folder):
 
 def test_whole_numbers_are_numbers(store, folder):
     whole = {"mask_logit_mean": 3, "mask_logit_std": 2, "init_std": 1, "temperature": 1, "sparsity_warmup": 0}
-    others = {"snr_gamma": 5, "preservation_weight": 1, "token_learning_rate": 0}
+    others = {"snr_gamma": 5, "mask_start": 0, "token_learning_rate": 0}
     teach(store, folder, settings={**whole, **others})
     assert read_record(store.blob(store.concept("alice"))).settings["mask_logit_mean"] == 3
 

@@ -13,7 +13,7 @@ from conceptctl.learning.method import ParameterGroups
 from conceptctl.learning.weights import Deltas, Shape
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked_deltas import MaskedDeltas, MaskedProduct
-from conceptctl.parts.masks import ALL, FORMS, MaskForm, noise_table
+from conceptctl.parts.masks import ALL, FORMS, OPEN, MaskForm, noise_table, start_logits
 from conceptctl.parts.penalties import Penalty
 
 MASK_EPSILON = 1e-15
@@ -79,6 +79,18 @@ class Masked(nn.Module):
         ]
         return MaskedDeltas(list(self.low_rank.shapes), products, list(self.penalties))
 
+    @torch.no_grad()
+    def wait(self) -> None:
+        """Let every entry pass, until `start`; for forms of `masks.PER_ENTRY`."""
+        for form in self._forms():
+            form.begin(torch.full_like(form(), OPEN))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Let entries begin by how large A B is at them; see `masks.start_logits`. Twice is the same as once."""
+        for form, logits in zip(self._forms(), start_logits(list(self.low_rank.products().values())), strict=True):
+            form.begin(logits)
+
     def _forms(self) -> list[MaskForm]:
         return [cast("MaskForm", form) for form in self.masks]
 
@@ -115,6 +127,15 @@ class Masked(nn.Module):
                 for (paths, product), form in zip(products.items(), self._forms(), strict=True)
             }
         )
+
+    def sizes(self) -> Tensor:
+        """How many entries each mask has, (n,), in the order of the step's densities."""
+        shapes = [shape for paths, shape in self.low_rank.shapes.items() for _ in paths]
+        return torch.tensor([float(rows * columns) for rows, columns in shapes], device=self.low_rank.up[0].device)
+
+    def densities(self) -> Tensor:
+        """The share of each mask that passes by chance, (n,), with its graph."""
+        return torch.cat([form().sigmoid().mean(dim=(1, 2)) for form in self._forms()])
 
     def groups(self) -> ParameterGroups:
         """The factors, and the masks at a rate of their own."""

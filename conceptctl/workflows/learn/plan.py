@@ -65,7 +65,7 @@ class Plan:
         return {
             "name": self.preset,
             "description": f"{self.method} as {self.name} was learned",
-            "learn": {"auxiliary": self.auxiliary, "reference_samples": self.reference_samples},
+            "learn": {"method": self.method, "auxiliary": self.auxiliary, "reference_samples": self.reference_samples},
             "methods": {self.method: dict(self.config)},
         }
 

@@ -242,7 +242,7 @@ def make_method(request: Request, preset: Preset) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
-    found = find_method(request.train.method)
+    found = find_method(request.train.method or preset.learn.method)
     known = {each.name: each for each in dataclasses.fields(found.configuration)}
     asked = {
         name: value for name, value in dataclasses.asdict(request.train).items() if name in known and value is not None

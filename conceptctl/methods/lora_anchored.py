@@ -1,0 +1,28 @@
+"""Sequential LoRA whose adapters are kept from changing what other prompts draw: a control, and no paper's."""
+
+from __future__ import annotations
+
+import torch
+
+from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
+from conceptctl.parts.preservation import Config, make_low_rank, preservation_loss
+from conceptctl.parts.tokens import TokenEmbedding
+
+
+class LoraAnchored(Method):
+    """What `stamina-anchored` adds to `stamina`, added to `lora`: it shows how much of the keeping that alone does."""
+
+    name = "lora-anchored"
+    paper = "ours: `lora` with the additions of `stamina-anchored`"
+    configuration = Config
+    config: Config
+
+    def attach(self, task: Task) -> Trainable:
+        """Make adapters and a token row."""
+        generator = torch.Generator().manual_seed(task.seed)
+        adapter = make_low_rank(task, self.config, generator)
+        return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
+
+    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
+        """What changes for prompts that are not the concept's."""
+        return preservation_loss(step, task, self.config)

@@ -104,8 +104,8 @@ def presets(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
 def method_settings(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer `NAME=` for each setting of the method that the line names, or the default one."""
     from conceptctl.cli.method_settings import settings_of
-    from conceptctl.presets import Learn
     from conceptctl.config import load_config
+    from conceptctl.presets import Learn
 
     # Which base a store has is found out too slowly for this.
     method = ctx.params.get("method") or load_config().train.method or Learn().method

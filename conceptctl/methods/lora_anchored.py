@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
-from conceptctl.parts.preservation import Config, make_low_rank, preservation_loss
+from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.preservation import Config, preservation_loss
 from conceptctl.parts.tokens import TokenEmbedding
 
 
@@ -13,14 +14,14 @@ class LoraAnchored(Method):
     """What `stamina-anchored` adds to `stamina`, added to `lora`: it shows how much of the keeping that alone does."""
 
     name = "lora-anchored"
-    paper = "ours: `lora` with the additions of `stamina-anchored`"
+    paper = "ours: `lora` with the penalty of `stamina-anchored`"
     configuration = Config
     config: Config
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters and a token row."""
         generator = torch.Generator().manual_seed(task.seed)
-        adapter = make_low_rank(task, self.config, generator)
+        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
         return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:

@@ -1,4 +1,4 @@
-"""STAMINA whose adapters are kept from changing what other prompts draw: the additions are ours, and no paper's."""
+"""STAMINA that is kept from changing what other prompts draw: the addition is ours, and no paper's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 
 from conceptctl.learning.method import Losses, Step, Task, Trainable
 from conceptctl.parts import preservation, stack_and_mask
-from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.masked_deltas import MaskedDeltas
 from conceptctl.parts.penalties import Penalty, Preservation, hutchinson_sketch
-from conceptctl.parts.preservation import make_low_rank, preservation_loss
+from conceptctl.parts.preservation import preservation_loss
 from conceptctl.parts.stack_and_mask import StackAndMask
 
 PRESERVATION = "preservation"
@@ -20,20 +19,16 @@ PRESERVATION = "preservation"
 
 @dataclass(frozen=True)
 class Config(stack_and_mask.Config, preservation.Config):
-    """STAMINA's settings, and those of what is added."""
+    """STAMINA's settings, and the weight of what is added."""
 
 
 class StaminaAnchored(StackAndMask):
-    """STAMINA with a penalty on the change of other prompts' keys and values, and smaller steps along their states."""
+    """STAMINA with a penalty on the change of other prompts' keys and values."""
 
     name = "stamina-anchored"
     paper = "ours, on Smith et al. 2024, STAMINA; the penalty: Gandikota et al. 2024, eq. 5"
     configuration = Config
     config: Config
-
-    def low_rank(self, task: Task, generator: torch.Generator, init_std: float) -> LowRank:
-        """Adapters that take smaller steps along the hidden states of other prompts."""
-        return make_low_rank(task, self.config, generator, init_std)
 
     def measured(self, task: Task) -> dict[str, Callable[[torch.Generator], Penalty]]:
         """The change of other prompts' keys and values too."""

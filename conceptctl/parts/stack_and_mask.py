@@ -90,7 +90,13 @@ class StackAndMask(Method):
         generator = torch.Generator().manual_seed(task.seed)
         # Without a mask that needs a gradient from the first step on it begins as LoRA does.
         by_chance = config.mask != NO_MASK and not config.waits
-        low_rank = self.low_rank(task, generator, config.init_std if by_chance else 0.0)
+        low_rank = LowRank(
+            task.shapes,
+            config.rank,
+            config.learning_rate,
+            generator=generator,
+            init_std=config.init_std if by_chance else 0.0,
+        )
         adapter: Adapter = low_rank
         if config.mask != NO_MASK:
             adapter = masked = MASKINGS[config.masking](
@@ -109,11 +115,6 @@ class StackAndMask(Method):
         by_itself = config.embedding == "row"
         token = TokenEmbedding(task.token_start) if by_itself else TokenMlp(task.token_start, generator=generator)
         return Trainable(adapter, token, config.token_learning_rate)
-
-    def low_rank(self, task: Task, generator: torch.Generator, init_std: float) -> LowRank:
-        """The adapters that are masked; `init_std` is the deviation of the first A."""
-        config = self.config
-        return LowRank(task.shapes, config.rank, config.learning_rate, generator=generator, init_std=init_std)
 
     def measured(self, task: Task) -> dict[str, Callable[[torch.Generator], Penalty]]:
         """What is measured of each delta while it is there, by name."""

@@ -28,7 +28,6 @@ OURS = {
     "p2_gamma": 1.0,
     "accumulation": 2,
     "preservation_weight": 0.1,
-    "damping": 1.0,
     "timestep_sampling": "importance",
     "consolidation_share": 0.5,
 }

@@ -11,9 +11,9 @@ from conceptctl.learning.loop import Listener
 from conceptctl.methods import stamina_anchored as anchored
 from conceptctl.methods.stamina import Stamina
 from conceptctl.methods.stamina_anchored import StaminaAnchored
-from conceptctl.parts.stack_and_mask import Config
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.masks import FORMS
+from conceptctl.parts.stack_and_mask import Config
 from tests.methods.bench import Bench
 from tests.tiny_pipeline import write_tiny_pipeline
 
@@ -139,7 +139,7 @@ def test_what_is_added_to_stamina_keeps_other_prompts_nearer_to_what_they_were(f
         return sum((deltas[path] @ factor).square().sum().item() / bench.task.output_energy[path] for path in deltas)
 
     settings = {name: getattr(CONFIG, name) for name in ("steps", "batch_size", "auxiliary_batch", "rank")}
-    settings |= {"learning_rate": 1e-2, "mask": "none", "forgetting_weight": 0.0, "damping": 0.0}
+    settings |= {"learning_rate": 1e-2, "mask": "none", "forgetting_weight": 0.0}
     free, held = (
         moved(StaminaAnchored(anchored.Config(**settings, preservation_weight=weight))) for weight in (1e-9, 1e3)
     )

@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 DEMO := --store .demo/store
 demo: export CONCEPTCTL_CONFIG := .demo/config.toml
 CONCEPTS := .demo/concepts
-LEARN := --steps 530 $(DEMO)
+LEARN := $(DEMO)
 demo: $(READY)
 	rm -rf .demo
 	$(BIN)/conceptctl bench data $(CONCEPTS) --concepts 2

@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a concept of the world, called KIND-SEED, with a folder `train`")
     parser.add_argument("--workspace", type=Path, required=True, help="the store, made where there is none")
-    parser.add_argument("--steps", type=int, default=530)
+    parser.add_argument("--steps", type=int, help="the preset's by default")
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2])
     options = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
     folder = pocket.base_folder()
     if not (options.workspace / "FORMAT").exists():
         made = Store.create(options.workspace, base.inspect(folder, families.recognized(folder).FAMILY), "pocket")
-        train = TrainConfig(method="stamina", steps=options.steps)
+        train = TrainConfig(steps=options.steps)
         request = Request(options.folder / "train", "it", kind, train=train, reference_samples=0)
         learn(made, request, device="cpu", watch=Watch(warn=print))
     store = Store(options.workspace)

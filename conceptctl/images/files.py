@@ -154,10 +154,19 @@ def picture_format(head: bytes) -> str:
     raise PicturesRefused(f"not a picture but {what}" if what else f"not a picture: {_WANTED}")
 
 
+def check_picture(path: Path, *, follow: bool) -> None:
+    """Refuse what is not a regular file whose first bytes announce a picture that is read.
+
+    Raises:
+        PicturesRefused: It is something else; the message says what.
+    """
+    picture_format(_head(path, follow=follow))
+
+
 def is_picture(path: Path, *, follow: bool) -> bool:
     """Tell whether a file's first bytes announce a picture; what cannot be read is none."""
     try:
-        picture_format(_head(path, follow=follow))
+        check_picture(path, follow=follow)
     except PicturesRefused:
         return False
     return True

@@ -59,12 +59,13 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
 
-def list_folder(folder: Path, *, follow: bool) -> Listing:
+def list_folder(folder: Path, *, follow: bool, most: int | None = MOST_FILES) -> Listing:
     """Tell a folder's files apart by their names; what has no telling one is looked into.
 
     Args:
         folder: Of a user's.
         follow: Read what symbolic links point to.
+        most: Files that are looked at; None for any number.
 
     Raises:
         PicturesRefused: It is not there, cannot be read, or holds far too many files.
@@ -74,7 +75,7 @@ def list_folder(folder: Path, *, follow: bool) -> Listing:
     beside: list[Path] = []
     for path in files.entries(folder, NAME_A_FOLDER):
         suffix = path.suffix.lower()
-        if _is_junk(path.name):
+        if is_junk(path.name):
             listing.ignored += 1
         elif suffix not in _PICTURES and files.is_folder(path, follow=follow):
             listing.folders.append(files.printable(path.name))
@@ -85,15 +86,16 @@ def list_folder(folder: Path, *, follow: bool) -> Listing:
         else:
             listing.candidates.append(path)
     _sort_out(listing, beside)
-    if (many := max(len(listing.candidates), len(texts))) > MOST_FILES:
+    if most is not None and (many := max(len(listing.candidates), len(texts))) > most:
         shown = files.printable(str(folder))
-        raise PicturesRefused(f"{many} files in {shown}: at most {MOST_FILES} are looked at", hint=NAME_A_FOLDER)
+        raise PicturesRefused(f"{many} files in {shown}: at most {most} are looked at", hint=NAME_A_FOLDER)
     _pair(listing, texts, follow=follow)
     listing.candidates.sort()
     return listing
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Tell by its name what is hidden, or what a system leaves beside pictures."""
     # Streams of other programs are called after their file too: `photo.jpg:com.dropbox.attrs`.
     owner, stream, _ = name.partition(":")
     a_stream = bool(stream) and Path(owner).suffix.lower() in _PICTURES | set(captions.SUFFIXES)

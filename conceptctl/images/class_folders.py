@@ -1,0 +1,194 @@
+"""Labelled pictures: a folder for each class, as ImageNet-R has them, and classes shuffled into tasks.
+
+Either `train/CLASS` and `test/CLASS`, or `CLASS` alone, of which a share is set apart for testing. What the picture
+gate passes over is passed over here (hidden files, what systems and programs leave beside pictures), and what is no
+picture or a symbolic link is refused with its name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conceptctl.errors import PicturesRefused, UsageError
+from conceptctl.images import files
+from conceptctl.images.decoder import Decoder
+from conceptctl.images.listing import is_junk, list_folder
+from conceptctl.images.pixels import Wanted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TRAIN, TEST = "train", "test"
+TEST_SHARE = 0.2
+"""Of a class's pictures where they have no folder of their own: ImageNet-R has no split, and DualPrompt's and
+CODA-Prompt's keep 6,000 of its 30,000."""
+MOST_NAMED = 10
+"""Refused files that a message names."""
+LAYOUT = "one folder for each class, or train/CLASS and test/CLASS, with pictures in it"
+
+
+@dataclass(frozen=True)
+class LabelledClass:
+    """One class, by its folder's name."""
+
+    name: str
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+
+
+def classes_in(folder: Path, *, split_seed: int = 0, follow: bool = False) -> tuple[LabelledClass, ...]:
+    """List the classes of a folder of folders, by name; no picture is decoded.
+
+    Args:
+        folder: Of a user's, as the module describes it.
+        split_seed: Which pictures are set apart where there is no `test`; the same for every order of tasks.
+        follow: Read what symbolic links point to.
+
+    Raises:
+        PicturesRefused: It is not there, holds no two classes, a class lacks pictures, or something in it is no picture
+            and no file that is passed over; the message names it.
+    """
+    parts = _folders(folder, follow=follow)
+    if {TRAIN, TEST} & set(parts):
+        if missing := {TRAIN, TEST} - set(parts):
+            raise PicturesRefused(f"{_shown(folder)} has no folder {missing.pop()}", hint=LAYOUT)
+        found = _matched(*(_class_folders(parts[part], follow=follow) for part in (TRAIN, TEST)))
+        classes = [LabelledClass(name, *(_pictures(each, follow=follow) for each in both)) for name, both in found]
+    else:
+        of = _class_folders(folder, follow=follow)
+        classes = [_split(name, _pictures(path, follow=follow), path, split_seed) for name, path in of.items()]
+    if len(classes) < 2:
+        raise PicturesRefused(f"{_shown(folder)} holds one class: at least two are told apart", hint=LAYOUT)
+    return tuple(classes)
+
+
+def tasks_of(classes: Sequence[LabelledClass], count: int, seed: int) -> tuple[tuple[LabelledClass, ...], ...]:
+    """Deal classes out into tasks, in the order of learning.
+
+    The order is CODA-Prompt's for the same classes and seed (the `trainer` of its public code): the classes by name,
+    shuffled by Python's own generator; seed 0 leaves them in the order of their names.
+
+    Args:
+        classes: By name.
+        count: How many tasks. Where classes do not go evenly into them, the first ones have one more.
+        seed: Which order.
+
+    Raises:
+        UsageError: There are more tasks than classes, or none.
+    """
+    if not 1 <= count <= len(classes):
+        raise UsageError(f"{len(classes)} classes make 1 to {len(classes)} tasks, not {count}")
+    order = sorted(classes, key=lambda each: each.name)
+    if seed:
+        random.Random(seed).shuffle(order)
+    each, more = divmod(len(order), count)
+    ends = [each * number + min(number, more) for number in range(count + 1)]
+    return tuple(tuple(order[start:end]) for start, end in pairwise(ends))
+
+
+def read_pictures(paths: Sequence[Path], side: int, *, follow: bool = False) -> np.ndarray:
+    """Decode pictures to the middle square of each, in a process of their own, as the picture gate does.
+
+    Args:
+        paths: Of any number and size.
+        side: Of the square, in pixels.
+        follow: Read what symbolic links point to.
+
+    Returns:
+        (N, side, side, 3), sRGB, 8 bits.
+
+    Raises:
+        PicturesRefused: Something cannot be decoded; the message names every such file with its reason.
+        DeviceFailed: The process that decodes could not be started.
+    """
+    import numpy as np
+
+    wanted = Wanted(side, min_side=1, first_frame=True)
+    read = np.empty((len(paths), side, side, 3), np.uint8)
+    refused: list[str] = []
+    with Decoder() as decoder:
+        for place, path in enumerate(paths):
+            try:
+                pixels = decoder.cropped(path, wanted, follow=follow).pixels
+            except PicturesRefused as refusal:
+                refused.append(f"{_shown(path)}: {refusal}")
+            else:
+                read[place] = np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+    _refuse(refused, f"of {len(paths)} pictures")
+    return read
+
+
+def _folders(folder: Path, *, follow: bool) -> dict[str, Path]:
+    """The folders in a folder; a file that is nothing that may lie about beside them is refused."""
+    found: dict[str, Path] = {}
+    refused: list[str] = []
+    for path in files.entries(folder, LAYOUT):
+        if is_junk(path.name):
+            continue
+        if files.is_folder(path, follow=follow):
+            found[path.name] = path
+        elif path.is_symlink() and not follow:
+            refused.append(f"{_shown(path)}: a symbolic link; --follow-symlinks reads what it points to")
+        elif files.is_picture(path, follow=follow):
+            refused.append(f"{_shown(path)}: a picture that is in no class's folder")
+    _refuse(refused, f"in {_shown(folder)}")
+    return found
+
+
+def _class_folders(folder: Path, *, follow: bool) -> dict[str, Path]:
+    found = _folders(folder, follow=follow)
+    if not found:
+        raise PicturesRefused(f"no class in {_shown(folder)}", hint=LAYOUT)
+    return found
+
+
+def _matched(train: dict[str, Path], test: dict[str, Path]) -> list[tuple[str, tuple[Path, Path]]]:
+    for part, ours, theirs in ((TEST, train, test), (TRAIN, test, train)):
+        if missing := sorted(ours.keys() - theirs.keys()):
+            raise PicturesRefused(f"{part} has no folder for the class {files.printable(missing[0])}", hint=LAYOUT)
+    return [(name, (path, test[name])) for name, path in train.items()]
+
+
+def _pictures(folder: Path, *, follow: bool) -> tuple[Path, ...]:
+    """The pictures of one class, by name, each looked at by its first bytes."""
+    listing = list_folder(folder, follow=follow, most=None)
+    if listing.folders:
+        raise PicturesRefused(f"{_shown(folder)} is a class, and holds folders: {listing.folders[0]}", hint=LAYOUT)
+    if not listing.candidates:
+        raise PicturesRefused(f"no picture in {_shown(folder)}", hint=LAYOUT)
+    refused: list[str] = []
+    for path in listing.candidates:
+        try:
+            files.check_picture(path, follow=follow)
+        except PicturesRefused as refusal:
+            refused.append(f"{_shown(path)}: {refusal}")
+    _refuse(refused, f"of {len(listing.candidates)} files in {_shown(folder)}")
+    return tuple(listing.candidates)
+
+
+def _split(name: str, pictures: tuple[Path, ...], folder: Path, seed: int) -> LabelledClass:
+    if len(pictures) < 2:
+        raise PicturesRefused(f"one picture in {_shown(folder)}: one to learn and one to test need two", hint=LAYOUT)
+    apart = max(1, round(TEST_SHARE * len(pictures)))
+    test = set(random.Random(f"split:{seed}:{name}").sample(pictures, apart))
+    return LabelledClass(
+        name,
+        tuple(path for path in pictures if path not in test),
+        tuple(path for path in pictures if path in test),
+    )
+
+
+def _refuse(refused: list[str], where: str) -> None:
+    if refused:
+        more = [f"and {len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
+        lines = "".join(f"\n  {line}" for line in [*refused[:MOST_NAMED], *more])
+        raise PicturesRefused(f"{len(refused)} {where} refused:{lines}", hint="fix or remove what is named above")
+
+
+def _shown(path: Path) -> str:
+    return files.printable(str(path))

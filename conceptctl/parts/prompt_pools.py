@@ -41,7 +41,7 @@ class Pool(nn.Module):
         """Give a batch its prompts.
 
         Args:
-            query: q(x), (B, D); it gets no gradient.
+            query: q(x), (B, D), of any precision; it gets no gradient.
             task: The task that the pictures are of, counted from 0, where it is known: in training.
             training: Whether losses are needed.
         """
@@ -229,7 +229,7 @@ class ComponentPrompts(Pool):
 
 def _cosines(query: Tensor, keys: Tensor) -> Tensor:
     """The cosine of each query (B, D) with each key (M, D), (B, M)."""
-    cosines: Tensor = functional.normalize(query.detach(), dim=1) @ functional.normalize(keys, dim=1).T
+    cosines: Tensor = functional.normalize(query.detach().to(keys.dtype), dim=1) @ functional.normalize(keys, dim=1).T
     return cosines
 
 
@@ -238,7 +238,7 @@ def _attended(query: Tensor, attention: Tensor, keys: Tensor) -> Tensor:
 
     Written so that no (B, layers, M, D) is made.
     """
-    query = query.detach()
+    query = query.detach().to(keys.dtype)
     products = torch.einsum("bd,imd->bim", query, attention * keys)
     squares = torch.einsum("bd,imd->bim", query.square(), attention.square())
     seen = squares.clamp_min(_LEAST_NORM**2).sqrt()

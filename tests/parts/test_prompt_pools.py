@@ -205,6 +205,14 @@ def test_a_query_gets_no_gradient():
 
 
 @pytest.mark.parametrize("make", [l2p, dual, coda])
+def test_a_query_in_half_precision_is_matched_in_full(make):
+    pool, query = make(), queries().bfloat16()
+    found, wanted = (pool(each, 2, training=True) for each in (query, query.float()))
+    assert all(torch.equal(found.losses[name], value) for name, value in wanted.losses.items())
+    assert all(part.dtype == torch.float32 for prefix in found.prefixes.values() for part in prefix)
+
+
+@pytest.mark.parametrize("make", [l2p, dual, coda])
 def test_the_same_seed_draws_the_same_pool_however_it_grew(make):
     whole, other = make(seed=3), make(seed=4)
     step_by_step = make(seed=3) if make is l2p else make(tasks=1, seed=3)

@@ -160,19 +160,31 @@ def check_settings(family: str, method: str, settings: Any) -> None:
     Raises:
         UsageError: One is set, or the method computes from prompts' states what holds on other bases alone.
     """
-    unsupported = find_family(family).UNSUPPORTED
-    for each in dataclasses.fields(settings):
-        if each.name in unsupported and getattr(settings, each.name) != each.default:
-            raise UsageError(
-                f"{each.name} cannot be set on this base: {unsupported[each.name]}",
-                hint=f"--set {each.name}={each.default}, or a preset without it",
-            )
+    check_unsupported(find_family(family).UNSUPPORTED, settings)
     if settings.needs_reference and not find_family(family).CLOSED_FORM:
         raise UsageError(
             f"{method} cannot be used on this base: its weights do not see the text encoders' states, from which "
             "that method is computed",
             hint="another --method: conceptctl learn --help",
         )
+
+
+def check_unsupported(unsupported: Mapping[str, str], settings: Any) -> None:
+    """Refuse settings that mean nothing somewhere.
+
+    Args:
+        unsupported: Those, by name, and why.
+        settings: A method's configuration, a `learning.method.Config`.
+
+    Raises:
+        UsageError: One is set.
+    """
+    for each in dataclasses.fields(settings):
+        if each.name in unsupported and getattr(settings, each.name) != each.default:
+            raise UsageError(
+                f"{each.name} cannot be set on this base: {unsupported[each.name]}",
+                hint=f"--set {each.name}={each.default}, or a preset without it",
+            )
 
 
 def check_closed_form(base: Base, what: str, hint: str) -> None:

@@ -165,38 +165,28 @@ class TextSide(Protocol):
         """Add the hidden states of prompts that are to stay as they are to R, each group counting as much."""
 
 
-class Backbone(TextSide, Protocol):
-    """A model of some family, on a device, with everything that was learned before in it."""
+class Network(Protocol):
+    """What the loop trains on: a model that gives predictions under conditions, whatever it predicts."""
+
+    device: torch.device
+
+    def token_tables(self) -> Mapping[str, nn.Embedding]:
+        """The tables whose rows are learned, by name: of a text encoder's tokens, or of a classifier's classes."""
+
+    def token_numbers(self, token_ids: Sequence[int]) -> TableNumbers:
+        """The rows of some tokens in each table."""
 
     def targets(self) -> Mapping[str, nn.Linear]:
         """The projections that deltas go on, by parameter path."""
 
-    def scheduler_name(self) -> str:
-        """What the base's own sampler is called."""
-
     def freeze(self) -> None:
         """Let nothing of the model train."""
-
-    def checkpoint_gradients(self) -> None:
-        """Trade time for memory."""
-
-    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int | None:
-        """Bytes that a step of training holds at most beside weights and adapters; None where that cannot be counted.
-
-        Args:
-            shape: Of one encoded picture, (C, H, W).
-            micro_batch: How many samples go through the network together.
-            checkpointing: Whether gradients are checkpointed; see `checkpoint_gradients`.
-        """
 
     def set_aside(self) -> None:
         """Take off the device what training does not need; it comes back when it is asked for."""
 
     def training_attention(self, autocast: bool) -> AbstractContextManager[None]:
         """Whatever attention trains fastest, as long as the context lasts."""
-
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures of one size as what the network is trained on, (N, ...), fp32, on the device."""
 
     def conditions(self, prompts: Sequence[str], token_ids: Sequence[int], crops: Sequence[Crop] = ()) -> Conditions:
         """Prepare prompts, one for each example.
@@ -214,6 +204,28 @@ class Backbone(TextSide, Protocol):
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace weights, by parameter path."""
+
+
+class Backbone(TextSide, Network, Protocol):
+    """A model of some family, on a device, with everything that was learned before in it."""
+
+    def scheduler_name(self) -> str:
+        """What the base's own sampler is called."""
+
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory."""
+
+    def training_peak(self, shape: tuple[int, ...], micro_batch: int, *, checkpointing: bool) -> int | None:
+        """Bytes that a step of training holds at most beside weights and adapters; None where that cannot be counted.
+
+        Args:
+            shape: Of one encoded picture, (C, H, W).
+            micro_batch: How many samples go through the network together.
+            checkpointing: Whether gradients are checkpointed; see `checkpoint_gradients`.
+        """
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures of one size as what the network is trained on, (N, ...), fp32, on the device."""
 
     def sampler(
         self,

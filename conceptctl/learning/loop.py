@@ -6,16 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from conceptctl.errors import is_out_of_memory
-from conceptctl.learning.backbone import Backbone
+from conceptctl.learning.backbone import Network
 from conceptctl.learning.checkpoint import TrainingState
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.method import Method, Phase, Schedule, Task, Trainable
 from conceptctl.learning.processes import casts
+from conceptctl.learning.prompts import Promptable
 from conceptctl.learning.run import BatchStep, Report, Run
 from conceptctl.learning.signals import deferred_signals
 from conceptctl.learning.weights import adapted, token_override
@@ -43,7 +44,7 @@ class Listener:
 
 
 def train(
-    backbone: Backbone,
+    backbone: Network,
     token_ids: Sequence[int],
     method: Method,
     task: Task,
@@ -109,7 +110,7 @@ def _phases(run: Run, method: Method, task: Task, trainable: Trainable) -> Itera
 
 @torch.no_grad()
 def denoising_loss(
-    backbone: Backbone,
+    backbone: Network,
     token_ids: Sequence[int],
     trainable: Trainable,
     examples: Examples,
@@ -152,7 +153,7 @@ def denoising_loss(
 
 @contextmanager
 def _prepared(
-    backbone: Backbone,
+    backbone: Network,
     token_ids: Sequence[int],
     trainable: Trainable,
     examples: Examples,
@@ -165,6 +166,7 @@ def _prepared(
         backbone.training_attention(casts(accelerator)),
         adapted(backbone.targets()) as weights,
         token_override(backbone.token_tables(), token_ids, backbone.token_numbers(token_ids)) as tokens,
+        cast("Promptable", backbone).prompted(trainable.prompts) if trainable.prompts else nullcontext(),
     ):
         yield Run(backbone, weights, tokens, trainable, examples, accelerator, micro_batch)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptctl.learning.backbone import Noising
+from conceptctl.learning.prompts import Prompts
 from conceptctl.learning.weights import Deltas, Shape, TokenRows
 
 Losses = Mapping[str, Tensor]
@@ -130,16 +131,38 @@ class Adapter(Protocol):
         """Scalars worth watching."""
 
 
+class PromptSource(Protocol):
+    """What gives a batch its prompts: an adapter that is no delta."""
+
+    def __call__(self, query: Tensor) -> Prompts:
+        """The prompts of pictures of the task, given what the network says of each without any, (B, D)."""
+
+    def of_any_task(self, query: Tensor) -> Prompts:
+        """The prompts of pictures of which nobody says what task they are of."""
+
+    def groups(self) -> ParameterGroups:
+        """What trains, and how fast."""
+
+
 class Trainable(nn.Module):
     """All that a training changes: an adapter, and tokens whose call gives their rows by table.
+
+    A transformer that is kept as it is may have prompts in the adapter's place.
 
     Its parameters and persistent buffers are the state of the training: whatever a phase must remember, for a resumed
     run or for a later phase, is one of them.
     """
 
-    def __init__(self, adapter: Adapter | None, token: nn.Module, token_learning_rate: float) -> None:
+    def __init__(
+        self,
+        adapter: Adapter | None,
+        token: nn.Module,
+        token_learning_rate: float,
+        prompts: PromptSource | None = None,
+    ) -> None:
         super().__init__()
         self.adapter = adapter
+        self.prompts = prompts
         self.token = token
         self.token_learning_rate = token_learning_rate
 
@@ -150,7 +173,7 @@ class Trainable(nn.Module):
 
     def adapter_groups(self) -> ParameterGroups:
         """What trains of the adapter alone."""
-        return self.adapter.groups() if self.adapter else ()
+        return [*(self.adapter.groups() if self.adapter else ()), *(self.prompts.groups() if self.prompts else ())]
 
     def tokens(self) -> TokenRows:
         """The rows of the learned tokens, (tokens, D) by table."""
@@ -210,6 +233,13 @@ class Task:
     """What turns the weights of now into the base's, by path: of all targets, or of none; read when it is asked for."""
     words: Callable[[TokenRows], Tensor] | None = None
     """Gives the hidden states (s, D2) of the prompt's words from its token on, with given rows of that."""
+    layers: int = 0
+    """Layers of a transformer that can be given prompts; 0 where the network can be given none."""
+
+    @property
+    def width(self) -> int:
+        """D2 of the first target: a transformer's width."""
+        return next(iter(self.shapes.values()))[1]
 
 
 class Step(Protocol):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +25,13 @@ class Prompts:
     """By layer, counted from 0."""
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     """What is added to the loss, by name: of each picture, (B,), or of the prompts themselves, ()."""
+
+
+class Promptable(Protocol):
+    """A network that can be given prompts."""
+
+    def prompted(self, source: Callable[[Tensor], Prompts] | None) -> AbstractContextManager[None]:
+        """As long as the context lasts, ask for each batch's prompts, given what is said of it without any, (B, D)."""
 
 
 def prefixed(keys: Tensor, values: Tensor, prefix: Prefix) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from conceptctl.errors import DeviceFailed
-from conceptctl.learning.backbone import Backbone, Conditions, Noised, Objective
+from conceptctl.learning.backbone import Conditions, Network, Noised, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.method import Losses, Phase, Predicted, Schedule, Trainable
@@ -54,7 +54,7 @@ class Run:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Network,
         weights: Adapted,
         tokens: TokenOverride,
         trainable: Trainable,

@@ -36,7 +36,19 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "vera-ewc-dc": "vera_ewc_dc:VeraEwcDc",
     }
 )
-"""Every method, by the module in `methods/` and the class in it."""
+"""Every method that learns to draw concepts, by the module in `methods/` and the class in it."""
+CLASSIFIERS: Mapping[str, str] = MappingProxyType(
+    {
+        "stamina": METHODS["stamina"],
+        "c-lora": METHODS["c-lora"],
+        "lora": METHODS["lora"],
+        "l2p": "l2p:L2p",
+        "dual-prompt": "dual_prompt:DualPrompt",
+        "coda-prompt": "coda_prompt:CodaPrompt",
+        "fine-tuning": "fine_tuning:FineTuning",
+    }
+)
+"""Every method that learns to tell classes apart, likewise."""
 
 
 def find_method(name: str) -> type[Method]:
@@ -45,9 +57,22 @@ def find_method(name: str) -> type[Method]:
     Raises:
         NotFound: There is no such method.
     """
-    try:
-        module, _, attribute = METHODS[name].partition(":")
-    except KeyError:
-        raise NotFound(f"there is no method {name!r}", hint="methods: " + ", ".join(METHODS)) from None
+    return _found(name, METHODS, CLASSIFIERS, "tells classes of pictures apart, and draws no concept")
+
+
+def find_classifier(name: str) -> type[Method]:
+    """Return the class of a method that tells classes apart.
+
+    Raises:
+        NotFound: There is no such method.
+    """
+    return _found(name, CLASSIFIERS, METHODS, "learns to draw concepts, and tells no classes apart")
+
+
+def _found(name: str, among: Mapping[str, str], others: Mapping[str, str], otherwise: str) -> type[Method]:
+    if name not in among:
+        problem = f"the method {name!r} {otherwise}" if name in others else f"there is no method {name!r}"
+        raise NotFound(problem, hint="methods: " + ", ".join(among))
+    module, _, attribute = among[name].partition(":")
     found: type[Method] = getattr(import_module(f"conceptctl.methods.{module}"), attribute)
     return found

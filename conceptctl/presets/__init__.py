@@ -60,6 +60,8 @@ class Learn:
     """Whether the base draws photographs."""
     slow_on_cpu: bool = False
     """Whether a CPU takes hours."""
+    epochs: int = 0
+    """How often each picture of a task is drawn, where classes are learned; drawn concepts are learned by steps."""
     classes: tuple[str, ...] = ()
     """Every kind of thing that the base draws, where these are few."""
 
@@ -111,9 +113,13 @@ def shipped() -> Mapping[str, Preset]:
 
 def preset_of(base: Base) -> Preset:
     """Return the preset of a store's base: the one that names it, or that of its family."""
-    family = facts_of(base).name
+    return preset_for(facts_of(base).name, base.name)
+
+
+def preset_for(family: str, base: str) -> Preset:
+    """Return the preset of a base by the names of both: the base's, or that of its family."""
     ours = [each for each in shipped().values() if each.family == family]
-    return next((each for each in ours if each.base == base.name), next(each for each in ours if not each.base))
+    return next((each for each in ours if each.base == base), next(each for each in ours if not each.base))
 
 
 def named_preset(named: str) -> Preset:

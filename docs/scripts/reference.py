@@ -22,7 +22,7 @@ from conceptctl import presets
 from conceptctl.cli import app
 from conceptctl.config import Config as Defaults
 from conceptctl.learning import method
-from conceptctl.methods import METHODS, find_method
+from conceptctl.methods import CLASSIFIERS, METHODS, find_classifier, find_method
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 GENERATED = "<!-- Written by docs/scripts/reference.py: change the program, not this page. -->"
@@ -162,9 +162,10 @@ def _settings_page() -> str:
         "The column *on `pocket`* is that of `lora`; the tables below have what other methods have otherwise there.",
     ]
     for name in METHODS:
-        rows = _method_rows(name, general, pocket)
+        rows = _method_rows(find_method(name), general, pocket, "lora")
         if rows:
             parts += [f"## `{name}`", _table(("setting", "default", "on `pocket`", "what it is"), rows)]
+    parts += _classifier_tables(general)
     parts += [
         "## Presets",
         "Files in `conceptctl/presets/`; a base takes the one that names it, or that of its family.",
@@ -183,10 +184,24 @@ def _settings_page() -> str:
     return _page("Settings", *parts)
 
 
-def _method_rows(name: str, general: Sequence[str], pocket: presets.Preset) -> list[tuple[str, ...]]:
-    usual, own = pocket.settings("lora"), pocket.settings(name)
+def _classifier_tables(general: Sequence[str]) -> Iterator[str]:
+    """What is set of methods that tell classes apart alone."""
+    tower = presets.shipped()["pocket-vit"]
+    yield "## Of methods that tell classes apart"
+    yield "Beside `stamina`, `c-lora` and `lora`, whose settings are above: [how](../how-to/tell-classes-apart.md)."
+    for name in CLASSIFIERS:
+        if name not in METHODS:
+            rows = _method_rows(find_classifier(name), general, tower, "")
+            yield f"### `{name}`"
+            yield _table(("setting", "default", "on `pocket-vit`", "what it is"), rows)
+
+
+def _method_rows(
+    found: type[method.Method], general: Sequence[str], preset: presets.Preset, usual_of: str
+) -> list[tuple[str, ...]]:
+    usual, own = preset.settings(usual_of), preset.settings(found.name)
     rows = []
-    for setting, value, text in _fields(find_method(name).configuration):
+    for setting, value, text in _fields(found.configuration):
         here = own.get(setting, value)
         if setting not in general or here != usual.get(setting, value):
             rows.append((f"`{setting}`", _value(value), _value(here), text))

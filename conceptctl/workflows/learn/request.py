@@ -19,7 +19,7 @@ from conceptctl.store import concept
 from conceptctl.workflows.places import check_writable
 
 if TYPE_CHECKING:
-    from conceptctl.learning.method import Method
+    from conceptctl.learning.method import Config, Method
     from conceptctl.learning.run import Report
     from conceptctl.workflows.learn.estimate import Estimate
     from conceptctl.workflows.learn.memory import Fit
@@ -243,17 +243,36 @@ def make_method(request: Request, preset: Preset) -> Method:
         UsageError: A number that cannot be meant.
     """
     found = find_method(request.train.method or preset.learn.method)
-    known = {each.name: each for each in dataclasses.fields(found.configuration)}
+    known = {each.name for each in dataclasses.fields(found.configuration)}
     asked = {
         name: value for name, value in dataclasses.asdict(request.train).items() if name in known and value is not None
     }
     own = {FORMER_SETTINGS.get(name, name): value for name, value in request.settings.items()}
     values = {**preset.settings(found.name), **asked, **own}
-    if unknown := sorted(set(values) - set(known)):
-        raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
     auxiliary = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
     if request.class_word == "" or auxiliary == 0:
         values["auxiliary_batch"] = 0
+    config = configured(found, values)
+    if preset.family:
+        families.check_settings(preset.family, found.name, config)
+    return found(config)
+
+
+def configured(found: type[Method], asked: Mapping[str, Any]) -> Config:
+    """Make a method's settings.
+
+    Args:
+        found: The method.
+        asked: What is set of them; the others are the method's own.
+
+    Raises:
+        NotFound: There is no such setting.
+        UsageError: A number or a word that cannot be meant.
+    """
+    values = dict(asked)
+    known = {each.name: each for each in dataclasses.fields(found.configuration)}
+    if unknown := sorted(set(values) - set(known)):
+        raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
     for name, each in known.items():
         # A whole number is a number; torch makes other tensors of the two.
         if isinstance(each.default, float) and type(value := values.get(name)) is int:
@@ -264,9 +283,7 @@ def make_method(request: Request, preset: Preset) -> Method:
     for name, each in known.items():
         _check_number(name, getattr(config, name), type(each.default))
     _check_words(config)
-    if preset.family:
-        families.check_settings(preset.family, found.name, config)
-    return found(config)
+    return config
 
 
 def _check_words(config: Any) -> None:

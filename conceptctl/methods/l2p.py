@@ -1,0 +1,59 @@
+"""L2P: a pool of prompts, of which each picture chooses some (Wang et al. 2022, "Learning to prompt")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from conceptctl.learning import method
+from conceptctl.learning.method import Learned, Losses, Method, Step, Task, Trainable
+from conceptctl.parts.adapters.prompts import attach_pool, learned_pool, prompt_losses
+from conceptctl.parts.prompt_pools import PromptPool
+
+
+@dataclass(frozen=True)
+class Config(method.Config):
+    """L2P's settings; the paper's, with the rate of STAMINA's appendix F."""
+
+    learning_rate: float = 5e-3
+    """Step size of prompts, keys and head."""
+    pool_size: int = 30
+    """M: prompts in the pool."""
+    prompt_length: int = 20
+    """L_p: tokens of a prompt."""
+    chosen: int = 5
+    """N: prompts that a picture gets."""
+    key_weight: float = 0.5
+    """lambda of eq. 5."""
+
+
+class L2p(Method):
+    """The pictures' features choose prompts that stand before the input; the transformer stays as it is."""
+
+    name = "l2p"
+    paper = "Wang et al. 2022, Learning to prompt for continual learning"
+    configuration = Config
+    config: Config
+
+    def attach(self, task: Task) -> Trainable:
+        """Make the pool, or go on with that of the task before."""
+        config = self.config
+        generator = torch.Generator().manual_seed(task.seed)
+        pool = PromptPool(
+            task.width,
+            size=config.pool_size,
+            length=config.prompt_length,
+            chosen=config.chosen,
+            key_weight=config.key_weight,
+            generator=generator,
+        )
+        return attach_pool(task, pool, config.learning_rate)
+
+    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
+        """How far the chosen keys are from the pictures' features."""
+        return prompt_losses(step, trainable)
+
+    def finish(self, task: Task, trainable: Trainable) -> Learned:
+        """The pool is kept as a state."""
+        return learned_pool(trainable)

@@ -15,6 +15,7 @@ from conceptctl.wording import count
 
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
+    from conceptctl.workflows.bench.classification.spec import ClassSpec
     from conceptctl.workflows.bench.run import Watch
     from conceptctl.workflows.bench.spec import Spec
 
@@ -74,9 +75,10 @@ def data(
 @app.command("list", cls=Command, epilog=LIST_EPILOG)
 def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     """List the benchmarks that `bench run` knows by name, each with what it costs."""
+    from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
     from conceptctl.workflows.bench.spec import shipped
 
-    found = list(shipped().values())
+    listed = [*map(_listed, shipped().values()), *map(_listed_classes, shipped_of_classes().values())]
     rows = [
         (
             each["name"],
@@ -86,11 +88,11 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
             _hours(each["hours"]),
             each["title"],
         )
-        for each in map(_listed, found)
+        for each in listed
     ]
     columns = ("spec", "cells", "concepts learned", "pictures drawn", "hours of one core", "what it is")
     output = Output(json, quiet)
-    output.table({"specs": [_listed(spec) for spec in found]}, columns, rows)
+    output.table({"specs": listed}, columns, rows)
     output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
 
 
@@ -111,6 +113,25 @@ def _listed(spec: Spec) -> dict[str, Any]:
         "drawn": cost.drawn if cost else None,
         "hours": round(cost.hours, 2) if cost and cost.hours is not None else None,
         "paper": spec.paper.source,
+    }
+
+
+def _listed_classes(spec: ClassSpec) -> dict[str, Any]:
+    """The same of a comparison of classifiers, which draws nothing: what it learns are tasks."""
+    cells = [entry for entry in spec.entries for _ in spec.seeds]
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description,
+        "protocol": spec.protocol.name,
+        "methods": [entry.label for entry in spec.entries],
+        "seeds": list(spec.seeds),
+        "concepts": spec.data.tasks,
+        "cells": len(cells),
+        "learned": sum(1 if entry.joint else spec.data.tasks for entry in cells),
+        "drawn": 0,
+        "hours": None,
+        "paper": "",
     }
 
 
@@ -140,7 +161,10 @@ def run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Your pictures: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json.", metavar="DIR"),
+        typer.Option(
+            help="Your pictures: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json; for classes DIR/CLASS.",
+            metavar="DIR",
+        ),
     ] = None,
     feature_extractor: ExtractorOption = None,
     device: DeviceOption = "auto",
@@ -152,13 +176,10 @@ def run(
     What is finished is not run again; a run that was stopped goes on where it was with the same command.
     """
     from conceptctl.workflows.bench import run as workflow
-    from conceptctl.workflows.bench.spec import named_spec
 
     out = Output(json, quiet)
     folder = _named(output)
-    asked = named_spec(spec).with_(
-        protocol=protocol, base=base, folder=str(data) if data else None, feature_extractor=feature_extractor
-    )
+    asked = _asked(spec, protocol, base, str(data) if data else None, feature_extractor)
     with out.progress() as shown:
         ran = workflow.run(asked, folder, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
     payload = {
@@ -174,6 +195,19 @@ def run(
     before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
     out.data(payload, homes, homes)
     out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
+
+
+def _asked(
+    spec: str, protocol: str | None, base: str | None, folder: str | None, feature_extractor: str | None
+) -> Spec | ClassSpec:
+    """The spec that is named, of either kind, with what is asked for in the place of its own."""
+    from conceptctl.workflows.bench.classification.spec import find_spec
+    from conceptctl.workflows.bench.spec import named_spec
+
+    if (classes := find_spec(spec)) is not None:
+        others = {"--protocol": protocol, "--feature-extractor": feature_extractor}
+        return classes.with_(base=base, folder=folder, others=others)
+    return named_spec(spec).with_(protocol=protocol, base=base, folder=folder, feature_extractor=feature_extractor)
 
 
 def _named(output: str) -> Path:
@@ -225,7 +259,7 @@ def report(
             {
                 "name": bench.name,
                 "rows": {
-                    row.label: {str(result.seed): result.summary() for result in row.results} for row in bench.rows
+                    row.label: {str(result.seed): result.summary() for result in row.results} for row in bench.all_rows
                 },
                 "missing": list(bench.missing),
                 "failed": dict(bench.failed),

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from conceptctl.errors import DeviceFailed
+from conceptctl.methods import METHODS
 from conceptctl.store.store import Store
 from conceptctl.workflows.bench import cell_run, engines
 from conceptctl.workflows.bench.cells import chosen, make_cells
@@ -208,7 +209,7 @@ def test_two_processes_share_the_cells(home, whole):
     """As on two graphics cards, but that both are the CPU."""
     spec, output = named_spec(str(home / "tiny.toml")), home / "shared"
     output.mkdir()
-    cells = make_cells(spec, chosen(spec, ["lora", "ti++"]), output)
+    cells = make_cells(spec, chosen(spec.name, spec.entries, spec.seeds, ["lora", "ti++"], METHODS), output)
     told = []
     failed = engines._side_by_side(cells, output, "cpu", ["", ""], lambda what, done: told.append(done))
     assert failed == {} and told[-1] == 2 * CONCEPTS

@@ -6,8 +6,10 @@ import pytest
 
 from conceptctl import presets
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
+from conceptctl.methods import METHODS
 from conceptctl.pocket.world.concepts import sequence
 from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
+from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
 from conceptctl.workflows.bench.cost import cost_of
 from conceptctl.workflows.bench.run import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
@@ -31,7 +33,7 @@ def test_shipped_specs_say_what_they_are_and_ask_for_concepts_that_are_there(spe
 
 @pytest.mark.parametrize("spec", shipped().values(), ids=shipped())
 def test_shipped_specs_name_methods_and_settings_that_there_are(spec):
-    rows = chosen(spec, ())
+    rows = chosen(spec.name, spec.entries, spec.seeds, (), METHODS)
     assert len(rows) == len(spec.entries) * len(spec.seeds)
     for entry in spec.entries:
         config = resolved(spec, entry, presets.shipped()[spec.base])
@@ -114,10 +116,10 @@ def test_another_protocol_base_and_folder():
 def test_unknown_methods_are_named_together_and_only_where_they_are_asked_for():
     spec = parsed("mine", {**LEAST, "methods": {"lora": {}, "x": {"method": "no-one"}, "y": {"method": "nobody"}}})
     with pytest.raises(NotFound, match="no method 'no-one', 'nobody'"):
-        chosen(spec, ())
-    assert [entry.label for entry, _ in chosen(spec, ["lor*"])] == ["lora"]
+        chosen(spec.name, spec.entries, spec.seeds, (), METHODS)
+    assert [entry.label for entry, _ in chosen(spec.name, spec.entries, spec.seeds, ["lor*"], METHODS)] == ["lora"]
     with pytest.raises(NotFound, match="no cell of mine is called 'z'"):
-        chosen(spec, ["lora", "z"])
+        chosen(spec.name, spec.entries, spec.seeds, ["lora", "z"], METHODS)
 
 
 def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end():
@@ -128,7 +130,7 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end():
 
 def test_bench_list_has_every_shipped_spec():
     code, said = cli("bench", "list")
-    assert code == 0 and [each["name"] for each in said["specs"]] == list(shipped())
+    assert code == 0 and [each["name"] for each in said["specs"]] == [*shipped(), *shipped_of_classes()]
     one = next(each for each in said["specs"] if each["name"] == "table1-people")
     # Twenty concepts, learned by six methods with three seeds.
     assert (one["cells"], one["learned"]) == (18, 360)

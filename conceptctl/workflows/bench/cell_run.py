@@ -21,6 +21,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows import model, reference_samples
 from conceptctl.workflows.bench import measures
 from conceptctl.workflows.bench.cells import DRAWN, FAILED, RESULTS, STORE, Cell, copy_store, train_config
+from conceptctl.workflows.bench.classification.cell_run import run_class_cell
+from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.sequences import Item, items_of
 from conceptctl.workflows.bench.weights_used import weights_used
 from conceptctl.workflows.drawing import draw_set
@@ -45,7 +47,7 @@ Tell = Callable[[str, int], None]
 """Told what goes on, and how many concepts have been learned and measured."""
 
 
-def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> None:
+def run_cell(cell: Cell | ClassCell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> None:
     """Learn and measure what is missing of a cell, and write its results; nothing where they are there.
 
     Raises:
@@ -53,16 +55,20 @@ def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, le
         ConceptctlError: Whatever `learn` raises.
     """
     home = cell.home(output)
-    (home / DRAWN).mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(home / "lock", timeout=0):
-            if not (home / RESULTS).exists():
+            if (home / RESULTS).exists():
+                return
+            if isinstance(cell, ClassCell):
+                run_class_cell(cell, home, device, tell)
+            else:
                 _Run(cell, home, device, tell).whole()
     except Timeout:
         raise Busy(f"cell {cell.name} is being run by another process") from None
 
 
-def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> str:
+def run_or_fail(cell: Cell | ClassCell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> str:
     """Run a cell, and keep an error that a user can act on beside it, so that the others go on.
 
     Returns:
@@ -85,6 +91,7 @@ class _Run:
         from conceptctl.diffusion.models import choose_device
 
         self.cell, self.home, self.tell = cell, home, tell
+        (home / DRAWN).mkdir(exist_ok=True)
         self.device = choose_device(device)
         self.items = items_of(cell.folder, cell.concepts)
         self.base = Store(cell.base).head().base

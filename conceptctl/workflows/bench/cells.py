@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from filelock import FileLock
 
 import conceptctl
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound
-from conceptctl.methods import METHODS
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.bench import sequences
@@ -89,33 +88,53 @@ class Cell:
         return len(list((self.home(output) / DRAWN).glob("*-learned.json")))
 
 
-def chosen(spec: Spec, patterns: Sequence[str]) -> list[tuple[Entry, int]]:
+class Labelled(Protocol):
+    """A row of some spec."""
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+
+    @property
+    def method(self) -> str:
+        """Whose row it is."""
+
+
+Row = TypeVar("Row", bound=Labelled)
+
+
+def chosen(
+    name: str, entries: Sequence[Row], seeds: Sequence[int], patterns: Sequence[str], methods: Mapping[str, str]
+) -> list[tuple[Row, int]]:
     """Return the cells that patterns name, as rows and seeds; all where there is no pattern.
 
     Args:
-        spec: The spec.
+        name: The spec's.
+        entries: Its rows.
+        seeds: Its seeds.
         patterns: LABEL/SEED, or LABEL, with `*` for anything.
+        methods: Every method that can learn what the spec is about.
 
     Raises:
         NotFound: A pattern names none, or there is no such method.
     """
-    every = [(entry, seed) for entry in spec.entries for seed in spec.seeds]
+    every = [(entry, seed) for entry in entries for seed in seeds]
     for pattern in patterns:
         if not any(_matches(entry, seed, pattern) for entry, seed in every):
-            labels = ", ".join(entry.label for entry in spec.entries)
-            raise NotFound(f"no cell of {spec.name} is called {pattern!r}", hint=f"LABEL/SEED; labels: {labels}")
+            labels = ", ".join(entry.label for entry in entries)
+            raise NotFound(f"no cell of {name} is called {pattern!r}", hint=f"LABEL/SEED; labels: {labels}")
     found = [each for each in every if not patterns or any(_matches(*each, pattern) for pattern in patterns)]
-    unknown = [entry for entry, _ in found if entry.method not in METHODS]
+    unknown = [entry for entry, _ in found if entry.method not in methods]
     if unknown:
         names = ", ".join(dict.fromkeys(repr(entry.method) for entry in unknown))
         raise NotFound(
-            f"spec {spec.name}: there is no method {names}",
-            hint=f"methods: {', '.join(METHODS)}; or --cells with the rows that can be run",
+            f"spec {name}: there is no method {names} for what it compares",
+            hint=f"methods: {', '.join(methods)}; or --cells with the rows that can be run",
         )
     return found
 
 
-def _matches(entry: Entry, seed: int, pattern: str) -> bool:
+def _matches(entry: Labelled, seed: int, pattern: str) -> bool:
     return fnmatchcase(entry.label, pattern) or fnmatchcase(f"{entry.label}/{seed}", pattern)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from conceptctl.report.bench import BenchReport, Section, Sheet, html, markdown
 from conceptctl.report.charts import COLOURS
 from conceptctl.report.content import Chart, Picture, Series
 from conceptctl.store import durable
-from conceptctl.workflows.bench import results, tables
+from conceptctl.workflows.bench import class_report, results, tables
 from conceptctl.workflows.bench.results import Bench, Result, Row
 from conceptctl.workflows.evaluate.tables import kernel_text
 from conceptctl.workflows.places import writable
 
 FILES = ("report.html", "report.md", "report.csv")
+CLASS_FILE = "classification.csv"
+"""Beside them, where classifiers were compared: every accuracy."""
 Points = Callable[[Result], Sequence[tuple[int, float]]]
 
 
@@ -43,11 +45,13 @@ def write_report(output: Path, target: Path) -> Written:
     """
     found = results.read_all(output)
     report = content(found)
-    texts = (html(report), markdown(report), _csv(found))
+    named = dict(zip(FILES, (html(report), markdown(report), _csv(found)), strict=True))
+    if classes := [line for bench in found if bench.class_rows for line in class_report.lines(bench)]:
+        named[CLASS_FILE] = _as_csv(classes)
     with writable(target):
-        for name, text in zip(FILES, texts, strict=True):
+        for name, text in named.items():
             durable.replace_file(target / name, text.encode(), target, mode=0o644)
-    return Written(tuple(target / name for name in FILES), tuple(found))
+    return Written(tuple(target / name for name in named), tuple(found))
 
 
 def content(found: Sequence[Bench]) -> BenchReport:
@@ -59,9 +63,10 @@ def content(found: Sequence[Bench]) -> BenchReport:
         if one.spec["name"] == other.spec["name"] and one.spec["protocol"]["name"] < other.spec["protocol"]["name"]
         if (text := tables.agreement(one, other))
     ]
-    cells = sum(len(row.results) for bench in found for row in bench.rows)
+    cells = sum(len(row.results) for bench in found for row in bench.all_rows)
     text = f"{cells} finished cells, each a method that learned a sequence of concepts with one seed. {' '.join(same)}"
-    return BenchReport("Methods compared", text.strip(), tuple(_section(bench) for bench in found))
+    sections = tuple(class_report.section(bench) if bench.class_rows else _section(bench) for bench in found)
+    return BenchReport("Methods compared", text.strip(), sections)
 
 
 def _section(bench: Bench) -> Section:
@@ -128,7 +133,7 @@ def _split(bench: Bench, title: str, text: str, x_label: str, y_label: str, poin
     ]
 
 
-def _series(row: Row, points: Points, main: bool) -> Series:
+def _series(row: Row[Result], points: Points, main: bool) -> Series:
     """A row's line: the mean over seeds at each place."""
     values: dict[int, list[float]] = {}
     for result in row.results:
@@ -193,12 +198,13 @@ def _facts(bench: Bench) -> tuple[tuple[str, str], ...]:
 
 
 def _csv(found: Sequence[Bench]) -> str:
+    return _as_csv([line for bench in found for line in results.lines(bench)])
+
+
+def _as_csv(rows: Sequence[Mapping[str, object]]) -> str:
     stream = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for bench in found:
-        for line in results.lines(bench):
-            if writer is None:
-                writer = csv.DictWriter(stream, list(line), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(line)
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return stream.getvalue()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from conceptctl.errors import NotFound
+from conceptctl.metrics.classification import Figures, accuracy, accuracy_matrix, figures_of
 from conceptctl.metrics.continual import mean
 from conceptctl.workflows.bench.cells import CELLS, DRAWN, FAILED, RESULTS
+from conceptctl.workflows.bench.classification.spec import KIND
 from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
 from conceptctl.workflows.bench.run import RUNS, read_noted
 
@@ -81,11 +84,62 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class ClassResult:
+    """The results of one cell of a comparison of classifiers."""
+
+    seed: int
+    home: Path
+    found: Mapping[str, Any]
+    """As `results.json` has them."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether all classes were learned at once."""
+        return bool(self.found["cell"]["joint"])
+
+    @cached_property
+    def matrix(self) -> tuple[tuple[float, ...], ...]:
+        """After each task, the accuracy on each task so far; of what is learned at once one row, on every task."""
+        tasks = self.found["tasks"]
+        if not self.joint:
+            return accuracy_matrix([each["labels"] for each in tasks], [each["answers"] for each in tasks])
+        pairs = list(zip(tasks[0]["labels"], tasks[0]["answers"][0], strict=True))
+        groups = [[pair for pair in pairs if pair[0] in names] for names in self.found["cell"]["tasks"]]
+        return (tuple(accuracy(*map(list, zip(*group, strict=True))) for group in groups),)
+
+    @cached_property
+    def figures(self) -> Figures:
+        """What the matrix comes to; of what is learned one task after the other."""
+        return figures_of(self.matrix)
+
+    def summary(self) -> dict[str, float | None]:
+        """Its figures, and the means over tasks of what they took."""
+        costs = {
+            name: mean(task[name] for task in self.found["tasks"])
+            for name in ("n_param_trained", "n_param_stored", "seconds")
+        }
+        if self.joint:
+            return {"A_N": mean(self.matrix[0]), **costs}
+        return {
+            "A_N": self.figures.final_accuracy,
+            "average_anytime_accuracy": self.figures.average_anytime_accuracy,
+            "forgetting": self.figures.forgetting,
+            "backward_transfer": self.figures.backward_transfer,
+            **costs,
+            # What is kept grows with tasks.
+            "n_param_stored": self.found["tasks"][-1]["n_param_stored"],
+        }
+
+
+Found = TypeVar("Found", Result, ClassResult)
+
+
+@dataclass(frozen=True)
+class Row(Generic[Found]):
     """One row of a table."""
 
     label: str
-    results: tuple[Result, ...]
+    results: tuple[Found, ...]
     """By seed."""
 
     def values(self, name: str) -> list[float]:
@@ -101,14 +155,21 @@ class Bench:
     name: str
     spec: Mapping[str, Any]
     """As it was run, as plain data."""
-    rows: tuple[Row, ...]
+    rows: tuple[Row[Result], ...]
     """Those that have results, in the order of the spec."""
+    class_rows: tuple[Row[ClassResult], ...]
+    """The same of a comparison of classifiers; a benchmark has one of the two."""
     missing: tuple[str, ...]
     """Cells that were not run, or not to their end."""
     failed: Mapping[str, str]
     """What went wrong, by cell."""
 
-    def row(self, label: str) -> Row | None:
+    @property
+    def all_rows(self) -> tuple[Row[Result] | Row[ClassResult], ...]:
+        """Its rows, of whatever kind."""
+        return (*self.rows, *self.class_rows)
+
+    def row(self, label: str) -> Row[Result] | None:
         """The row of a label, where it has results."""
         return next((row for row in self.rows if row.label == label), None)
 
@@ -123,15 +184,17 @@ def read_all(output: Path) -> list[Bench]:
     folder = output / RUNS
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     found = [_bench(output, path) for path in paths]
-    if not any(bench.rows for bench in found):
+    if not any(bench.all_rows for bench in found):
         raise NotFound(f"no cell has been finished in {output}", hint=f"conceptctl bench run smoke --output {output}")
-    return [bench for bench in found if bench.rows]
+    return [bench for bench in found if bench.all_rows]
 
 
 def _bench(output: Path, path: Path) -> Bench:
     noted = read_noted(path, "spec", "cells")
     spec, keys = noted["spec"], noted["cells"]
+    classes = spec.get("kind") == KIND
     results: dict[str, list[Result]] = {}
+    class_results: dict[str, list[ClassResult]] = {}
     missing, failed = [], {}
     for name in (f"{entry['label']}/{seed}" for entry in spec["entries"] for seed in spec["seeds"]):
         home = output / CELLS / keys[name] if name in keys else None
@@ -141,11 +204,15 @@ def _bench(output: Path, path: Path) -> Bench:
                 failed[name] = str(read_noted(home / FAILED, "message")["message"])
             continue
         label, _, seed = name.rpartition("/")
-        results.setdefault(label, []).append(
-            Result(int(seed), home, read_noted(home / RESULTS, "cell", "tasks", "evaluations"))
-        )
+        if classes:
+            told = read_noted(home / RESULTS, "cell", "tasks")
+            class_results.setdefault(label, []).append(ClassResult(int(seed), home, told))
+        else:
+            told = read_noted(home / RESULTS, "cell", "tasks", "evaluations")
+            results.setdefault(label, []).append(Result(int(seed), home, told))
     rows = tuple(Row(label, tuple(each)) for label, each in results.items())
-    return Bench(path.stem, spec, rows, tuple(missing), failed)
+    class_rows = tuple(Row(label, tuple(every)) for label, every in class_results.items())
+    return Bench(path.stem, spec, rows, class_rows, tuple(missing), failed)
 
 
 def lines(bench: Bench) -> Iterator[dict[str, Any]]:

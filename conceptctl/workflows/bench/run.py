@@ -12,8 +12,12 @@ from typing import Any
 from filelock import FileLock
 
 from conceptctl.errors import DeviceFailed, StoreDamaged
+from conceptctl.methods import CLASSIFIERS, METHODS
 from conceptctl.store import durable
 from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
+from conceptctl.workflows.bench.classification.cells import ClassCell
+from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
+from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.engines import check_engine, run_cells
 from conceptctl.workflows.bench.spec import Spec
 from conceptctl.workflows.learn.request import Request, precision_of
@@ -40,13 +44,13 @@ class Ran:
     """What a run did."""
 
     output: Path
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell | ClassCell, ...]
     finished_before: tuple[str, ...]
     """Names of cells that an earlier run had finished."""
 
 
 def run(
-    spec: Spec,
+    spec: Spec | ClassSpec,
     output: Path,
     *,
     patterns: Sequence[str] = (),
@@ -71,13 +75,13 @@ def run(
         DeviceFailed: Cells failed; the others are finished.
     """
     watch = watch or Watch()
-    rows = chosen(spec, patterns)
+    made = _chosen(spec, patterns)
     check_engine(engine)
     if engine == "local":
-        _check_device(spec, device)
+        _check_device(None if isinstance(spec, ClassSpec) else spec.precision, device)
     with writable(output):
         watch.stage("making base and pictures ready")
-        cells = make_cells(spec, rows, output.absolute(), watch.stage)
+        cells = made(output.absolute(), watch.stage)
         _note(spec, cells, output)
         finished = tuple(cell.name for cell in cells if (cell.home(output) / RESULTS).exists())
         # Rows of one content are one cell.
@@ -93,14 +97,25 @@ def run(
     return Ran(output, tuple(cells), finished)
 
 
-def _check_device(spec: Spec, device: str) -> None:
+def _chosen(
+    spec: Spec | ClassSpec, patterns: Sequence[str]
+) -> Callable[[Path, Callable[[str], None]], Sequence[Cell | ClassCell]]:
+    """What makes the cells that patterns name, given the output folder and who is told what takes long."""
+    if isinstance(spec, ClassSpec):
+        classes = chosen(spec.name, spec.entries, spec.seeds, patterns, CLASSIFIERS)
+        return lambda output, tell: make_class_cells(spec, classes, output, tell)
+    rows = chosen(spec.name, spec.entries, spec.seeds, patterns, METHODS)
+    return lambda output, tell: make_cells(spec, rows, output, tell)
+
+
+def _check_device(precision: str | None, device: str) -> None:
     """Refuse a device that is not there, and a precision that it does not learn in."""
     from conceptctl.diffusion.models import choose_device
 
-    precision_of(Request(Path(), "x", mixed_precision=spec.precision), choose_device(device).type)
+    precision_of(Request(Path(), "x", mixed_precision=precision), choose_device(device).type)
 
 
-def _note(spec: Spec, cells: Sequence[Cell], output: Path) -> None:
+def _note(spec: Spec | ClassSpec, cells: Sequence[Cell | ClassCell], output: Path) -> None:
     """Write down which cells belong to a spec, for the report."""
     folder = output / RUNS
     folder.mkdir(exist_ok=True)

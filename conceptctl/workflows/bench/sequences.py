@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,14 +52,32 @@ def write_world(data: Data, seed: int, root: Path) -> Path:
         The folder of the sequence.
     """
     name = f"{'-'.join(data.kinds) or 'mixed'}-{data.concepts}-{data.train}-{data.heldout}-seed-{seed}"
+
+    def write(part: Path) -> Iterable[Any]:
+        return world.write_folders(world_sequence(data, seed), part, training=data.train, heldout=data.heldout)
+
+    return _written_once(root, name, write)
+
+
+def write_styles(seed: int, root: Path) -> Path:
+    """Write the bundled world's classes in styles of their own below a folder, once, whoever asks for it.
+
+    Returns:
+        The folder, with train/CLASS and test/CLASS.
+    """
+    from conceptctl.pocket.world.styles import write_styled
+
+    return _written_once(root, f"styles-seed-{seed}", lambda part: write_styled(part, seed=seed))
+
+
+def _written_once(root: Path, name: str, write: Callable[[Path], Iterable[Any]]) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{name}.lock"):
         target = root / name
         if not target.exists():
             part = root / f"{name}.part"
             shutil.rmtree(part, ignore_errors=True)
-            sequence = world_sequence(data, seed)
-            for _ in world.write_folders(sequence, part, training=data.train, heldout=data.heldout):
+            for _ in write(part):
                 pass
             part.rename(target)
     return target

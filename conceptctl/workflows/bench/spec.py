@@ -176,10 +176,10 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
     if unknown := sorted(set(value) - _KEYS):
         raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
     texts = {
-        key: _text(what, key, value)
+        key: text_of(what, key, value)
         for key in ("title", "description", "base", "feature_extractor", "precision", "reference")
     }
-    entries = _entries(what, value.get("methods"), _settings(f"{what}: settings", value.get("settings", {})))
+    entries = _entries(what, value.get("methods"), settings_of(f"{what}: settings", value.get("settings", {})))
     labels = [each.label for each in entries]
     reference = texts["reference"] or labels[0]
     if reference not in labels:
@@ -190,7 +190,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
         description=texts["description"],
         entries=entries,
         data=_data(what, value.get("data")),
-        seeds=_seeds(what, value.get("seeds", [0])),
+        seeds=seeds_of(what, value.get("seeds", [0])),
         protocol=_protocol(what, value.get("protocol", "quick")),
         base=texts["base"] or Spec.base,
         feature_extractor=texts["feature_extractor"] or None,
@@ -200,14 +200,24 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
     )
 
 
-def _text(what: str, key: str, value: Mapping[str, Any]) -> str:
+def text_of(what: str, key: str, value: Mapping[str, Any]) -> str:
+    """Read a text of a table; "" where there is none.
+
+    Raises:
+        UsageError: It is no text.
+    """
     text = value.get(key, "")
     if not isinstance(text, str):
         raise UsageError(f"{what}: {key} is no text")
     return text
 
 
-def _table(what: str, value: Any) -> Mapping[str, Any]:
+def table_of(what: str, value: Any) -> Mapping[str, Any]:
+    """Read a table.
+
+    Raises:
+        UsageError: It is none.
+    """
     if not isinstance(value, Mapping):
         raise UsageError(f"{what} is no table")
     return value
@@ -227,7 +237,7 @@ def _numbers(what: str, kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _protocol(what: str, value: Any) -> Protocol:
     """A protocol by name, or a table whose fields come over those of the one that `like` names."""
-    table = {"like": value} if isinstance(value, str) else dict(_table(f"{what}: protocol", value))
+    table = {"like": value} if isinstance(value, str) else dict(table_of(f"{what}: protocol", value))
     like = table.pop("like", "quick")
     if like not in PROTOCOLS:
         raise UsageError(f"{what}: there is no protocol {like!r}", hint=", ".join(PROTOCOLS))
@@ -236,7 +246,7 @@ def _protocol(what: str, value: Any) -> Protocol:
 
 
 def _data(what: str, value: Any) -> Data:
-    table = dict(_table(f"{what}: data", value))
+    table = dict(table_of(f"{what}: data", value))
     kinds, folder = table.pop("kinds", []), table.pop("folder", "")
     if not isinstance(folder, str) or not isinstance(kinds, list) or not all(isinstance(each, str) for each in kinds):
         raise UsageError(f"{what}: data.folder is a text, data.kinds a list of texts")
@@ -250,7 +260,12 @@ def _data(what: str, value: Any) -> Data:
     return made
 
 
-def _seeds(what: str, value: Any) -> tuple[int, ...]:
+def seeds_of(what: str, value: Any) -> tuple[int, ...]:
+    """Read the seeds of a spec.
+
+    Raises:
+        UsageError: They are no seeds, or one stands twice.
+    """
     if not isinstance(value, list) or not value or not all(type(each) is int and 0 <= each < 2**31 for each in value):
         raise UsageError(f"{what}: seeds is a list of whole numbers from 0 on", hint="seeds = [0, 1, 2]")
     if len(set(value)) < len(value):
@@ -258,9 +273,13 @@ def _seeds(what: str, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _settings(what: str, value: Any) -> Mapping[str, Any]:
-    """Settings of a method, by name: whether it has them is for the method to say."""
-    table = _table(what, value)
+def settings_of(what: str, value: Any) -> Mapping[str, Any]:
+    """Read settings of a method, by name: whether it has them is for the method to say.
+
+    Raises:
+        UsageError: One can be no setting.
+    """
+    table = table_of(what, value)
     if odd := [key for key, each in table.items() if not isinstance(each, int | float | str)]:
         raise UsageError(f"{what}.{odd[0]} is no number and no word")
     return dict(table)
@@ -271,7 +290,7 @@ def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, .
         raise UsageError(f"{what}: it compares no methods", hint="[methods.stamina]")
     made = []
     for label, given in value.items():
-        table = _table(f"{what}: methods.{label}", given)
+        table = table_of(f"{what}: methods.{label}", given)
         if unknown := sorted(set(table) - {"method", "settings", "alone"}):
             raise UsageError(
                 f"{what}: methods.{label}: nothing is called {unknown[0]!r}", hint="method; settings; alone"
@@ -279,21 +298,21 @@ def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, .
         alone = table.get("alone", False)
         if type(alone) is not bool or not label.isprintable() or "/" in label:
             raise UsageError(f"{what}: methods.{label!a}: alone is true or false, and a label has no slash")
-        method = _text(f"{what}: methods.{label}", "method", table) or label
-        own = _settings(f"{what}: methods.{label}.settings", table.get("settings", {}))
+        method = text_of(f"{what}: methods.{label}", "method", table) or label
+        own = settings_of(f"{what}: methods.{label}.settings", table.get("settings", {}))
         made.append(Entry(label, method, {**shared, **own}, alone))
     return tuple(made)
 
 
 def _paper(what: str, value: Any, labels: list[str]) -> Paper:
-    table = _table(f"{what}: paper", value)
+    table = table_of(f"{what}: paper", value)
     if unknown := sorted(set(table) - {"source", "values"}):
         raise UsageError(f"{what}: paper: nothing is called {unknown[0]!r}", hint="source; values")
-    values = _table(f"{what}: paper.values", table.get("values", {}))
+    values = table_of(f"{what}: paper.values", table.get("values", {}))
     for label, row in values.items():
         if label not in labels:
             raise UsageError(f"{what}: paper.values.{label}: no method is called so", hint=", ".join(labels))
-        for key, number in _table(f"{what}: paper.values.{label}", row).items():
+        for key, number in table_of(f"{what}: paper.values.{label}", row).items():
             if key not in FIGURES or type(number) not in (int, float) or not math.isfinite(number):
                 raise UsageError(f"{what}: paper.values.{label}.{key} = {number!r}", hint=", ".join(FIGURES))
-    return Paper(_text(f"{what}: paper", "source", table), {label: dict(row) for label, row in values.items()})
+    return Paper(text_of(f"{what}: paper", "source", table), {label: dict(row) for label, row in values.items()})

@@ -53,7 +53,7 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
 
 
-def spelled(row: Row, name: str) -> str:
+def spelled(row: Row[Result], name: str) -> str:
     """A row's mean over seeds, with the deviation where there are several."""
     values = [value / _UNITS.get(name, 1) for value in row.values(name)]
     if not values:
@@ -133,7 +133,7 @@ def _differences(bench: Bench) -> Table | None:
     )
 
 
-def paired(row: Row, reference: Row, figure: str) -> list[float]:
+def paired(row: Row[Result], reference: Row[Result], figure: str) -> list[float]:
     """The differences of a figure, for every concept and seed that both have."""
     found = []
     theirs = {result.seed: result for result in reference.results}

@@ -1,0 +1,1 @@
+"""Comparisons of methods that learn to tell classes apart, one task after the other."""

@@ -1,0 +1,156 @@
+"""Cells of a comparison of classifiers: one method, one seed, and everything that decides the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import conceptctl
+from conceptctl.errors import UsageError
+from conceptctl.families import check_unsupported
+from conceptctl.images.class_folders import LabelledClass, classes_in, tasks_of
+from conceptctl.methods import find_classifier
+from conceptctl.presets import Preset, preset_for
+from conceptctl.store import durable
+from conceptctl.workflows.bench.cells import CELLS, DATA, RESULTS
+from conceptctl.workflows.bench.classification.spec import ClassSpec, Entry
+from conceptctl.workflows.bench.sequences import write_styles
+from conceptctl.workflows.learn.request import configured
+
+STATE = "state.safetensors"
+"""What a cell has learned so far."""
+TASKS = "tasks"
+VERSION = 1
+"""Of what a cell does: another number, and every cell is run anew."""
+
+
+@dataclass(frozen=True)
+class ClassCell:
+    """One method, one order of tasks, one seed."""
+
+    label: str
+    method: str
+    seed: int
+    config: Mapping[str, Any]
+    """Every setting of the method."""
+    epochs: int
+    base: str
+    """As `families.vit.load` takes it."""
+    tasks: tuple[tuple[LabelledClass, ...], ...]
+    """Those that are learned; all classes in one for what is learned at once."""
+    groups: tuple[tuple[str, ...], ...]
+    """The classes of each task, also of what is learned at once."""
+    content: Mapping[str, Any]
+    """What decides its result, as plain data."""
+
+    @property
+    def name(self) -> str:
+        """What it is called among the cells of its spec."""
+        return f"{self.label}/{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """What its folder is called: cells of one content are one cell."""
+        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
+        method = re.sub(r"[^a-z0-9]+", "-", self.method)
+        return f"{method}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def concepts(self) -> int:
+        """How many tasks there are to learn."""
+        return len(self.tasks)
+
+    def home(self, output: Path) -> Path:
+        """Its folder in an output folder."""
+        return output / CELLS / self.key
+
+    def learned(self, output: Path) -> int:
+        """How many of its tasks have been learned and measured."""
+        if (self.home(output) / RESULTS).exists():
+            return self.concepts
+        return len(list((self.home(output) / TASKS).glob("*.json")))
+
+
+def make_cells(
+    spec: ClassSpec,
+    rows: Sequence[tuple[Entry, int]],
+    output: Path,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[ClassCell]:
+    """Prepare cells: every setting is checked, and their pictures are there afterwards.
+
+    Raises:
+        NotFound: There is no such method, base or setting.
+        PicturesRefused: A picture is none, or none is there.
+        UsageError: A setting that cannot be meant, or more tasks than classes.
+    """
+    from conceptctl.families import vit
+
+    base = spec.base or vit.BUNDLED
+    preset = preset_for(vit.NAME, base)
+    configs = {entry.label: _config(entry, spec, preset, vit.UNSUPPORTED) for entry, _ in rows}
+    digest = vit.digest_of(base)
+    if spec.data.folder:
+        tell("looking at the pictures")
+        folders = {seed: Path(spec.data.folder).absolute() for _, seed in rows}
+    else:
+        tell("drawing the pictures")
+        folders = {seed: write_styles(seed, output / DATA) for _, seed in rows}
+    classes = {folder: classes_in(folder) for folder in set(folders.values())}
+    pictures = {folder: _digest_of(found) for folder, found in classes.items()}
+    made = []
+    for entry, seed in rows:
+        folder = folders[seed]
+        tasks = tasks_of(classes[folder], spec.data.tasks, seed)[: spec.data.learned or None]
+        groups = tuple(tuple(each.name for each in task) for task in tasks)
+        content: dict[str, Any] = {
+            "version": VERSION,
+            "program": conceptctl.__version__,
+            "kind": spec.kind,
+            "method": entry.method,
+            "config": configs[entry.label],
+            "epochs": spec.protocol.epochs or preset.learn.epochs,
+            "joint": entry.joint,
+            "seed": seed,
+            "base": digest,
+            "pictures_sha256": pictures[folder],
+            "tasks": [list(names) for names in groups],
+        }
+        learned = (tuple(each for task in tasks for each in task),) if entry.joint else tasks
+        made.append(
+            ClassCell(
+                entry.label, entry.method, seed, content["config"], content["epochs"], base, learned, groups, content
+            )
+        )
+    return made
+
+
+def _config(entry: Entry, spec: ClassSpec, preset: Preset, unsupported: Mapping[str, str]) -> dict[str, Any]:
+    """Every setting of a row: the method's, the preset's, the protocol's, the spec's."""
+    found = find_classifier(entry.method)
+    protocol = {"batch_size": spec.protocol.batch_size} if spec.protocol.batch_size else {}
+    if "steps" in entry.settings:
+        raise UsageError(f"{entry.label}: classes are learned in epochs, not in steps", hint="[protocol] epochs = 50")
+    known = {each.name for each in dataclasses.fields(found.configuration)}
+    # What the preset says of every method is said of those that have it.
+    ours = {name: value for name, value in preset.settings(entry.method).items() if name in known}
+    config = configured(found, {**ours, **protocol, **entry.settings})
+    check_unsupported(unsupported, config)
+    return dataclasses.asdict(config)
+
+
+def _digest_of(classes: Sequence[LabelledClass]) -> str:
+    """One digest over which pictures there are of which class."""
+    lines = [
+        f"{each.name} {part} {path.name} {durable.file_digest(path)}"
+        for each in classes
+        for part, paths in (("train", each.train), ("test", each.test))
+        for path in paths
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -94,7 +94,7 @@ def main() -> None:
                 schedule,
                 accelerator=accelerator,
                 batches=BATCHES,
-                sampled=False,
+                deltas=trainable.folded(),
             )
             for each in examples.values()
         ]

@@ -12,6 +12,7 @@ import conceptctl
 from conceptctl.families.sd import FAMILY
 from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.store.concept import Record
+from conceptctl.store.factors import Factors
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.adding import add_concept
@@ -67,6 +68,17 @@ def deltas(shapes, seed: int, density: float) -> dict[str, weights.Delta]:
     return made
 
 
+def factors(shapes, seed: int, rank: int, density: float = 1.0) -> dict[str, Factors]:
+    """Deltas that are products, with a mask where not all entries pass."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, (rows, columns) in shapes.items():
+        up, down = (rng.standard_normal(shape, dtype=np.float32) for shape in ((rows, rank), (rank, columns)))
+        mask = rng.random((rows, columns)) < density if density < 1 else None
+        made[f"unet/{name}"] = Factors.of(up, down, mask)
+    return made
+
+
 def state(shapes=None, seed: int = 0) -> dict[str, np.ndarray]:
     """What a method may keep for its next concept: two factors of each weight."""
     rng = np.random.default_rng(seed + 2)
@@ -116,12 +128,13 @@ def without_prompts(monkeypatch) -> None:
 
 
 def concept_bytes(
-    store: Store, name: str, seed: int = 0, shapes=None, width=WIDTH, density=0.3, state=None, **changes
+    store: Store, name: str, seed: int = 0, shapes=None, width=WIDTH, density=0.3, rank=0, state=None, **changes
 ) -> bytes:
-    """Return a concept file's bytes."""
+    """Return a concept file's bytes; with a rank its deltas are kept as factors."""
     rng = np.random.default_rng(seed + 1)
+    shapes = shapes or TINY
     tensors = weights.concept_tensors(
-        deltas(shapes or TINY, seed, density),
+        factors(shapes, seed, rank, density) if rank else deltas(shapes, seed, density),
         rng.standard_normal((1, width), dtype=np.float32),
         rng.standard_normal((2, 3), dtype=np.float32),
         state,
@@ -132,10 +145,11 @@ def concept_bytes(
 def learn(store: Store, name: str, seed: int = 0, **options) -> Generation:
     """Commit a synthetic concept the way `learn` commits a real one; options that are none are facts of its record."""
     shapes, width, density = (options.pop(k, d) for k, d in (("shapes", TINY), ("width", WIDTH), ("density", 0.3)))
-    kept = options.pop("state", None)
+    kept, rank = options.pop("state", None), options.pop("rank", 0)
     made = record(store, name, seed, **options)
     rng = np.random.default_rng(seed + 1)
     row = rng.standard_normal((1, width), dtype=np.float32)
-    tensors = weights.concept_tensors(deltas(shapes, seed, density), row, state=kept)
+    changes = factors(shapes, seed, rank, density) if rank else deltas(shapes, seed, density)
+    tensors = weights.concept_tensors(changes, row, state=kept)
     with store.writing("learn", wait=True) as writer:
         return add_concept(writer, "learn", made, writer.add_tensors(tensors, made.metadata()))

@@ -19,7 +19,7 @@ from conceptctl.learning.processes import casts
 from conceptctl.learning.prompts import Promptable
 from conceptctl.learning.run import BatchStep, Report, Run
 from conceptctl.learning.signals import deferred_signals
-from conceptctl.learning.weights import adapted, token_override
+from conceptctl.learning.weights import Deltas, adapted, token_override
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,7 +119,7 @@ def denoising_loss(
     accelerator: Accelerator,
     micro_batch: int | None = None,
     batches: int,
-    sampled: bool,
+    deltas: Deltas | None = None,
 ) -> float:
     """Measure the denoising loss on batches that no step draws, the same in every call.
 
@@ -132,7 +132,7 @@ def denoising_loss(
         accelerator: As `train` had it.
         micro_batch: As `train` had it.
         batches: How many.
-        sampled: With deltas as a training step draws them, or as they are kept.
+        deltas: With which deltas: what is kept; by default as a training step draws them.
     """
     uniform = replace(schedule, timestep_sampling="uniform")
     total = torch.zeros((), device=accelerator.device)
@@ -144,8 +144,8 @@ def denoising_loss(
             step = BatchStep(run, generator)
             parts = run.micro_batches(step.count)
             for part in step.parts(parts):
-                if not sampled:
-                    part.deltas = trainable.folded()
+                if deltas is not None:
+                    part.deltas = deltas
                 total += part.mean(part.loss()) / parts
     found: float = accelerator.reduce(total, "mean").item() / batches
     return found

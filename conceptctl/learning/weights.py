@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -30,6 +32,28 @@ def grouped_by_shape(shapes: Mapping[str, Shape]) -> dict[Paths, Shape]:
     return {tuple(paths): shape for shape, paths in found.items()}
 
 
+@dataclass(frozen=True)
+class Products:
+    """Where deltas come from that are products: up @ down, where the mask lets them pass."""
+
+    up: Tensor
+    """(n, D1, r)."""
+    down: Tensor
+    """(n, r, D2)."""
+    mask: Tensor | None = None
+    """Which entries pass, bool, (n, D1, D2); None for all."""
+
+    def to(self, device: torch.device) -> Products:
+        """The same on another device, in fp32 and without a graph."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Products(self.up.detach().float().to(device), self.down.detach().float().to(device), mask)
+
+    def unbind(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The factors of one matrix after the other."""
+        masks = self.mask if self.mask is not None else [None] * len(self.up)
+        return zip(self.up, self.down, masks, strict=True)
+
+
 class Deltas(Mapping[str, Tensor]):
     """Matrices by parameter path, those of one shape in one tensor.
 
@@ -37,9 +61,15 @@ class Deltas(Mapping[str, Tensor]):
     them at once is done sooner than to one after the other; a GPU is asked for fewer operations.
     """
 
-    def __init__(self, stacks: Mapping[Paths, Tensor] | None = None) -> None:
-        """Take stacks (n, D1, D2) by the paths of their n matrices."""
+    products: Mapping[Paths, Products] = MappingProxyType({})
+    """Those of the stacks that are known to be products of thin matrices, but for rounding: they are kept as such."""
+
+    def __init__(
+        self, stacks: Mapping[Paths, Tensor] | None = None, products: Mapping[Paths, Products] | None = None
+    ) -> None:
+        """Take stacks (n, D1, D2) by the paths of their n matrices, and the factors of those that are products."""
         self.stacks = dict(stacks or {})
+        self.products = dict(products or {})
         self._matrices = {
             path: matrix
             for paths, stack in self.stacks.items()
@@ -54,7 +84,10 @@ class Deltas(Mapping[str, Tensor]):
 
     def to(self, device: torch.device) -> Deltas:
         """The same on another device."""
-        return Deltas({paths: stack.to(device) for paths, stack in self.stacks.items()})
+        return Deltas(
+            {paths: stack.to(device) for paths, stack in self.stacks.items()},
+            {paths: each.to(device) for paths, each in self.products.items()},
+        )
 
     def forwards(self, weights: Adapted, dtype: torch.dtype | None) -> Mapping[str, Forward]:
         """What projections do with these deltas, by path; see `Adapted.put`."""

@@ -5,6 +5,8 @@ It is a blob in the store, and what `export --to concept` gives: whole on the ba
 Tensors:
     delta/PLACE/mask    bits of the weights that change, packed eight to a byte, first bit highest
     delta/PLACE/values  what is added to those weights, fp32, in C order
+    delta/PLACE/up      in their place, where that is smaller: the delta's factors (D1, r)
+    delta/PLACE/down    and (r, D2), fp32 on the grids of `store.factors`, with a mask where not all entries pass
     token               rows of the token table, fp32
     features            features of pictures drawn just after learning, fp32; optional
     state/KIND/PLACE    what a method keeps for its next concept, fp32; optional

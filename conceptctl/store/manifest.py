@@ -85,6 +85,7 @@ class Concept:
         uid: What history and other blobs call it, so that its name stands in few places.
         folded: Whether the stored weights hold it already.
         consolidated: Whether the generation's consolidated weights hold it, so that its own delta is not added.
+        factored: Whether its blob has deltas that are kept as their factors.
     """
 
     uid: str
@@ -95,6 +96,7 @@ class Concept:
     folded: bool
     blob: BlobRef
     consolidated: bool = False
+    factored: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +163,11 @@ class Generation:
     floor: int = 0
 
     @property
-    def is_newer(self) -> bool:
-        """Whether programs that know formats before the third would misread it."""
-        return self.consolidated is not None or self.floor > 0
+    def least_format(self) -> int:
+        """The earliest format whose programs do not misread it."""
+        if any(each.factored for each in self.concepts):
+            return 4
+        return 3 if self.consolidated is not None or self.floor > 0 else 1
 
     @cached_property
     def encoded(self) -> bytes:
@@ -176,8 +180,9 @@ class Generation:
             if not value[name]:
                 del value[name]
         for entry in value["concepts"]:
-            if not entry["consolidated"]:
-                del entry["consolidated"]
+            for name in ("consolidated", "factored"):
+                if not entry[name]:
+                    del entry[name]
         return canonical(value)
 
     @cached_property

@@ -32,8 +32,7 @@ def repair(layout: Layout, *, dry_run: bool = False) -> list[str]:
 
         _repair_format(layout, step)
         chain = _repair_manifests(layout, step)
-        if any(isinstance(each, Generation) and each.is_newer for each in chain):
-            _say_format(layout, step)
+        _say_format(layout, max((each.least_format for each in chain if isinstance(each, Generation)), default=1), step)
         _repair_index(layout, chain, step)
         _repair_blobs(layout, [each for each in chain if isinstance(each, Generation)], step)
         return done
@@ -54,10 +53,10 @@ def _repair_format(layout: Layout, step: Step) -> None:
         step("write FORMAT again", lambda: durable.replace_file(layout.format, text, layout.tmp))
 
 
-def _say_format(layout: Layout, step: Step) -> None:
+def _say_format(layout: Layout, least: int, step: Step) -> None:
     """Let the number be that of stores with such generations, where a flip has made an earlier one of it."""
-    if 0 < layout.format_number() < FORMAT_NUMBER:
-        text = b"%d\n" % FORMAT_NUMBER
+    if 0 < layout.format_number() < least:
+        text = b"%d\n" % least
         step("write FORMAT again: generations need it", lambda: durable.replace_file(layout.format, text, layout.tmp))
 
 

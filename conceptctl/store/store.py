@@ -182,8 +182,7 @@ class Writer:
 
     def say_format(self, generation: Generation) -> None:
         """Make sure that programs of an earlier format leave a generation alone that they would misread."""
-        if generation.is_newer:
-            self.raise_format(FORMAT_NUMBER)
+        self.raise_format(generation.least_format)
 
     def raise_format(self, least: int) -> None:
         """Say that the store holds what programs of formats before this one do not know."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from conceptctl.errors import ConceptctlError, ImportRefused, StoreDamaged, StoreTooNew
 from conceptctl.store import blobs, index, tensorfile
 from conceptctl.store.index import LOST, LogRow
-from conceptctl.store.layout import FORMAT_NUMBER, Layout
+from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Generation, decode, kept
 from conceptctl.wording import count
 
@@ -72,7 +72,7 @@ def verify(layout: Layout, *, read_data: bool = False) -> Report:
             problems.append(found)
         elif found is not None:
             generations.append(found)
-    if any(each.is_newer for each in generations) and layout.format_number() < FORMAT_NUMBER:
+    if 0 < layout.format_number() < max((each.least_format for each in generations), default=1):
         problems.append(Problem("FORMAT", "it names an earlier format than the generations need"))
     if rows:
         problems += _check_anchor(layout, rows)

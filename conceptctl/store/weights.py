@@ -1,6 +1,7 @@
 """Deltas and weights as arrays: packing, unpacking, and adding in the order of learning.
 
-Additions are elementwise in fp32 and happen in one order, so folding twice gives the same bits on any machine.
+Additions are elementwise in fp32 and happen in one order, so folding twice gives the same bits on any machine; so do
+products (`store.factors`).
 """
 
 import math
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from conceptctl.errors import StoreDamaged
 from conceptctl.store import tensorfile
+from conceptctl.store.factors import Factors
 from conceptctl.store.tensorfile import Header, LazyTensor, Tensor, TensorInfo
 
 Array = NDArray[np.float32]
@@ -59,7 +61,7 @@ def array_tensor(array: Array) -> Tensor:
 
 
 def concept_tensors(
-    deltas: Mapping[str, Delta],
+    deltas: Mapping[str, Delta | Factors],
     token: Array,
     features: Array | None = None,
     state: Mapping[str, Array] | None = None,
@@ -85,23 +87,39 @@ def rows_by_table(row: Array, widths: Mapping[str, int]) -> dict[str, Array]:
     return {table: row[:, end - width : end] for (table, width), end in zip(widths.items(), ends, strict=True)}
 
 
-def delta_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+def delta_tensors(deltas: Mapping[str, Delta | Factors]) -> dict[str, Tensor]:
     """Return the tensors of deltas, by the place of the weight in the base."""
     tensors = {}
     for place, delta in deltas.items():
-        bits = np.packbits(delta.mask.reshape(-1))
-        tensors[f"delta/{place}/mask"] = Tensor("U8", bits.shape, bits.tobytes())
-        tensors[f"delta/{place}/values"] = array_tensor(delta.values)
+        if isinstance(delta, Factors):
+            tensors[f"delta/{place}/up"] = array_tensor(delta.up)
+            tensors[f"delta/{place}/down"] = array_tensor(delta.down)
+        else:
+            tensors[f"delta/{place}/values"] = array_tensor(delta.values)
+        if delta.mask is not None:
+            bits = np.packbits(delta.mask.reshape(-1))
+            tensors[f"delta/{place}/mask"] = Tensor("U8", bits.shape, bits.tobytes())
     return tensors
+
+
+def delta_parts(header: Header) -> dict[str, frozenset[str]]:
+    """Return what a concept file holds of each weight that it changes: `mask` and `values`, or `up` and `down`."""
+    parts: dict[str, set[str]] = {}
+    for name in header.tensors:
+        if name.startswith("delta/"):
+            place, _, part = name[len("delta/") :].rpartition("/")
+            parts.setdefault(place, set()).add(part)
+    return {place: frozenset(found) for place, found in parts.items()}
 
 
 def places(header: Header) -> list[str]:
     """Return the weights that a concept file changes."""
-    return [name[len("delta/") : -len("/mask")] for name in header.tensors if _is_mask(name)]
+    return list(delta_parts(header))
 
 
-def _is_mask(name: str) -> bool:
-    return name.startswith("delta/") and name.endswith("/mask")
+def is_factored(header: Header) -> bool:
+    """Whether a concept file has factors, which programs of formats before the fourth do not know."""
+    return any("up" in parts for parts in delta_parts(header).values())
 
 
 def to_array(info: TensorInfo, view: memoryview) -> Array:
@@ -127,15 +145,20 @@ def read_deltas(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[t
 
 
 def read_delta(path: Path, header: Header, place: str, shape: tuple[int, ...]) -> Delta:
-    """Read one of a concept file's deltas, of a weight of a shape."""
+    """Read one of a concept file's deltas, of a weight of a shape, entry by entry."""
+    found = read_stored(path, header, place, shape)
+    return Delta.of(found.product()) if isinstance(found, Factors) else found
+
+
+def read_stored(path: Path, header: Header, place: str, shape: tuple[int, ...]) -> Delta | Factors:
+    """Read one of a concept file's deltas as it is kept."""
     view = tensorfile.numbers(path, header)
-    bits = unpack(header.tensors[_mask_name(place)], view)
-    mask = bits[: math.prod(shape)].reshape(shape)
-    return Delta(mask, to_array(header.tensors[f"delta/{place}/values"], view))
-
-
-def _mask_name(place: str) -> str:
-    return f"delta/{place}/mask"
+    mask, values, up, down = (header.tensors.get(f"delta/{place}/{part}") for part in ("mask", "values", "up", "down"))
+    bits = None if mask is None else unpack(mask, view)[: math.prod(shape)].reshape(shape)
+    if up and down:
+        return Factors(to_array(up, view), to_array(down, view), bits)
+    assert bits is not None and values is not None
+    return Delta(bits, to_array(values, view))
 
 
 def read_floats(path: Path, name: str) -> Array:
@@ -178,8 +201,9 @@ class Sums(Mapping[str, Array]):
             StoreDamaged: A delta is of a weight that the base does not have.
         """
         self._start = dict(base)
-        self._deltas = [(path, tensorfile.read_header(path)) for path in concepts]
-        changed = {place for _, header in self._deltas for place in places(header)}
+        headers = [(path, tensorfile.read_header(path)) for path in concepts]
+        self._deltas = [(path, header, frozenset(places(header))) for path, header in headers]
+        changed = {place for _, _, own in self._deltas for place in own}
         if stored:
             names = tensorfile.read_header(stored).tensors
             kept = {name.removeprefix("weights/"): name for name in names if name.startswith("weights/")}
@@ -203,9 +227,9 @@ class Sums(Mapping[str, Array]):
         if place not in self:
             raise KeyError(place)
         weight = read_floats(*self._start[place])
-        for path, header in self._deltas:
-            if _mask_name(place) in header.tensors:
-                read_delta(path, header, place, weight.shape).add_to(weight)
+        for path, header, own in self._deltas:
+            if place in own:
+                read_stored(path, header, place, weight.shape).add_to(weight)
         return weight
 
     def shape(self, place: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from conceptctl.errors import AlreadyExists
-from conceptctl.store import base, concept, purge
+from conceptctl.store import base, concept, purge, tensorfile
 from conceptctl.store.concept import Record
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Action, Attachment, BlobRef, Concept, Generation
@@ -38,7 +38,12 @@ def add_concept(
     if record.contains:
         # A program that knows no such record would undo what it guards.
         writer.raise_format(2)
-    added = Concept(record.uid, record.name, record.class_word, record.method, record.learned, False, ref)
+    from conceptctl.store import weights
+
+    factored = weights.is_factored(tensorfile.read_header(writer.layout.blob(ref.sha256)))
+    added = Concept(
+        record.uid, record.name, record.class_word, record.method, record.learned, False, ref, factored=factored
+    )
     following = writer.head.after(
         Action(verb, (record.name,)),
         concepts=(*before.concepts, added),

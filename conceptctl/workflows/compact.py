@@ -79,7 +79,9 @@ def compact(store: Store, plan: CompactPlan, *, wait: bool = False) -> Generatio
         if head.identity != plan.head.identity:
             raise Busy("the store has changed since the plan was made")
         sums, tokens = folded.read(store.layout, head)
-        bare = tuple(dataclasses.replace(each, blob=_without_delta(writer, each)) for each in head.concepts)
+        bare = tuple(
+            dataclasses.replace(each, blob=_without_delta(writer, each), factored=False) for each in head.concepts
+        )
         made = folded.consolidate(store.layout, dataclasses.replace(head, concepts=bare), sums, tokens)
         return writer.commit(
             head.after(

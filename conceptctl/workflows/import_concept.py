@@ -239,13 +239,13 @@ def join_others(
 
     solver = Consolidation(store, head, progress=progress)
     start = solver.current_weight if with_others else solver.base_weight
-    shapes = {place: weight.shape for place, weight in solver.current.items()}
-    given = dict(weights.read_deltas(path, shapes))
+    header = tensorfile.read_header(path)
+    given = frozenset(weights.places(header))
 
     def wanted(place: str) -> torch.Tensor:
         weight = start(place).numpy().copy()
         if place in given:
-            given[place].add_to(weight)
+            weights.read_stored(path, header, place, weight.shape).add_to(weight)
         return torch.from_numpy(weight)
 
     prompt = recipe_of(record, head.base).prompt_for(record.name)

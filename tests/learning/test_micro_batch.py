@@ -70,7 +70,7 @@ def test_the_network_never_sees_more_than_the_part(backbone):
             seen.clear()
             losses[micro_batch] = denoising_loss(
                 backbone, [backbone.alice], trainable, examples(), Schedule(1, 3, 2),
-                accelerator=make_accelerator(CPU), micro_batch=micro_batch, batches=2, sampled=True,
+                accelerator=make_accelerator(CPU), micro_batch=micro_batch, batches=2,
             )  # fmt: skip
             assert seen == ([5, 5] if micro_batch is None else [1, 2, 2] * 2)
         assert losses[2] == pytest.approx(losses[None], rel=1e-5)

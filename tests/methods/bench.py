@@ -77,6 +77,7 @@ class Bench:
         return self.method.config.schedule(self.task.seed)
 
     def denoising_loss(self, *, sampled, batches=2):
+        kept = None if sampled else self.trainable.folded()
         return denoising_loss(
             self.backbone,
             self.token_ids,
@@ -85,7 +86,7 @@ class Bench:
             self.schedule(),
             accelerator=self.accelerator,
             batches=batches,
-            sampled=sampled,
+            deltas=kept,
         )
 
     def model(self):

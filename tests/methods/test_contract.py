@@ -15,6 +15,8 @@ from conceptctl.learning.loop import Listener
 from conceptctl.learning.weights import adapted
 from conceptctl.methods import METHODS, find_method
 from conceptctl.parts.masks import FORMS
+from conceptctl.store import tensorfile, weights
+from conceptctl.workflows.learn.training import as_stored
 from tests.methods.bench import Bench, earlier_of
 from tests.tiny_pipeline import write_tiny_pipeline
 
@@ -166,6 +168,32 @@ def test_what_is_attached_draws_as_what_is_folded(folder, method, precision):
         bench.backbone.set_weights({path: before[path] + delta for path, delta in learned.deltas.items()})
         folded = unet(noised.inputs, noised.timesteps, condition).sample
     assert torch.equal(attached, folded)
+
+
+def test_what_is_stored_is_what_draws_from_then_on(folder, method, precision, tmp_path):
+    """Whatever form a delta is kept in, the store reads what the model was given, to the bit."""
+    bench = a_second_task(folder, method, precision)
+    learned = bench.learned()
+    kept, factors = as_stored(learned)
+    assert all(torch.allclose(kept.deltas[path], delta, rtol=1e-4, atol=1e-6) for path, delta in learned.deltas.items())
+    tensors = weights.delta_tensors(
+        {path: factors.get(path) or weights.Delta.of(delta.numpy()) for path, delta in kept.deltas.items()}
+    )
+    path = tmp_path / "delta.safetensors"
+    path.write_bytes(b"".join(tensorfile.encode(tensors, {})))
+    read = dict(weights.read_deltas(path, bench.task.shapes))
+    assert set(read) == set(kept.deltas)
+    for place, delta in read.items():
+        found = torch.zeros(bench.task.shapes[place])
+        found[torch.from_numpy(delta.mask)] = torch.from_numpy(delta.values)
+        assert torch.equal(found, kept.deltas[place])
+    dense = weights.delta_tensors({path: weights.Delta.of(each.numpy()) for path, each in kept.deltas.items()})
+    assert sum(len(each.data) for each in tensors.values()) <= sum(len(each.data) for each in dense.values())
+    if method.name in {"lora", "lora-orthogonal", "c-lora"}:
+        assert set(factors) == set(kept.deltas)
+    if method.name in {"ewc", "dsc"}:
+        # Of twice the rank, which only the larger targets are worth it for.
+        assert 0 < len(factors) < len(kept.deltas)
 
 
 def test_losses_are_finite_and_need_no_earlier_concept(folder, method, precision):

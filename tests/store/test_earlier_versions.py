@@ -48,7 +48,7 @@ def test_what_an_earlier_version_wrote_keeps_its_name():
     assert not any(concept.consolidated for concept in found.concepts)
     following = found.after(found.action)
     assert following.parent == IDENTITY
-    for name in (b"family", b"consolidated", b"floor"):
+    for name in (b"family", b"consolidated", b"floor", b"factored"):
         assert name not in following.encoded
     assert decode(following.encoded, following.identity) == following
     assert families.facts_of(found.base) == families.family_of(found.base).FAMILY == FAMILY
@@ -108,7 +108,8 @@ def test_its_manifests_are_those_of_that_version(earlier):
         entry = dataclasses.asdict(earlier.generation(row.seq))
         assert entry["base"].pop("family") is None
         assert (entry.pop("consolidated"), entry.pop("floor")) == (None, 0)
-        assert [each.pop("consolidated") for each in entry["concepts"]] == [False] * len(entry["concepts"])
+        for name in ("consolidated", "factored"):
+            assert [each.pop(name) for each in entry["concepts"]] == [False] * len(entry["concepts"])
         assert set(entry["base"]) == {"name", "sha256", "files", "texts"}
         assert data == canonical(entry)
 

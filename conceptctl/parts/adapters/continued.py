@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from conceptctl.learning.method import Config, Earlier, Learned, State, Task, Trainable
-from conceptctl.learning.weights import Deltas, Paths, Shape
+from conceptctl.learning.weights import Deltas, Paths, Products, Shape
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.measured import Measured
 from conceptctl.parts.adapters.vera import Vera
@@ -79,6 +79,15 @@ class ContinuedLowRank(Continued, LowRank):
         """A B, (n, D1, D2) for the matrices of each shape."""
         ups, downs = factors[: len(self.up)], factors[len(self.up) :]
         return {paths: up @ down for paths, up, down in zip(self.shapes, ups, downs, strict=True)}
+
+    def folded(self) -> Deltas:
+        """The increment, and its factors: those of now beside those of the start, which are taken away."""
+        now, before = self.factors, self._unflat(self.start)
+        count = len(self.up)
+        ups = [torch.cat([after, -start], dim=2) for after, start in zip(now[:count], before[:count], strict=True)]
+        downs = [torch.cat(pair, dim=1) for pair in zip(now[count:], before[count:], strict=True)]
+        products = {paths: Products(*pair) for paths, *pair in zip(self.shapes, ups, downs, strict=True)}
+        return Deltas(super().folded().stacks, products)
 
 
 class ContinuedVera(Continued, Vera):

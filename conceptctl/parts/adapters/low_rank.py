@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptctl.learning.method import ParameterGroups
-from conceptctl.learning.weights import Deltas, Paths, Shape, grouped_by_shape
+from conceptctl.learning.weights import Deltas, Paths, Products, Shape, grouped_by_shape
 
 
 class LowRank(nn.Module):
@@ -50,11 +50,12 @@ class LowRank(nn.Module):
 
     def forward(self, generator: torch.Generator) -> Deltas:
         """The deltas; nothing in them is random."""
-        return self.folded()
+        return Deltas(self.products())
 
     def folded(self) -> Deltas:
-        """The deltas."""
-        return Deltas(self.products())
+        """The deltas, and their factors."""
+        pairs = zip(self.shapes, self.pairs(), strict=True)
+        return Deltas(self.products(), {paths: Products(*pair) for paths, pair in pairs})
 
     def products(self) -> dict[Paths, Tensor]:
         """A B for each projection, those of one shape together, (n, D1, D2)."""

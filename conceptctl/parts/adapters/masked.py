@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -120,12 +121,11 @@ class Masked(nn.Module):
 
     def folded(self) -> Deltas:
         """The deltas through the masks' argmax: what is kept, and what is evaluated."""
-        products = self.low_rank.products()
+        masks = dict(zip(self.low_rank.shapes, (form() > 0 for form in self._forms()), strict=True))
+        whole = self.low_rank.folded()
         return Deltas(
-            {
-                paths: product * (form() > 0)
-                for (paths, product), form in zip(products.items(), self._forms(), strict=True)
-            }
+            {paths: product * masks[paths] for paths, product in whole.stacks.items()},
+            {paths: replace(each, mask=masks[paths]) for paths, each in whole.products.items()},
         )
 
     def sizes(self) -> Tensor:

@@ -15,7 +15,7 @@ from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.learn.pace import peak_memory
 
 if TYPE_CHECKING:
-    from conceptctl.learning.method import Learned, Method
+    from conceptctl.learning.method import Method
     from conceptctl.workflows.learn.prepared import Prepared
     from conceptctl.workflows.learn.reference import Reference
     from conceptctl.workflows.learn.request import Request
@@ -84,7 +84,7 @@ def commit(
     writer: Writer,
     attachments: tuple[Attachment, ...],
     record: Record,
-    learned: Learned,
+    trained: Trained,
     reference: Reference,
 ) -> Generation:
     """Write the concept's file and the generation that has it."""
@@ -92,9 +92,10 @@ def commit(
 
     from conceptctl.learning.signals import deferred_signals
 
+    learned = trained.learned
     row = torch.cat(list(learned.tokens.values()), dim=1)
     tensors = weights.concept_tensors(
-        {path: weights.Delta.of(delta.numpy()) for path, delta in learned.deltas.items()},
+        {path: trained.factors.get(path) or weights.Delta.of(delta.numpy()) for path, delta in learned.deltas.items()},
         row.numpy(),
         reference.features,
         {name: value.numpy() for name, value in learned.state.items()},

@@ -132,7 +132,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     if writer is None:
         return None
     record = record_of(prepared, trained, reference)
-    made = commit(prepared, writer, model.attachments, record, trained.learned, reference)
+    made = commit(prepared, writer, model.attachments, record, trained, reference)
     return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from conceptctl.errors import DeviceFailed
 from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
 from conceptctl.learning.weights import Deltas
+from conceptctl.store.factors import Factors, smaller
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.cost import LOSS_BATCHES
@@ -36,6 +40,9 @@ class Trained:
     """What a training left."""
 
     learned: Learned
+    """Its deltas are those that the store makes of what it keeps, to the bit."""
+    factors: Mapping[str, Factors]
+    """Those of them that are kept as their factors, by path."""
     trainable: Trainable
     state: TrainingState
     measures: dict[str, float]
@@ -152,14 +159,11 @@ def train_concept(
         )
     finally:
         told.close()
-    learned = _on_cpu(prepared.method.finish(task, trainable))
-    everything = (*learned.deltas.values(), *learned.tokens.values(), *learned.state.values())
-    if not all(bool(each.isfinite().all()) for each in everything):
-        raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
+    learned, factors = as_stored(prepared.method.finish(task, trainable))
     # Drawing reference samples can take longer than learning, and a signal may come meanwhile.
     resumed.save(end)
-    measures = _measures(prepared, model, token_id, trainable, dataset, fit)
-    return Trained(learned, trainable, end, measures, told.pace.seconds_a_step)
+    measures = _measures(prepared, model, token_id, trainable, dataset, fit, learned.deltas)
+    return Trained(learned, factors, trainable, end, measures, told.pace.seconds_a_step)
 
 
 def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:
@@ -190,15 +194,52 @@ def _on_cpu(learned: Learned) -> Learned:
         return tensor.detach().float().cpu()
 
     return Learned(
-        Deltas({paths: moved(stack) for paths, stack in learned.deltas.stacks.items()}),
+        Deltas(
+            {paths: moved(stack) for paths, stack in learned.deltas.stacks.items()},
+            {paths: each.to(torch.device("cpu")) for paths, each in learned.deltas.products.items()},
+        ),
         {table: moved(rows) for table, rows in learned.tokens.items()},
         {name: moved(value) for name, value in learned.state.items()},
         learned.contains,
     )
 
 
+def as_stored(learned: Learned) -> tuple[Learned, dict[str, Factors]]:
+    """Make deltas the ones that a store makes of their factors, where those are smaller than they are themselves.
+
+    Args:
+        learned: What a method keeps.
+
+    Returns:
+        The same on the CPU and with these deltas, and the factors by path: what draws from now on is what will be read.
+
+    Raises:
+        DeviceFailed: What was learned is no number.
+    """
+    learned = _on_cpu(learned)
+    everything = (*learned.deltas.values(), *learned.tokens.values(), *learned.state.values())
+    if not all(bool(each.isfinite().all()) for each in everything):
+        raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
+    stacks, found = dict(learned.deltas.stacks), {}
+    for paths, products in learned.deltas.products.items():
+        matrices = dict(zip(paths, stacks[paths], strict=True))
+        for path, (up, down, mask) in zip(paths, products.unbind(), strict=True):
+            passing = None if mask is None else mask.numpy()
+            if factors := smaller(up.numpy(), down.numpy(), passing, matrices[path].numpy()):
+                found[path] = factors
+                matrices[path] = torch.from_numpy(factors.product())
+        stacks[paths] = torch.stack(list(matrices.values()))
+    return replace(learned, deltas=Deltas(stacks)), found
+
+
 def _measures(
-    prepared: Prepared, model: Model, token_id: int, trainable: Trainable, dataset: Dataset, fit: Fit
+    prepared: Prepared,
+    model: Model,
+    token_id: int,
+    trainable: Trainable,
+    dataset: Dataset,
+    fit: Fit,
+    kept: Deltas,
 ) -> dict[str, float]:
     """Measure the masks, and compare the loss with their noise and without."""
     measures = trainable.adapter.measures() if trainable.adapter else {}
@@ -206,9 +247,9 @@ def _measures(
         # Nothing is random in what is learned.
         return {}
     found = {name: value.item() for name, value in measures.items()}
-    losses = (("loss_sampled", True), ("loss_folded", False))
+    losses = (("loss_sampled", None), ("loss_folded", kept.to(prepared.device)))
     prepared.watch.stage("comparing the loss with masks", len(losses))
-    for name, sampled in losses:
+    for name, deltas in losses:
         found[name] = denoising_loss(
             model.backbone,
             [token_id],
@@ -218,7 +259,7 @@ def _measures(
             accelerator=prepared.accelerator,
             micro_batch=fit.micro_batch,
             batches=LOSS_BATCHES,
-            sampled=sampled,
+            deltas=deltas,
         )
         prepared.watch.advance(1)
     return found

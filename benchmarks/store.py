@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conceptctl.store import weights
+from conceptctl.store import base, tensorfile, weights
+from conceptctl.store.factors import smaller
 from conceptctl.workflows.adding import add_concept
 from conceptctl.workflows.fold import fold
 from tests import synthetic
@@ -115,10 +117,53 @@ def growth(folder: Path, concepts: int) -> None:
     )
 
 
+def forms(folder: Path) -> None:
+    """What a concept of rank 16 takes at Stable Diffusion 1.x's shapes, as entries and as factors; processor time."""
+    shapes = synthetic.sd1_shapes()
+    store = synthetic.make_store(folder / "forms", synthetic.write_base(folder / "sd-forms", shapes, width=768))
+    found = base.tensors(store.layout, store.head().base)
+    start = {place: (path, name) for place, (path, name, _) in found.items()}
+    print(
+        "\n| rank 16, SD 1.x shape | entries, MB | factors, MB | adding entries, s | adding factors, s | choosing, s |"
+    )
+    print("|---|---|---|---|---|---|")
+    for what, density in (("LoRA", 1.0), ("STAMINA, 50 % pass", 0.5), ("STAMINA, 20 % pass", 0.2)):
+        made = synthetic.factors(shapes, 0, 16, density)
+        dense = {place: each.product() for place, each in made.items()}
+        begin = time.process_time()
+        for place, each in made.items():
+            assert smaller(each.up, each.down, each.mask, dense[place]) is not None
+        choosing = time.process_time() - begin
+        entries = {place: weights.Delta.of(each) for place, each in dense.items()}
+        files = []
+        for name, deltas in (("entries", entries), ("factors", made)):
+            files.append(folder / f"{name}-{density}.safetensors")
+            files[-1].write_bytes(b"".join(tensorfile.encode(weights.delta_tensors(deltas), {})))
+        without = _summing(start, [], found)
+        taken = [_summing(start, [path], found) - without for path in files]
+        sizes = " | ".join(f"{_size(path) / 1e6:.2f}" for path in files)
+        print(f"| {what} | {sizes} | {taken[0]:.2f} | {taken[1]:.2f} | {choosing:.2f} |")
+
+
+def _summing(start: dict[str, tuple[Path, str]], concepts: list[Path], places: Iterable[str]) -> float:
+    """Processor seconds for all weights with some concepts in them, median of five."""
+    taken = []
+    for _ in range(5):
+        begin = time.process_time()
+        sums = weights.Sums(start, concepts)
+        for place in places:
+            if place in sums:
+                sums[place]
+            elif place.endswith(("to_k.weight", "to_v.weight")):
+                weights.read_floats(*start[place])
+        taken.append(time.process_time() - begin)
+    return statistics.median(taken)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=500, help="how many for growth; each takes 18 MB of disk")
-    parser.add_argument("--only", choices=("startup", "commit", "growth"))
+    parser.add_argument("--only", choices=("startup", "commit", "growth", "forms"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="conceptctl-bench-", dir=Path.home()))
     try:
@@ -126,6 +171,8 @@ def main() -> None:
             startup(folder)
         if options.only in (None, "commit"):
             commit(folder)
+        if options.only in (None, "forms"):
+            forms(folder)
         if options.only in (None, "growth"):
             growth(folder, options.concepts)
     finally:

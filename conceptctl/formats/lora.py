@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -49,6 +50,7 @@ def module_name(path: str) -> str:
 def lora(
     deltas: Mapping[str, Array],
     *,
+    known: Mapping[str, Factors] = MappingProxyType({}),
     rank: int | None = None,
     dtype: str = "F32",
     named: Callable[[str], str] = module_name,
@@ -57,11 +59,12 @@ def lora(
 
     Args:
         deltas: What is added to each weight, (rows, columns), by parameter path.
+        known: The factors of those that are known to be products; of the others they are looked for.
         rank: The highest rank; None for as high as it takes.
         dtype: The type of the factors, as safetensors calls it.
         named: What a module is called, given its parameter path.
     """
-    made = _factored(deltas, rank)
+    made = _factored(deltas, known, rank)
     tensors: dict[str, Tensor | LazyTensor] = {}
     for path in deltas:
         key = PREFIX + named(path).replace(".", "_")
@@ -71,12 +74,18 @@ def lora(
     return Written(tensors, made.rank, made.error)
 
 
-def peft(deltas: Mapping[str, Array], *, rank: int | None = None, dtype: str = "F32") -> Written:
+def peft(
+    deltas: Mapping[str, Array],
+    *,
+    known: Mapping[str, Factors] = MappingProxyType({}),
+    rank: int | None = None,
+    dtype: str = "F32",
+) -> Written:
     """Return a LoRA file's tensors as peft names them, which diffusers reads for every pipeline; see `lora`.
 
     `COMPONENT.MODULE.lora_A.weight` (r, columns) and `.lora_B.weight` (rows, r), of scale 1.
     """
-    made = _factored(deltas, rank)
+    made = _factored(deltas, known, rank)
     tensors: dict[str, Tensor | LazyTensor] = {}
     for path in deltas:
         module = path.removesuffix(".weight").replace("/", ".")
@@ -117,7 +126,7 @@ class _Factored:
         return found.padded(self.rank)
 
 
-def _factored(deltas: Mapping[str, Array], rank: int | None) -> _Factored:
+def _factored(deltas: Mapping[str, Array], known: Mapping[str, Factors], rank: int | None) -> _Factored:
     """Find the factors of deltas, exact or truncated, one delta in memory at a time.
 
     Where ranks are not low, the identity stands on the side that makes the smaller file.
@@ -125,7 +134,9 @@ def _factored(deltas: Mapping[str, Array], rank: int | None) -> _Factored:
     shapes, thin, sizes = {}, {}, {}
     for path, delta in deltas.items():
         shapes[path], sizes[path] = delta.shape, float(np.linalg.norm(delta)) ** 2
-        found = low_rank.thin(delta) if rank is None else low_rank.truncated(delta, rank)
+        found = known.get(path)
+        if found is None or (rank is not None and found.rank > rank):
+            found = low_rank.thin(delta) if rank is None else low_rank.truncated(delta, rank)
         if found:
             thin[path] = found
     highest = max((each.rank for each in thin.values()), default=0)

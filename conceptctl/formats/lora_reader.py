@@ -68,6 +68,7 @@ class Read:
 
     Attributes:
         deltas: What it adds to each target, by parameter path, fp32.
+        factors: Of those that are products: (rows, r), the scale in it, and (r, columns).
         unused: How many of its modules could not be used, by what they are.
         misfits: Modules that a target's name fits and its place or shape does not: the name, and the shape of the
             delta; the shape is () where no delta could be made.
@@ -79,6 +80,7 @@ class Read:
     """
 
     deltas: Mapping[str, Array]
+    factors: Mapping[str, tuple[Array, Array]]
     unused: Mapping[str, int]
     misfits: tuple[tuple[str, tuple[int, ...]], ...]
     unread: tuple[str, ...]
@@ -137,6 +139,7 @@ def read(
     endings = tuple({"_".join(name.split("_")[-3:]) for name in map(flat_name, targets)})
     modules, unread = _by_module(arrays)
     deltas: dict[str, Array] = {}
+    factors: dict[str, tuple[Array, Array]] = {}
     unused: Counter[str] = Counter()
     misfits = []
     used_size = whole_size = 0.0
@@ -150,13 +153,15 @@ def read(
             raise ValueError(f"{key.dotted} is in it twice, under two names")
         if module and path and module.shape == targets[path]:
             deltas[path] = module.delta()
+            if found := module.factors():
+                factors[path] = found
             used_size, rank, scale = used_size + size, max(rank, module.rank), max(scale, abs(module.scale))
             continue
         unused[_kind(key, names, is_target=path is not None)] += 1
         if not key.network and key.name.endswith(endings) and (module or not path):
             misfits.append((key.dotted, module.shape if module else ()))
     share = used_size / whole_size if whole_size else 1.0
-    return Read(deltas, dict(unused), tuple(misfits), unread, share, rank, scale)
+    return Read(deltas, factors, dict(unused), tuple(misfits), unread, share, rank, scale)
 
 
 def flat_name(path: str) -> str:
@@ -217,6 +222,12 @@ class _Module:
         with np.errstate(over="ignore", invalid="ignore"):
             found: Array = (self.scale * (self.up @ self.down)).astype(np.float32)
         return found
+
+    def factors(self) -> tuple[Array, Array] | None:
+        """What the delta is the product of; None for a full one, and where the scale makes a factor too large."""
+        with np.errstate(over="ignore"):
+            up = (self.scale * self.up).astype(np.float32)
+        return None if self.down is None or not np.isfinite(up).all() else (up, self.down)
 
     def size(self) -> float:
         """The sum of squares of the delta; of a product from its factors' Gram matrices, which are small."""

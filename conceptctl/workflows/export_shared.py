@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from conceptctl import families
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
-from conceptctl.formats import lora, model_card
+from conceptctl.formats import lora, low_rank, model_card
 from conceptctl.formats.original_layout import UNET, unet_place
 from conceptctl.formats.single_file_writer import tensors_of
 from conceptctl.store import base, durable, folded, tensorfile, weights
@@ -108,7 +110,8 @@ def export_shared(
         sums, solved = _sums(store, generation, chosen, progress) if form != "embedding" else ({}, None)
         records = [dataclasses.replace(read_record(store.blob(each, read=True)), name=each.name) for each in chosen]
         made = _Made(generation, records, kind or "F32", base.configs(store.layout, generation.base))
-        written = _written(store, sums, form, rank, kind, made)
+        known = _known(store, generation, chosen) if form == "lora" else {}
+        written = _written(store, sums, known, form, rank, kind, made)
         size = 0
         if written:
             size += _write(output, written.tensors, made.metadata(form, output, written), writing)
@@ -187,6 +190,27 @@ def _sums(
     return solved.weights, solved
 
 
+def _known(store: Store, generation: Generation, chosen: Sequence[Concept]) -> dict[str, low_rank.Factors]:
+    """The factors of deltas that are sums of products which are kept as such, by path."""
+    if len(chosen) != len(generation.concepts) or any(each.consolidated for each in chosen):
+        return {}
+    files: dict[str, list[Path]] = {}
+    others: set[str] = set()
+    for path in (store.blob(each, read=True) for each in chosen):
+        for place, parts in weights.delta_parts(tensorfile.read_header(path)).items():
+            files.setdefault(place, []).append(path)
+            if parts != {"up", "down"}:
+                others.add(place)
+    known = {}
+    for place in files.keys() - others:
+        up, down = (
+            [weights.read_floats(path, f"delta/{place}/{part}") for path in files[place]] for part in ("up", "down")
+        )
+        known[place] = low_rank.Factors(np.hstack(up), np.vstack(down), error=0.0)
+    # Beyond that, what several have in common is worth looking for.
+    return {place: each for place, each in known.items() if each.rank <= low_rank.MOST}
+
+
 @dataclass(frozen=True)
 class _Made:
     """What files say of themselves."""
@@ -207,7 +231,13 @@ class _Made:
 
 
 def _written(
-    store: Store, sums: Mapping[str, Array], form: str, rank: int | None, kind: str | None, made: _Made
+    store: Store,
+    sums: Mapping[str, Array],
+    known: Mapping[str, low_rank.Factors],
+    form: str,
+    rank: int | None,
+    kind: str | None,
+    made: _Made,
 ) -> lora.Written | None:
     """Make the tensors of the file of weights; None where there are embeddings alone."""
     found = base.tensors(store.layout, made.generation.base)
@@ -217,10 +247,10 @@ def _written(
         return lora.Written(tensors_of(found, made.configs, sums, kind), 0, 0.0)
     deltas = _Deltas(sums, found)
     if _CONFIG_OF_UNET not in made.configs:
-        return lora.peft(deltas, rank=rank, dtype=made.dtype)
+        return lora.peft(deltas, known=known, rank=rank, dtype=made.dtype)
     named = original_name(made.configs) if "text_encoder_2/config.json" in made.configs else lora.module_name
     if form == "lora":
-        return lora.lora(deltas, rank=rank, dtype=made.dtype, named=named)
+        return lora.lora(deltas, known=known, rank=rank, dtype=made.dtype, named=named)
     return lora.diff(deltas, dtype=made.dtype, named=named)
 
 

@@ -24,6 +24,7 @@ from conceptctl.formats.low_rank import Array
 from conceptctl.presets import preset_of
 from conceptctl.store import base, concept, weights
 from conceptctl.store.concept import Record
+from conceptctl.store.factors import smaller
 from conceptctl.store.manifest import Generation, now
 from conceptctl.store.store import Store
 from conceptctl.store.tensorfile import Tensor
@@ -123,7 +124,8 @@ def _of_lora(store: Store, head: Generation, file: ForeignFile, name: str, said:
         "imported_share": round(read.share, 6),
         **token.settings,
     }
-    deltas = {path: weights.Delta.of(delta) for path, delta in read.deltas.items()}
+    kept = {path: smaller(*pair, None, read.deltas[path]) for path, pair in read.factors.items()}
+    deltas = {path: kept.get(path) or weights.Delta.of(delta) for path, delta in read.deltas.items()}
     unused = dict(read.unused)
     if unknown := len(set(read.unread) - token.keys):
         unused["unknown keys"] = unknown

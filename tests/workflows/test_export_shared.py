@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from conceptctl.cli.app import run
 from conceptctl.errors import AlreadyExists, NotFound, UsageError
-from conceptctl.formats import single_file_writer
+from conceptctl.formats import low_rank, single_file_writer
 from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.workflows.export import export_folder
 from conceptctl.workflows.export_shared import export_shared
@@ -116,6 +116,40 @@ def test_differences_are_the_increments(store, tmp_path):
         assert np.array_equal(difference, weight - weights.read_floats(*found[path][:2]))
     assert metadata["modelspec.trigger_phrase"] == "V*alice V*bob"
     assert metadata["ss_output_name"] == "both"
+
+
+def test_factors_that_are_kept_go_out_as_they_are(folder, tmp_path, monkeypatch):
+    store = initialize(tmp_path / "store", str(folder)).store
+    shapes = key_value_shapes(folder)
+    for seed, (name, rank) in enumerate((("alice", 2), ("bob", 1))):
+        synthetic.learn(store, name, seed, shapes=shapes, width=WIDTH, rank=rank)
+    monkeypatch.setattr(low_rank, "thin", lambda delta: pytest.fail("factors were looked for"))
+    made = export_shared(store, [], tmp_path / "both.safetensors", "lora")
+    assert (made.rank, made.error) == (3, 0.0)
+    tensors, _ = tensorfile.read_tensors(made.path)
+    kept = [synthetic.factors(shapes, seed, rank) for seed, rank in ((0, 2), (1, 1))]
+    for path, first in kept[0].items():
+        key = f"lora_unet_{path.removeprefix('unet/').removesuffix('.weight').replace('.', '_')}"
+        up, down = (tensors[f"{key}.lora_{part}.weight"] for part in ("up", "down"))
+        assert up.data == np.hstack([first.up, kept[1][path].up]).tobytes()
+        assert down.data == np.vstack([first.down, kept[1][path].down]).tobytes()
+
+
+def test_factors_under_a_mask_are_no_lora(folder, tmp_path):
+    store = initialize(tmp_path / "store", str(folder)).store
+    synthetic.learn(store, "alice", 0, shapes=key_value_shapes(folder), width=WIDTH, rank=1, density=0.5)
+    made = export_shared(store, [], tmp_path / "alice.safetensors", "lora")
+    tensors, _ = tensorfile.read_tensors(made.path)
+    found = base.tensors(store.layout, store.head().base)
+    for path, weight in learned(store).items():
+        key = f"lora_unet_{path.removeprefix('unet/').removesuffix('.weight').replace('.', '_')}"
+        up, down = (
+            np.frombuffer(tensors[f"{key}.lora_{part}.weight"].data, "<f4").reshape(
+                tensors[f"{key}.lora_{part}.weight"].shape
+            )
+            for part in ("up", "down")
+        )
+        np.testing.assert_allclose(up @ down, weight - weights.read_floats(*found[path][:2]), atol=1e-5)
 
 
 def test_a_truncated_file_says_what_is_left_out(store, tmp_path, capsys):

@@ -227,6 +227,22 @@ def test_what_diffusers_and_peft_save_is_what_they_draw_with(store, folder, tmp_
     assert found.foreign.unused["self-attention"] == queries
 
 
+def test_a_lora_is_kept_as_its_factors(store, folder, tmp_path):
+    generator = np.random.default_rng(0)
+    tensors, wanted = {}, {}
+    for path, delta in some_deltas(folder).items():
+        up, down = (generator.standard_normal((side, 2), dtype=np.float32) for side in delta.shape)
+        key = lora.PREFIX + lora.module_name(path).replace(".", "_")
+        parts = (("lora_up.weight", up), ("lora_down.weight", down.T), ("alpha", np.float32(1)))
+        tensors |= {f"{key}.{part}": lora.as_tensor(np.array(array), "F32") for part, array in parts}
+        wanted[path] = up @ down.T / 2
+    import_concept(store, write(tmp_path / "rex.safetensors", tensors), "rex", Elsewhere("cat"))
+    header = tensorfile.read_header(store.blob(store.concept("rex")))
+    assert set(weights.delta_parts(header).values()) == {frozenset({"up", "down"})}
+    for path, delta in deltas_of(store, "rex").items():
+        np.testing.assert_allclose(delta, wanted[path], rtol=1e-5, atol=1e-6)
+
+
 def test_settings_beside_a_file_of_peft(store, folder, tmp_path):
     deltas = some_deltas(folder)
     written = lora.lora(deltas)

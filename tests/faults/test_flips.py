@@ -17,7 +17,7 @@ STEP = 61
 @pytest.fixture
 def history(store):
     for seed, name in enumerate(("alice", "bob", "carol")):
-        synthetic.learn(store, name, seed)
+        synthetic.learn(store, name, seed, rank=seed)
     root = str(store.layout.root)
     assert cli("fold", "--store", root) == 0
     assert cli("forget", "bob", "--yes", "--store", root) == 0

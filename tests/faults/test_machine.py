@@ -78,7 +78,8 @@ class StoreMachine(RuleBasedStateMachine):
         if name in self.now():
             return
         self.seed += 1
-        synthetic.learn(self.store, name, self.seed)
+        # Every other one is kept as factors.
+        synthetic.learn(self.store, name, self.seed, rank=self.seed % 2)
         self.grew([*self.history[-1], Held(name)])
 
     @rule()

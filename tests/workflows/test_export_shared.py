@@ -122,7 +122,7 @@ def test_factors_that_are_kept_go_out_as_they_are(folder, tmp_path, monkeypatch)
     store = initialize(tmp_path / "store", str(folder)).store
     shapes = key_value_shapes(folder)
     for seed, (name, rank) in enumerate((("alice", 2), ("bob", 1))):
-        synthetic.learn(store, name, seed, shapes=shapes, width=WIDTH, rank=rank)
+        synthetic.learn(store, name, seed, shapes=shapes, width=WIDTH, rank=rank, density=1.0)
     monkeypatch.setattr(low_rank, "thin", lambda delta: pytest.fail("factors were looked for"))
     made = export_shared(store, [], tmp_path / "both.safetensors", "lora")
     assert (made.rank, made.error) == (3, 0.0)

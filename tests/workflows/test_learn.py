@@ -26,10 +26,12 @@ from conceptctl.store import jobs, weights
 from conceptctl.store.concept import read_record
 from conceptctl.store.layout import default_root
 from conceptctl.store.store import Store
+from conceptctl.store.tensorfile import read_header
 from conceptctl.store.verify import verify
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.init import initialize
+from conceptctl.workflows.learn import model as learn_model
 from conceptctl.workflows.learn import run as workflow
 from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Request, Watch
@@ -173,6 +175,28 @@ def test_the_model_that_learned_it_and_the_one_that_is_loaded_are_the_same(store
     touched = key_value_shapes_of(base.pipeline)
     for name, weight in base.pipeline.unet.named_parameters():
         assert torch.equal(weight, loaded.pipeline.unet.get_parameter(name)) == (name not in touched), name
+
+
+@pytest.mark.parametrize("method", ["lora", "stamina", "ewc"])
+def test_what_is_kept_as_factors_is_loaded_as_it_drew_after_learning(store, folder, monkeypatch, method):
+    """To the bit, of a second concept: products, products under a mask, and differences of products."""
+    put_in, drew = learn_model.put_in, {}
+
+    def watched(made, *learned):
+        put_in(made, *learned)
+        drew.update({path: module.weight.clone() for path, module in made.backbone.targets().items()})
+
+    monkeypatch.setattr(learn_model, "put_in", watched)
+    for name in ("alice", "bob"):
+        teach(store, folder, name, train=TrainConfig(method=method, steps=STEPS, batch_size=2, rank=2))
+    assert [each.factored for each in store.head().concepts] == [True, True]
+    parts = set(weights.delta_parts(read_header(store.blob(store.concept("bob")))).values())
+    assert parts == {frozenset({"up", "down", "mask"} if method == "stamina" else {"up", "down"})}
+    for _ in ("not folded", "folded"):
+        loaded = load(store, store.head(), "cpu")
+        assert all(torch.equal(module.weight, drew[path]) for path, module in loaded.targets().items())
+        fold(store)
+    assert verify(store.layout, read_data=True).problems == ()
 
 
 def key_value_shapes_of(pipeline):

@@ -110,8 +110,7 @@ def export_shared(
         sums, solved = _sums(store, generation, chosen, progress) if form != "embedding" else ({}, None)
         records = [dataclasses.replace(read_record(store.blob(each, read=True)), name=each.name) for each in chosen]
         made = _Made(generation, records, kind or "F32", base.configs(store.layout, generation.base))
-        known = _known(store, generation, chosen) if form == "lora" else {}
-        written = _written(store, sums, known, form, rank, kind, made)
+        written = _written(store, sums, _known(store, generation, chosen, form), form, rank, kind, made)
         size = 0
         if written:
             size += _write(output, written.tensors, made.metadata(form, output, written), writing)
@@ -190,9 +189,9 @@ def _sums(
     return solved.weights, solved
 
 
-def _known(store: Store, generation: Generation, chosen: Sequence[Concept]) -> dict[str, low_rank.Factors]:
-    """The factors of deltas that are sums of products which are kept as such, by path."""
-    if len(chosen) != len(generation.concepts) or any(each.consolidated for each in chosen):
+def _known(store: Store, generation: Generation, chosen: Sequence[Concept], form: str) -> dict[str, low_rank.Factors]:
+    """For a LoRA, the factors of deltas that are sums of products which are kept as such, by path."""
+    if form != "lora" or len(chosen) != len(generation.concepts) or any(each.consolidated for each in chosen):
         return {}
     files: dict[str, list[Path]] = {}
     others: set[str] = set()

@@ -20,8 +20,10 @@ class TrainConfig:
 
     method: str | None = None
     """Which method learns."""
-    steps: int | None = None
-    """Optimizer steps."""
+    steps: int | str | None = None
+    """Optimizer steps; or `auto`, until the concept is learned."""
+    max_train_steps: int | None = None
+    """The most steps."""
     batch_size: int | None = None
     """Pictures in a step."""
     learning_rate: float | None = None

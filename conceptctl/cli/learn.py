@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from conceptctl.cli.learn_options import (
     LowVramOption,
     MethodOption,
     MicroBatchOption,
+    MostStepsOption,
     PrecisionOption,
     PresetOption,
     PreviewOption,
@@ -87,6 +88,7 @@ def learn(
     method: MethodOption = None,
     preset: PresetOption = None,
     steps: StepsOption = None,
+    max_train_steps: MostStepsOption = None,
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
     scheduler: SchedulerOption = None,
@@ -180,10 +182,17 @@ def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request
         name=options["token"],
         **paths,
         sample_prompts=tuple(options["sample_prompts"] or ()),
-        train=dataclasses.replace(usual, **{name: options[name] for name in train if options[name] is not None}),
+        train=dataclasses.replace(usual, **_given(options, train)),
         settings=settings,
         **{name: options[name] for name in own},
     )
+
+
+def _given(options: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """Those of some options that were given."""
+    found = {name: options[name] for name in names if options[name] is not None}
+    steps = found.get("steps", "")
+    return {**found, "steps": int(steps)} if steps.isdecimal() else found
 
 
 def _show_plan(store: Path | None, entry: Entry, out: Output, *, full: bool) -> None:

@@ -30,6 +30,7 @@ class Display:
 
         return Watch(
             stage=self.stage,
+            ending=self.ending,
             advance=self.advance,
             report=self.report,
             step=self.step,
@@ -53,6 +54,10 @@ class Display:
         self.done = 0
         self.shown.stage(what, total)
         self.shown.ahead = None
+
+    def ending(self, total: int) -> None:
+        """The stage is shorter than was thought."""
+        self.shown.shorten(total)
 
     def ahead(self, seconds: float) -> None:
         """So long is what comes after this stage."""

@@ -39,8 +39,12 @@ PresetOption = Annotated[
     ),
 ]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps", "--max-train-steps", help="Optimizer steps.", rich_help_panel="Training")
+    str | None,
+    typer.Option(
+        "--steps", help="Optimizer steps; auto: until it is learned.", metavar="INT/auto", rich_help_panel="Training"
+    ),
 ]
+MostStepsOption = Annotated[int | None, typer.Option(help="The most steps.", rich_help_panel="Training")]
 BatchOption = Annotated[
     int | None,
     typer.Option(

@@ -13,12 +13,15 @@ from conceptctl.cli.stores import size_text
 from conceptctl.wording import article, count
 
 if TYPE_CHECKING:
+    from conceptctl.store.concept import Record
     from conceptctl.workflows.learn.estimate import Estimate
     from conceptctl.workflows.learn.memory import Fit
     from conceptctl.workflows.learn.plan import Plan
     from conceptctl.workflows.learn.run import LearnedConcept
 
 SHOWN_PROMPTS = 5
+SPOILED = 1.1
+"""By how much the loss on pictures of its class rises where a concept's training has changed what others look like."""
 
 
 def duration(seconds: float) -> str:
@@ -53,7 +56,7 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("prompts", _prompts(plan)),
         ("beside", _beside(plan, expected)),
         ("work", work_text(expected)),
-        ("steps", f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"),
+        ("steps", _steps(plan)),
         *((("at", _sizes(plan)),) if _sizes(plan) else ()),
         ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
         ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
@@ -83,14 +86,24 @@ def _listed(settings: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
+def _steps(plan: Plan) -> str:
+    text = f"{plan.config['steps']} of {count(plan.config['batch_size'], 'picture')}"
+    return f"at most {text}, until it is learned" if _ends_itself(plan) else text
+
+
+def _ends_itself(plan: Plan) -> bool:
+    return bool(plan.config["stopping"] == "auto")
+
+
 def _time(plan: Plan, expected: Estimate, slow: str) -> str:
     if expected.seconds_a_step is None:
         unknown = f"not known: no concept here says what it took on {plan.device.partition(':')[0]}"
         return f"{unknown} ({slow})" if slow else unknown
     step = f"V*{expected.like} took {expected.seconds_a_step:.2g} s a step here"
+    about = "at most about" if _ends_itself(plan) else "about"
     if expected.seconds is None:
-        return f"about {duration(expected.seconds_a_step * plan.config['steps'])} and what drawing takes: {step}"
-    return f"about {duration(expected.seconds)}: {step}"
+        return f"{about} {duration(expected.seconds_a_step * plan.config['steps'])} and what drawing takes: {step}"
+    return f"{about} {duration(expected.seconds)}: {step}"
 
 
 def _memory(expected: Estimate) -> str:
@@ -149,6 +162,31 @@ def fit_text(fit: Fit) -> str:
     return f"memory: {together}{again}{takes}"
 
 
+def ended_text(record: Record) -> str:
+    """How a training ended that ended by itself; "" where that was by a number of steps, or nobody says."""
+    said = record.settings
+    loss, beside = _pair(said.get("fixed_loss")), _pair(said.get("fixed_class_loss"))
+    if loss is None:
+        return ""
+    fell, most = f"the loss on its pictures fell by {100 * (1 - loss[1] / loss[0]):.0f} %", said.get("max_train_steps")
+    text = {
+        "learned": f"learned after {record.steps} of at most {most} steps: {fell}, and no further",
+        "bound": f"still learning after all {most} steps: {fell}; more may help (--max-train-steps)",
+        "nothing": f"hardly anything was learned in {record.steps} steps: {fell}. Do its pictures show one thing?",
+    }.get(str(said.get("stopped")), "")
+    if text and beside and beside[1] > SPOILED * beside[0]:
+        rose = 100 * (beside[1] / beside[0] - 1)
+        text += f"; others of its class are drawn worse (their loss rose by {rose:.0f} %): fewer steps may do"
+    return text
+
+
+def _pair(found: Any) -> tuple[float, float] | None:
+    # A record may be from a file of somebody else's.
+    if not (isinstance(found, list) and len(found) == 2 and all(isinstance(each, int | float) for each in found)):
+        return None
+    return (found[0], found[1]) if found[0] > 0 else None
+
+
 def fall(curve: Sequence[float]) -> str:
     """What the loss was at first and at last."""
     return " -> ".join(f"{value:.4f}" for value in (curve if len(curve) < 2 else (curve[0], curve[-1])))
@@ -162,6 +200,7 @@ def learned_payload(learned: LearnedConcept, generation: int, *, folded: bool) -
         "concept": {"name": record.name, "token": f"V*{record.name}", "folded": folded},
         "replaced": learned.replaced,
         "plan": plan_payload(learned.plan)["plan"],
+        "steps": record.steps,
         "seconds": round(learned.seconds, 1),
         "loss_curve": list(record.loss_curve),
         "settings": dict(record.settings),
@@ -183,6 +222,7 @@ def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> 
         f"generation {generation}, {size_text(size)}" + (", folded" if folded else f"; conceptctl undo {back}"),
         f"loss {fall(curve)}"
         + (f", mask density {100 * record.settings['density']:.0f} %" if "density" in record.settings else ""),
+        *([ended_text(record)] if ended_text(record) else []),
         f'next: conceptctl generate "a photo of a V*{record.name}" -n 4',
     ]
     lines += [f"note: {note}" for note in learned.plan.notes]

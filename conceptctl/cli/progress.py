@@ -128,6 +128,11 @@ class Progress:
             self._refresh()
         return self._current
 
+    def shorten(self, total: int) -> None:
+        """The stage has only so many units of work."""
+        if self._current:
+            self._current.total = total
+
     def update(self, done: int, notes: Sequence[str] = ()) -> None:
         """So much of the stage is done, counted from its beginning; what is noted stays until something else is."""
         stage = self._current

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from conceptctl.cli.learn_text import ended_text
 from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
@@ -77,6 +78,7 @@ def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, 
         "learned": f"{date_text(record.learned)}, generation {facts['generation']}",
         "from": foreign or count(record.photos, "picture"),
         "with": "" if foreign else f"{record.method}, {record.steps} steps, seed {record.seed}",
+        "ended": ended_text(record),
         "preset": _preset(record, base),
         "loss": f"{curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "",
         "goes on from": ", ".join(facts["contains"]),
@@ -97,8 +99,10 @@ def _preset(record: Record, base: Base) -> str:
         # Earlier versions did not say; a preset knows only what it sets itself.
         preset = shipped().get(name, preset_of(base))
         usual = preset.settings(record.method)
-        changed = [key for key, value in usual.items() if settings.get(key, record.steps) != value]
-    pairs = [f"{key}={settings.get(key, record.steps)}" for key in changed]
+        known = {"steps": record.steps, **settings}
+        changed = [key for key, value in usual.items() if known.get(key, value) != value]
+    said = {"steps": settings.get("max_train_steps", record.steps), **settings}
+    pairs = [f"{key}={said.get(key)}" for key in changed]
     return name + (f", but {', '.join(pairs)}" if pairs else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +23,14 @@ class TrainingState:
     step: int = 0
     """Steps done, those of all phases counted together."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Parameters and buffers, the optimizer's state, and what the next report will sum up, by name."""
+    """Parameters and buffers, the optimizer's state, what the next report will sum up, and the parameters and buffers
+    that were best, by name."""
     counted: int = 0
     """Steps since the last report."""
     curve: list[float] = field(default_factory=list)
     """The loss over the first phase."""
+    stopping: dict[str, Any] | None = None
+    """What a `StoppingRule` knows, for JSON; None where no phase ends by itself."""
 
 
 def tensors_of(

@@ -58,7 +58,15 @@ class Examples:
         Returns:
             Their indices on the CPU, and their latents.
         """
-        own, _ = max(self.by_shape(torch.arange(self.concept)), key=lambda group: len(group[0]))
+        return self._few_of(torch.arange(self.concept))
+
+    def shown_beside(self) -> tuple[Tensor, Tensor] | None:
+        """The same of the auxiliary ones; None where there are none."""
+        beside = torch.arange(self.concept, len(self.latents))
+        return self._few_of(beside) if len(beside) else None
+
+    def _few_of(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        own, _ = max(self.by_shape(indices), key=lambda group: len(group[0]))
         places = torch.linspace(0, len(own) - 1, min(_SHOWN, len(own))).long()
         ((indices, latents),) = self.by_shape(own[places])
         return indices, latents

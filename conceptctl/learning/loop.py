@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -14,11 +15,12 @@ from conceptctl.errors import is_out_of_memory
 from conceptctl.learning.backbone import Network
 from conceptctl.learning.checkpoint import TrainingState
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.method import Method, Phase, Schedule, Task, Trainable
+from conceptctl.learning.method import Losses, Method, Phase, Schedule, Task, Trainable
 from conceptctl.learning.processes import casts
 from conceptctl.learning.prompts import Promptable
-from conceptctl.learning.run import BatchStep, Report, Run
+from conceptctl.learning.run import Report, Run
 from conceptctl.learning.signals import deferred_signals
+from conceptctl.learning.step import BatchStep
 from conceptctl.learning.weights import Deltas, adapted, token_override
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Listener:
 
     phase: Callable[[str, int, int], None] = lambda name, steps, done: None
     """A phase begins: its name, its steps, and how many of them are done already."""
+    ending: Callable[[int], None] = lambda steps: None
+    """A phase that ends by itself has begun to end: how many steps it has."""
     report: Callable[[Report], None] = lambda report: None
     step: Callable[[int], None] = lambda done: None
     """A step of the phase is done: how many are now."""
@@ -85,11 +89,12 @@ def train(
         run.take_up(state or TrainingState())
         end = 0
         for index, phase in enumerate(_phases(run, method, task, trainable)):
-            begin, end = end, end + phase.schedule.steps
+            begin, end = end, end + run.length_of(index, phase.schedule)
             if run.step < end:
                 run.enter(phase, begin, index)
-                listener.phase(phase.name, phase.schedule.steps, run.step - begin)
+                listener.phase(phase.name, run.length, run.done)
                 _loop(run, listener)
+                end = run.end
         return run.state()
 
 
@@ -97,15 +102,25 @@ def _phases(run: Run, method: Method, task: Task, trainable: Trainable) -> Itera
     """A method's phases; what a state holds is put back as soon as the steps before it are asked for no more."""
     end = 0
     phases = method.phases(task, trainable)
-    while True:
+    for index in count():
         if run.step == end:
             # A phase is made from what the one before it left.
             run.restore_weights()
         phase = next(phases, None)
         if phase is None:
             return
-        end += phase.schedule.steps
+        phase = replace(phase, schedule=_in_proportion(run, index, phase.schedule))
         yield phase
+        # Of one that ends by itself that is known now.
+        end += run.length_of(index, phase.schedule)
+
+
+def _in_proportion(run: Run, index: int, schedule: Schedule) -> Schedule:
+    """Make a phase after one that ended by itself shorter by as much as that one: it is a share of the training."""
+    rule = run.rule
+    if rule is None or index <= rule.phase:
+        return schedule
+    return replace(schedule, steps=max(1, round(schedule.steps * rule.length / rule.most)))
 
 
 @torch.no_grad()
@@ -134,7 +149,7 @@ def denoising_loss(
         batches: How many.
         deltas: With which deltas: what is kept; by default as a training step draws them.
     """
-    uniform = replace(schedule, timestep_sampling="uniform")
+    uniform = replace(schedule, timestep_sampling="uniform", stopping="fixed")
     total = torch.zeros((), device=accelerator.device)
     with _prepared(backbone, token_ids, trainable, examples, accelerator, micro_batch) as run:
         run.enter(Phase("measuring", uniform, lambda step: {}, ()), 0, 0)
@@ -184,13 +199,7 @@ def _loop(run: Run, listener: Listener) -> None:
                 stop = False
                 if together:
                     save, stop = run.agree([save and run.accelerator.is_main_process, bool(waiting)])
-                # What is half done when a signal comes is done or not begun when the state is saved: a step that is
-                # never reported would be missing in the curve of the run that goes on.
-                with deferred_signals():
-                    run.update(losses)
-                    if run.done % listener.report_steps == 0 or run.step == run.end:
-                        listener.report(run.report(time.monotonic() - began))
-                listener.step(run.done)
+                _take_step(run, losses, listener, began)
                 if listener.preview and _is_shown(run, listener):
                     run.show(listener.preview)
                 if save:
@@ -208,6 +217,20 @@ def _loop(run: Run, listener: Listener) -> None:
         run.drop_gradients()
         _save(run, listener)
         raise
+
+
+def _take_step(run: Run, losses: Losses, listener: Listener, began: float) -> None:
+    """Take the step whose gradients are there, and tell of it."""
+    length = run.length
+    # What is half done when a signal comes is done or not begun when the state is saved: a step that is never reported
+    # would be missing in the curve of the run that goes on.
+    with deferred_signals():
+        run.update(losses)
+        if run.done % listener.report_steps == 0 or run.step == run.end:
+            listener.report(run.report(time.monotonic() - began))
+    if run.length != length:
+        listener.ending(run.length)
+    listener.step(run.done)
 
 
 def _is_shown(run: Run, listener: Listener) -> bool:

@@ -36,6 +36,7 @@ class Schedule:
     """How long a phase trains, and in what portions."""
 
     steps: int
+    """How many; the most where `stopping` is `auto`."""
     batch_size: int
     auxiliary_batch: int = 0
     """Auxiliary pictures in a step, beside the concept's."""
@@ -43,7 +44,7 @@ class Schedule:
     warmup: int = 0
     """Steps over which learning rates rise."""
     scheduler: str = "constant"
-    """One of `optim.SCHEDULERS`."""
+    """One of `optim.SCHEDULERS`; without a meaning where `stopping` is `auto`."""
     optimizer: str = "adam"
     """One of `optim.OPTIMIZERS`."""
     snr_gamma: float = 0.0
@@ -54,6 +55,8 @@ class Schedule:
     less."""
     accumulation: int = 1
     """Portions in a step, one after the other: their gradients' mean is taken."""
+    stopping: str = "fixed"
+    """What ends it: `fixed`, or, in one phase of a training, `auto`; see `stopping.StoppingRule`."""
 
     def noising(self) -> Noising:
         """How samples are noised and weighted."""
@@ -62,7 +65,14 @@ class Schedule:
     def plain(self, steps: int) -> Schedule:
         """For a phase that the papers describe by the concept's pictures alone: all times drawn and counted alike."""
         return replace(
-            self, steps=steps, auxiliary_batch=0, snr_gamma=0.0, p2_gamma=0.0, timestep_sampling="uniform", warmup=0
+            self,
+            steps=steps,
+            auxiliary_batch=0,
+            snr_gamma=0.0,
+            p2_gamma=0.0,
+            timestep_sampling="uniform",
+            warmup=0,
+            stopping="fixed",
         )
 
 
@@ -71,7 +81,9 @@ class Config:
     """How a method learns a concept; the defaults are the papers', for Stable Diffusion."""
 
     steps: int = 500
-    """Optimizer steps."""
+    """Optimizer steps; the most of them where `stopping` is `auto`."""
+    stopping: str = "fixed"
+    """What ends the training: `fixed`, the number of steps; or `auto`, that the concept is learned."""
     batch_size: int = 8
     """The concept's pictures in a step."""
     auxiliary_batch: int = 8
@@ -87,7 +99,8 @@ class Config:
     warmup: int = 0
     """Steps over which the learning rates rise."""
     scheduler: str = "constant"
-    """How the learning rates go on: one of `optim.SCHEDULERS`."""
+    """How the learning rates go on: one of `optim.SCHEDULERS`. Where `stopping` is `auto` they stay, and fall at the
+    end."""
     optimizer: str = "adam"
     """What trains the factors of the adapters: one of `optim.OPTIMIZERS`; Adam trains everything else."""
     snr_gamma: float = 0.0
@@ -250,7 +263,7 @@ class Step(Protocol):
     """
 
     progress: float
-    """The share of the phase's steps that are done, 0 to 1."""
+    """The share of the phase's steps that are done, 0 to 1; of the most that there can be, until the end is known."""
     generator: torch.Generator
 
     @property

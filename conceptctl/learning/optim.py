@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -67,15 +67,29 @@ def as_kept(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> di
 
 
 def make_schedules(
-    optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule, done: int
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedule: Schedule,
+    done: int,
+    factor: Callable[[int], float] | None = None,
 ) -> list[torch.optim.lr_scheduler.LRScheduler]:
-    """Learning rates over a phase, as they are after so many of its steps."""
+    """Learning rates over a phase, as they are after so many of its steps.
+
+    Args:
+        optimizers: Whose.
+        schedule: Of the phase.
+        done: How many of its steps are done.
+        factor: Given how many, what rates are multiplied with after the warm-up, in the scheduler's place.
+    """
     from diffusers.optimization import get_scheduler
 
     name = "constant_with_warmup" if schedule.scheduler == "constant" and schedule.warmup else schedule.scheduler
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+    if factor is not None:
+        whole, warmup = factor, max(1, schedule.warmup)
+        rate = lambda step: min(1.0, step / warmup if schedule.warmup else 1.0) * whole(step)  # noqa: E731
+        return [torch.optim.lr_scheduler.LambdaLR(optimizer, rate, done - 1) for optimizer in optimizers]
     return [
         get_scheduler(
             name,

@@ -1,27 +1,25 @@
-"""One training under way: what a phase has, a step of it, and what is asked of the step."""
+"""One training under way: what a phase has, and what its steps do."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from conceptctl.errors import DeviceFailed
-from conceptctl.learning.backbone import Conditions, Network, Noised, Objective
+from conceptctl.learning.backbone import Conditions, Network, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.method import Losses, Phase, Predicted, Schedule, Trainable
+from conceptctl.learning.method import Losses, Phase, Schedule, Trainable
 from conceptctl.learning.optim import leaves_out, make_optimizers, make_schedules
-from conceptctl.learning.processes import agree, casts, part_of
+from conceptctl.learning.processes import agree, casts
 from conceptctl.learning.scaling import LossScaler
+from conceptctl.learning.step import BatchStep
+from conceptctl.learning.stopping import FixedSets, Look, StoppingRule, steps_between
 from conceptctl.learning.weights import Adapted, Deltas, TokenOverride
 
 if TYPE_CHECKING:
@@ -74,11 +72,19 @@ class Run:
         self._to_restore: Mapping[str, Tensor] = {}
         self.optimizers: list[torch.optim.Optimizer] = []
         self.scaler: LossScaler | None = None
+        self.rule: StoppingRule | None = None
+        """What ends, or ended, the phase that ends by itself."""
+        self._best: dict[str, Tensor] = {}
+        """Parameters and buffers where the rule saw the least loss, on the CPU."""
+        self._sets: FixedSets | None = None
 
     def take_up(self, state: TrainingState) -> None:
         """Go on from a state; its tensors are put back when the phase is there that they are of."""
         self.step, self.counted, self.curve = state.step, state.counted, list(state.curve)
         self._to_restore = state.tensors
+        self.rule = StoppingRule.restored(state.stopping) if state.stopping else None
+        best = {name: each for name, each in state.tensors.items() if name.startswith("best/")}
+        self._best = {name.removeprefix("best/"): each for name, each in best.items()}
 
     def enter(self, phase: Phase, begin: int, index: int) -> None:
         """Begin a phase, or go on in it.
@@ -103,7 +109,39 @@ class Run:
             # No row changes any more: every prompt is encoded once.
             self.tokens.rows = self.trainable.tokens()
             self.conditions = self.backbone.conditions(self.examples.prompts, (), self.examples.crops)
-        self.schedules = make_schedules(self.optimizers, schedule, self.step - begin)
+        ends_itself = schedule.stopping == "auto"
+        if ends_itself:
+            self._begin_looking(schedule)
+        factor = self.rule.factor if ends_itself and self.rule else None
+        self.schedules = make_schedules(self.optimizers, schedule, self.step - begin, factor)
+
+    def _begin_looking(self, schedule: Schedule) -> None:
+        """Prepare to find out when a phase ends; its first look is before its first step."""
+        # Times drawn alike, whatever is drawn in training: where that draws more, errors count as much less.
+        objective = self.backbone.objective(schedule.noising(), autocast=self.accelerator.autocast)
+        self._sets = FixedSets.of(objective, self.examples)
+        samples = (schedule.batch_size + schedule.auxiliary_batch) * schedule.accumulation
+        self._between = steps_between(len(self._sets), samples, schedule.steps)
+        if self.rule is None:
+            self.rule = StoppingRule(schedule.steps, self.index)
+            self._look(self.rule)
+
+    @torch.no_grad()
+    def _look(self, rule: StoppingRule) -> None:
+        """See how far the concept is learned, and keep what is best; what is best stays at the end."""
+        assert self._sets is not None
+        schedule = self.phase.schedule
+        self.put(self.trainable.folded())
+        self.tokens.rows = self.trainable.tokens()
+        portion = self.micro_batch or schedule.batch_size + schedule.auxiliary_batch
+        loss, class_loss = self._sets.losses(self.conditions, portion, self.accelerator)
+        if not math.isfinite(loss):
+            raise self._failed(loss)
+        rule.observe(Look(self.done, loss, class_loss))
+        if rule.best is rule.looks[-1]:
+            self._best = {name: each.to("cpu", copy=True) for name, each in self.trainable.state_dict().items()}
+        elif self.step == self.end and rule.kept is rule.best:
+            self.trainable.load_state_dict(self._best)
 
     def _make_objective(self, schedule: Schedule) -> None:
         """Make conditions and objective, the same in a resumed run: of the model as it was before the training."""
@@ -141,9 +179,18 @@ class Run:
         return self.step - self.begin
 
     @property
+    def length(self) -> int:
+        """Steps of the phase; of one that ends by itself the most that there can be, until that is known."""
+        return self.length_of(self.index, self.phase.schedule)
+
+    def length_of(self, index: int, schedule: Schedule) -> int:
+        """Steps of a phase, by its place among all."""
+        return self.rule.length if self.rule and self.rule.phase == index else schedule.steps
+
+    @property
     def end(self) -> int:
         """Where the phase ends."""
-        return self.begin + self.phase.schedule.steps
+        return self.begin + self.length
 
     def generator(self) -> torch.Generator:
         """Where all that is random in a step comes from."""
@@ -211,6 +258,9 @@ class Run:
             known = self.sums.get(name)
             self.sums[name] = value if known is None else known + value
         self.counted += 1
+        rule = self.rule if self.phase.schedule.stopping == "auto" else None
+        if rule and (self.done % self._between == 0 or self.step == self.end):
+            self._look(rule)
         self.is_between_steps = True
 
     def drop_gradients(self) -> None:
@@ -226,8 +276,13 @@ class Run:
         if self.index == 0 and (self.done // every > len(self.curve) or self.step == self.end):
             self.curve.append(losses["loss"])
         with torch.no_grad():
-            measures = self.trainable.adapter.measures() if self.trainable.adapter else {}
-        return Report(self.done, losses, {name: value.item() for name, value in measures.items()}, seconds)
+            found = self.trainable.adapter.measures() if self.trainable.adapter else {}
+        measures = {name: value.item() for name, value in found.items()}
+        if self.rule and self.rule.phase == self.index:
+            last = self.rule.looks[-1]
+            measures["fixed_loss"] = last.loss
+            measures |= {} if last.class_loss is None else {"fixed_class_loss": last.class_loss}
+        return Report(self.done, losses, measures, seconds)
 
     def check(self) -> dict[str, float]:
         """Return the mean losses since the last report.
@@ -240,12 +295,18 @@ class Run:
         parameters = self.trainable.parameters()
         sound = torch.stack([parameter.isfinite().all() for parameter in parameters]).all().item()
         if not (sound and all(math.isfinite(value) for value in losses.values())):
-            raise DeviceFailed(
-                f"the loss became {losses.get('loss') if sound else 'nan'} around step {self.done}; "
-                "nothing is committed, and what was saved before stays",
-                hint="a smaller --learning-rate; with it the training begins anew",
-            )
+            raise self._failed(losses.get("loss") if sound else math.nan)
         return losses
+
+    def _failed(self, loss: float | None) -> DeviceFailed:
+        return DeviceFailed(
+            f"the loss became {loss} around step {self.done}; nothing is committed, and what was saved before stays",
+            hint="a smaller --learning-rate; with it the training begins anew",
+        )
+
+    def put(self, deltas: Deltas) -> None:
+        """Put deltas on, as the network multiplies."""
+        self.weights.put(deltas, torch.bfloat16 if casts(self.accelerator) else None)
 
     def _over_processes(self, value: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
@@ -266,133 +327,11 @@ class Run:
         tensors = tensors_of(self.trainable, self._optimizer_of(), self.sums)
         if self.scaler:
             tensors |= {f"scaling/{name}": each.to("cpu", copy=True) for name, each in self.scaler.state().items()}
-        return TrainingState(self.step, tensors, self.counted, list(self.curve))
-
-
-class BatchStep:
-    """One portion of a step: what is drawn for it, and what is asked of it.
-
-    Samples of one shape go through the network together, those of each shape after those of another.
-    """
-
-    divided = 1
-    """In how many parts the portion goes through the network, one after the other."""
-
-    def __init__(self, run: Run, generator: torch.Generator) -> None:
-        self.run, self.generator = run, generator
-        schedule = run.phase.schedule
-        self.progress = run.done / schedule.steps
-        chosen = run.examples.choose(schedule.batch_size, schedule.auxiliary_batch, generator)
-        self.count = len(chosen)
-        groups = run.examples.by_shape(chosen)
-        # Every process draws all of the noise, so that each draws the same.
-        noised = [run.objective.corrupt(latents, generator) for _, latents in groups]
-        self.chosen = torch.cat([indices for indices, _ in groups])
-        self.noised: list[Noised] = noised
-        """Those of each shape; in the order of `chosen`."""
-        if run.accelerator.num_processes > 1:
-            self._keep(part_of(run.accelerator, self.count))
-
-    def _keep(self, part: slice) -> None:
-        """Leave some of the samples only: of those of each shape what is in the part."""
-        counts = [len(each.timesteps) for each in self.noised]
-        self.chosen = self.chosen[part]
-        self.noised = [
-            self.noised[index]
-            if own == slice(0, counts[index])
-            else self.run.objective.part_of(self.noised[index], own)
-            for index, own in _parts(part, counts)
-        ]
-
-    def parts(self, count: int) -> Iterator[BatchStep]:
-        """The same portion in so many parts, where memory does not hold all of it.
-
-        All of them share what is drawn: noise, times, and the deltas, which each draws again as the others do. So the
-        sum of their gradients is that of the whole, but for rounding.
-        """
-        if count == 1:
-            yield self
-            return
-        random, size = self.generator.get_state(), len(self.chosen)
-        for index in range(count):
-            self.generator.set_state(random)
-            part = copy.copy(self)
-            of_all = slice(size * index // count, size * (index + 1) // count)
-            part.divided = count
-            part._keep(of_all)
-            yield part
-
-    @cached_property
-    def deltas(self) -> Deltas:
-        """The step's deltas, drawn once, with their graph."""
-        return self.run.trainable.deltas(self.generator)
-
-    def predict(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Predicted:
-        """Run the network on the batch; see `Step`."""
-        if deltas is None:
-            return self._predict(prompt, self.deltas)
-        with torch.no_grad():
-            predicted = self._predict(prompt, deltas)
-        # Whatever is computed again on the way back must find the step's own deltas.
-        self._put(self.deltas)
-        return predicted
-
-    def _predict(self, prompt: str | None, deltas: Deltas) -> Predicted:
-        run = self.run
-        self._put(deltas)
-        run.tokens.rows = run.trainable.tokens()
-        condition = (
-            run.conditions.of_examples(self.chosen) if prompt is None else run.conditions.of_prompt(prompt, self.chosen)
-        )
-        if len(self.noised) == 1:
-            return run.objective.predict(self.noised[0], condition)
-        ends = list(accumulate(len(each.timesteps) for each in self.noised))
-        places = map(slice, [0, *ends], ends)
-        return tuple(
-            run.objective.predict(noised, condition[place]) for noised, place in zip(self.noised, places, strict=True)
-        )
-
-    def _put(self, deltas: Deltas) -> None:
-        self.run.weights.put(deltas, torch.bfloat16 if casts(self.run.accelerator) else None)
-
-    def errors(self, predicted: Predicted) -> Tensor:
-        """The mean squared error of each sample; see `Step`."""
-        return _over_shapes(self.run.objective.errors, predicted, self.noised)
-
-    def differences(self, first: Predicted, second: Predicted) -> Tensor:
-        """The mean squared difference of two predictions of each sample; see `Step`."""
-        return _over_shapes(_mean_squared_difference, first, second)
-
-    def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
-        """Predict, and return each sample's loss; see `Step`."""
-        return _over_shapes(self.run.objective.loss, self.predict(prompt, deltas=deltas), self.noised)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean of one value a sample over the whole batch; see `Step`."""
-        parts = self.run.accelerator.num_processes * self.divided
-        # The mean over processes and parts, which gradients get, of this is that of all samples, however unequal those.
-        return values.mean() if parts == 1 else values.sum() * (parts / self.count)
-
-
-def _parts(part: slice, counts: Sequence[int]) -> list[tuple[int, slice]]:
-    """A part of a batch in groups of so many samples: of which groups it has which samples."""
-    begins = accumulate(counts, initial=0)
-    found = [
-        (index, slice(max(0, part.start - begin), min(count, part.stop - begin)))
-        for index, (begin, count) in enumerate(zip(begins, counts, strict=False))
-    ]
-    return [(index, own) for index, own in found if own.start < own.stop]
-
-
-def _over_shapes(of: Callable[[Tensor, Any], Tensor], predicted: Predicted, other: Any) -> Tensor:
-    """Ask something of the samples of each shape, and put the answers (b,) behind one another: (B,)."""
-    if isinstance(predicted, Tensor):
-        return of(predicted, other if isinstance(other, Tensor) else other[0])
-    return torch.cat([of(*each) for each in zip(predicted, other, strict=True)])
-
-
-def _mean_squared_difference(first: Tensor, second: Tensor) -> Tensor:
-    return functional.mse_loss(first, second, reduction="none").flatten(1).mean(dim=1)
+        if self.rule is None:
+            return TrainingState(self.step, tensors, self.counted, list(self.curve))
+        if self.rule.phase == self.index:
+            tensors |= {f"best/{name}": each for name, each in self._best.items()}
+        return TrainingState(self.step, tensors, self.counted, list(self.curve), self.rule.state())
 
 
 def _step_seed(seed: int, step: int) -> int:

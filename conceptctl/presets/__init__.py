@@ -24,6 +24,8 @@ from conceptctl.store.manifest import Base
 BUNDLED = "bundled"
 """The feature extractor, and the judge, that this program brings with its base."""
 EVERY_METHOD = "all"
+AUTO = "auto"
+"""As many steps as it takes."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,28 @@ class Preset:
 
     def settings(self, method: str) -> dict[str, Any]:
         """What a method is set to."""
-        return {**self.methods.get(EVERY_METHOD, {}), **self.methods.get(method, {})}
+        return as_settings({**self.methods.get(EVERY_METHOD, {}), **self.methods.get(method, {})})
 
     def under(self, other: Preset) -> Preset:
         """This base's preset with another one's `[methods]`, and what its `[learn]` says of pictures, over it."""
         over = ("method", "auxiliary", "reference_samples")
         said = {name: getattr(other.learn, name) for name in over if name in other.given}
         return replace(self, name=other.name, learn=replace(self.learn, **said), methods=other.methods)
+
+
+def as_settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by the names that methods have for them.
+
+    `steps = "auto"` is `stopping = "auto"`, and `max_train_steps` are the most `steps`, whatever ends a training.
+    """
+    found = {name: value for name, value in said.items() if name != "max_train_steps"}
+    if found.get("steps") == AUTO:
+        del found["steps"]
+        found["stopping"] = AUTO
+    most, steps = said.get("max_train_steps"), found.get("steps")
+    if most is not None:
+        found["steps"] = min(most, steps) if isinstance(most, int) and isinstance(steps, int) else most
+    return found
 
 
 @cache

@@ -83,8 +83,8 @@ def test_few_options_stand_in_one_group(capsys):
 
 def test_other_names_of_an_option_stand_behind_what_it_is(capsys):
     text = told(capsys, "learn", "-h")
-    assert "  --steps N " in text
-    assert "Optimizer steps.  [also --max-train-steps]" in text
+    assert "  --batch-size N " in text
+    assert "The concept's pictures in a step.  [also --train-batch-size]" in text
 
 
 def test_long_examples_are_broken_as_a_shell_reads_them():

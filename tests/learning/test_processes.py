@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptctl.learning.processes import part_of
 from conceptctl.store import base, jobs, weights
+from conceptctl.store.concept import read_record
 from conceptctl.store.tensorfile import read_header
 from conceptctl.store.verify import verify
 from tests import synthetic
@@ -136,6 +137,19 @@ def test_two_processes_learn_what_one_does(made, stores, method, more):
     assert [generation.verb for generation in stores[1].log()] == ["init", "learn"]
     assert verify(stores[1].layout, read_data=True).problems == ()
     assert list(stores[1].layout.jobs.iterdir()) == []
+
+
+def test_two_processes_end_after_the_same_step(made, stores):
+    """Each of them looks at its part of the fixed sets, and none goes on when another has ended."""
+    more = ["--steps", "auto", "--max-train-steps", "24"]
+    for store, count in zip(stores, (1, 2), strict=True):
+        run(learning(made, store, "lora", *more), count)
+    one, two = map(learned, stores)
+    assert all(far(two[name], value) < TOLERANCE for name, value in one.items())
+    records = [read_record(store.blob(store.concept("alice"))) for store in stores]
+    assert records[0].steps == records[1].steps
+    for name in ("fixed_loss", "fixed_class_loss"):
+        assert np.allclose(*(record.settings[name] for record in records), rtol=1e-4)
 
 
 def test_two_processes_learn_what_one_does_of_pictures_of_several_shapes(made, tmp_path):

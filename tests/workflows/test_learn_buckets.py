@@ -16,7 +16,7 @@ from conceptctl.cli.app import run
 from conceptctl.config import TrainConfig
 from conceptctl.diffusion import networks
 from conceptctl.errors import UsageError
-from conceptctl.learning import run as learning
+from conceptctl.learning import step as learning
 from conceptctl.learning.backbone import Crop
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, _prepared

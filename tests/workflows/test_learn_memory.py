@@ -103,7 +103,7 @@ def test_with_low_vram_samples_go_one_by_one(store, folder, monkeypatch):
 
 
 def test_after_memory_ran_out_the_same_command_goes_on_with_low_vram(store, folder, monkeypatch):
-    from conceptctl.learning import run as running
+    from conceptctl.learning import step as running
 
     plain, counts = running.BatchStep.predict, []
 

@@ -102,9 +102,14 @@ def differences(record: Record, planned: Plan, request: Request) -> list[str]:
         "seed": (record.seed, request.train.seed),
         "license": (record.license, request.license),
         "consent": (record.consent, request.consent),
-        "steps": (record.steps, planned.config["steps"]),
+        # What ended by itself took fewer.
+        "steps": (said.get("max_train_steps", record.steps), planned.config["steps"]),
         "aux": (said.get("auxiliary"), planned.auxiliary),
         "flip": (said.get("flip", False), request.flip),
-        **{name: (said.get(name), value) for name, value in planned.config.items() if name != "steps"},
+        **{
+            name: (said.get(name), value) for name, value in planned.config.items() if name not in ("steps", "stopping")
+        },
+        # Earlier versions knew one way.
+        "stopping": (said.get("stopping", "fixed"), planned.config["stopping"]),
     }
     return [f"{name} was {then!r}, not {now!r}" for name, (then, now) in asked.items() if then != now]

@@ -35,6 +35,8 @@ _FIXED = {
     _DESCRIBER: "with other descriptions of its pictures",
 }
 """Settings that no option gives back."""
+_ENDING = {"steps", "stopping"}
+"""Settings that `--steps` says together."""
 _OPTIONS = {
     "class": "--class",
     "method": "--method",
@@ -42,7 +44,6 @@ _OPTIONS = {
     "seed": "--seed",
     "resolution": "--resolution",
     "precision": "--mixed-precision",
-    "steps": "--steps",
     "batch_size": "--batch-size",
     "learning_rate": "--learning-rate",
     "scheduler": "--lr-scheduler",
@@ -70,7 +71,8 @@ class Resumed:
         if self.job is None:
             return
         tensors = {name: array_tensor(value.float().numpy()) for name, value in state.tensors.items()}
-        self.job.save(state.step, tensors, {"curve": state.curve, "counted": state.counted, **self.kept})
+        stopping = {} if state.stopping is None else {"stopping": state.stopping}
+        self.job.save(state.step, tensors, {"curve": state.curve, "counted": state.counted, **stopping, **self.kept})
 
     def save_drawn(self, drawn: TorchTensor, count: int) -> None:
         """Save which of `count` auxiliary pictures are drawn: as a training that has steps to go until its first."""
@@ -179,7 +181,9 @@ def _apart(run: Interrupted) -> str:
         return said
     if fixed:
         return f"{said}. That one cannot go on, and is removed when {name} is learned"
-    again = [_option(key, then) for key, (then, _) in run.differs.items() if key not in _FIXED]
+    again = [_option(key, then) for key, (then, _) in run.differs.items() if key not in {*_FIXED, *_ENDING}]
+    if _ENDING & set(run.differs):
+        again.append(_steps_option(run.job.settings["config"]))
     command = "the same command" + (f" with {' '.join(filter(None, again))}" if any(again) else "")
     pictures = ", over the pictures and captions as they were" if run.other_pictures else ""
     return f"{said}. That one is kept until {name} is learned; to go on with it: {command}{pictures}"
@@ -190,6 +194,9 @@ def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tup
     before, after = ({**each, **each.get("config", {})} for each in (then, now))
     if after.get(_DESCRIBER, "") is None:
         after[_DESCRIBER] = before.get(_DESCRIBER, "")
+    if "stopping" in after:
+        # Earlier versions knew one way.
+        before.setdefault("stopping", "fixed")
     leave_out = {"config", "name"}
     if before.get("method") != after["method"]:
         # Each has its own.
@@ -206,6 +213,15 @@ def _said(key: str, then: Any, now: Any) -> str:
         return "yes" if value is True else "no" if value is False or value == "" else value
 
     return f"{key.replace('_', ' ')} {shown(then)}, now {shown(now)}"
+
+
+def _steps_option(config: Mapping[str, Any]) -> str:
+    """What on the command line makes a training end as one did."""
+    return (
+        f"--steps auto --max-train-steps {config['steps']}"
+        if config.get("stopping") == "auto"
+        else (f"--steps {config['steps']}")
+    )
 
 
 def _option(key: str, value: Any) -> str:
@@ -293,4 +309,5 @@ def from_slot(slot: Slot) -> TrainingState:
         name: torch.from_numpy(np.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape).copy())
         for name, tensor in slot.tensors.items()
     }
-    return TrainingState(slot.step, tensors, slot.state["counted"], list(slot.state["curve"]))
+    state = slot.state
+    return TrainingState(slot.step, tensors, state["counted"], list(state["curve"]), state.get("stopping"))

@@ -16,6 +16,7 @@ from conceptctl.workflows.learn.pace import peak_memory
 
 if TYPE_CHECKING:
     from conceptctl.learning.method import Method
+    from conceptctl.learning.stopping import Outcome
     from conceptctl.workflows.learn.prepared import Prepared
     from conceptctl.workflows.learn.reference import Reference
     from conceptctl.workflows.learn.request import Request
@@ -48,6 +49,7 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
     token = sum(parameter.numel() for parameter in trainable.token.parameters())
     return dataclasses.replace(
         draft(prepared.request, prepared.method, prepared.head),
+        steps=trained.outcome.steps if trained.outcome else prepared.method.config.steps,
         photos=prepared.plan.pictures,
         settings={
             **{name: value for name, value in config.items() if name != "steps"},
@@ -61,12 +63,27 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
             "trained_parameters": parameters,
             "trained_in_unet": parameters - token,
             **{name: round(value, 6) for name, value in trained.measures.items()},
+            **(_ended(trained.outcome) if trained.outcome else {}),
             **_taken(prepared, trained),
             **(reference.settings or {}),
         },
         loss_curve=tuple(round(value, 6) for value in trained.state.curve),
         contains=trained.learned.contains,
     )
+
+
+def _ended(outcome: Outcome) -> dict[str, Any]:
+    """How a training ended by itself: why, and how the fixed losses were where it began and where it is kept."""
+    start, kept = outcome.start, outcome.kept
+    found: dict[str, Any] = {
+        "max_train_steps": outcome.most,
+        "stopped": outcome.reason,
+        "kept_step": kept.step,
+        "fixed_loss": [round(start.loss, 6), round(kept.loss, 6)],
+    }
+    if start.class_loss is not None and kept.class_loss is not None:
+        found["fixed_class_loss"] = [round(start.class_loss, 6), round(kept.class_loss, 6)]
+    return found
 
 
 def _taken(prepared: Prepared, trained: Trained) -> dict[str, Any]:

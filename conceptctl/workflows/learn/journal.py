@@ -77,6 +77,10 @@ class Journal:
         if self._losses and done and self._table.exists():
             self._kept_to(done)
 
+    def ending(self, steps: int) -> None:
+        """The phase has so many steps, and no more."""
+        self._steps = steps
+
     @property
     def _table(self) -> Path:
         return self.folder / f"{_slug(self._phase)}.csv"

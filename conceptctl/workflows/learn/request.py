@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from conceptctl import families
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.methods import METHODS, find_method
-from conceptctl.presets import EVERY_METHOD, Preset, named_preset
+from conceptctl.presets import AUTO, EVERY_METHOD, Preset, as_settings, named_preset
 from conceptctl.store import concept
 from conceptctl.workflows.places import check_writable
 
@@ -106,6 +107,8 @@ class Watch:
 
     stage: Callable[[str, int], None] = lambda what, total: None
     """A new stage begins, with so many units of work; 0 where that is not known."""
+    ending: Callable[[int], None] = lambda total: None
+    """The stage has fewer units of work than was said: so many."""
     advance: Callable[[int], None] = lambda done: None
     """So many units of the stage are done."""
     report: Callable[[Report], None] = lambda report: None
@@ -244,11 +247,8 @@ def make_method(request: Request, preset: Preset) -> Method:
     """
     found = find_method(request.train.method or preset.learn.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}
-    asked = {
-        name: value for name, value in dataclasses.asdict(request.train).items() if name in known and value is not None
-    }
     own = {FORMER_SETTINGS.get(name, name): value for name, value in request.settings.items()}
-    values = {**preset.settings(found.name), **asked, **own}
+    values = {**preset.settings(found.name), **_asked(request.train, known), **_said_steps(own)}
     auxiliary = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
     if request.class_word == "" or auxiliary == 0:
         values["auxiliary_batch"] = 0
@@ -286,16 +286,37 @@ def configured(found: type[Method], asked: Mapping[str, Any]) -> Config:
     return config
 
 
+def _asked(train: TrainConfig, known: AbstractSet[str]) -> dict[str, Any]:
+    """What of a method's settings the user's options say."""
+    said = {name: value for name, value in dataclasses.asdict(train).items() if value is not None}
+    return {name: value for name, value in _said_steps(said).items() if name in known}
+
+
+def _said_steps(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that methods have for them; whoever says a number of steps wants that number.
+
+    Raises:
+        UsageError: Steps are neither a number nor `auto`.
+    """
+    steps = said.get("steps")
+    if isinstance(steps, str) and steps != AUTO:
+        raise UsageError(f"steps are a whole number or {AUTO}, not {steps!a}", hint=f"--steps 500, or --steps {AUTO}")
+    number = {} if steps in (None, AUTO) else {"stopping": "fixed"}
+    return {**number, **as_settings(said)}
+
+
 def _check_words(config: Any) -> None:
     from conceptctl.diffusion.noise import TIMESTEP_SAMPLINGS
     from conceptctl.learning.method import PROMPTS
     from conceptctl.learning.optim import OPTIMIZERS, SCHEDULERS, check_optimizer
+    from conceptctl.learning.stopping import STOPPINGS
 
     for name, words in (
         ("scheduler", SCHEDULERS),
         ("optimizer", OPTIMIZERS),
         ("timestep_sampling", TIMESTEP_SAMPLINGS),
         ("prompts", PROMPTS),
+        ("stopping", STOPPINGS),
     ):
         if (asked_for := getattr(config, name)) not in words:
             raise UsageError(f"there is no {name}={asked_for!a}", hint=f"{name}: " + ", ".join(words))

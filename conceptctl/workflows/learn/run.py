@@ -120,12 +120,12 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     model = load_model(prepared, writer, resumed)
     start = model.backbone.token_start(prepared.request.class_word)
     token_id = model.backbone.add_token(prepared.request.name, start)
-    dataset = _dataset(prepared, model)
+    dataset = dataset_of(prepared, model)
     prepared = dataclasses.replace(
         prepared, plan=dataclasses.replace(prepared.plan, prompts=dataset.prompts, notes=dataset.notes)
     )
     prepared.watch.stage("preparing the training", 0)
-    task = _task(prepared, model, token_id, start)
+    task = task_of(prepared, model, token_id, start)
     trained = train_concept(prepared, model, token_id, task, dataset, resumed)
     put_in(model, token_id, trained.learned)
     reference = draw_reference(prepared, model.backbone)
@@ -155,7 +155,8 @@ def resume(prepared: Prepared, writer: Writer | None) -> Resumed:
     return resumed
 
 
-def _dataset(prepared: Prepared, model: Model) -> Dataset:
+def dataset_of(prepared: Prepared, model: Model) -> Dataset:
+    """What is learned from."""
     from conceptctl.workflows.learn.dataset import make_dataset
     from conceptctl.workflows.learn.images import sizes_of
 
@@ -171,7 +172,8 @@ def _dataset(prepared: Prepared, model: Model) -> Dataset:
     )
 
 
-def _task(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> Task:
+def task_of(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -> Task:
+    """What is learned, as the method sees it."""
     from conceptctl.workflows.learn.task import change_so_far, earlier_tasks, make_task, way_to_base
 
     store, head, backbone = prepared.store, prepared.head, model.backbone

@@ -13,6 +13,7 @@ import torch
 from conceptctl.errors import DeviceFailed
 from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
+from conceptctl.learning.stopping import StoppingRule
 from conceptctl.learning.weights import Deltas
 from conceptctl.store.factors import Factors, smaller
 from conceptctl.workflows.learn import samples
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
     from conceptctl.learning.run import Report
+    from conceptctl.learning.stopping import Outcome
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Trained:
     """Those of them that are kept as their factors, by path."""
     trainable: Trainable
     state: TrainingState
+    outcome: Outcome | None
+    """How it ended; None where that was by a number of steps."""
     measures: dict[str, float]
     seconds_a_step: float | None
     """While the concept was learned, here and now; None where too few steps were left to say."""
@@ -65,6 +69,7 @@ class _Told:
         """Who listens to the training."""
         return Listener(
             phase=self.phase,
+            ending=self.ending,
             report=self.report,
             step=self.step,
             save=resumed.save,
@@ -79,6 +84,12 @@ class _Told:
         self._watch.advance(done)
         if self._journal:
             self._journal.phase(name, steps, done)
+
+    def ending(self, steps: int) -> None:
+        """A phase has begun to end."""
+        self._watch.ending(steps)
+        if self._journal:
+            self._journal.ending(steps)
 
     def step(self, done: int) -> None:
         """A step is done."""
@@ -163,7 +174,8 @@ def train_concept(
     # Drawing reference samples can take longer than learning, and a signal may come meanwhile.
     resumed.save(end)
     measures = _measures(prepared, model, token_id, trainable, dataset, fit, learned.deltas)
-    return Trained(learned, factors, trainable, end, measures, told.pace.seconds_a_step)
+    outcome = StoppingRule.restored(end.stopping).outcome() if end.stopping else None
+    return Trained(learned, factors, trainable, end, outcome, measures, told.pace.seconds_a_step)
 
 
 def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:

@@ -7,7 +7,7 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import platformdirs
 
@@ -20,7 +20,7 @@ class TrainConfig:
 
     method: str | None = None
     """Which method learns."""
-    steps: int | str | None = None
+    steps: int | Literal["auto"] | None = None
     """Optimizer steps; or `auto`, until the concept is learned."""
     max_train_steps: int | None = None
     """The most steps."""
@@ -160,27 +160,32 @@ def _from_tables(tables: Mapping[str, Mapping[str, Any]]) -> Config:
         for name, value in values.items():
             if name not in types_of:
                 raise UsageError(f"settings: nothing is called {table}.{name}")
-            if type(value) not in _accepted(types_of[name]):
+            kinds, words = _accepted(types_of[name])
+            if type(value) not in kinds and value not in words:
                 raise UsageError(f"settings: {table}.{name} cannot be {value!r}")
         parts[table] = kind(**values)
     return Config(**parts)
 
 
-def _accepted(hint: Any) -> tuple[type, ...]:
-    """Return the Python types a TOML value may have for a field (an int will do for a float)."""
+def _accepted(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """Return the Python types a TOML value may have for a field (an int will do for a float), and words beside them."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    kinds = tuple(option for option in options if option is not type(None))
-    return (*kinds, int) if float in kinds else kinds
+    words = tuple(word for option in options if get_origin(option) is Literal for word in get_args(option))
+    kinds = tuple(option for option in options if isinstance(option, type) and option is not type(None))
+    return (*kinds, int) if float in kinds else kinds, words
 
 
 def _parse(key: str, text: str) -> Any:
     table, name = key.split(".")
     hint = get_type_hints({"train": TrainConfig, "sample": SampleConfig}[table])[name]
-    for kind in _accepted(hint):
+    kinds, words = _accepted(hint)
+    for kind in kinds:
         try:
             return kind(text)
         except ValueError:
             continue
+    if text in words:
+        return text
     raise UsageError(f"{key} cannot be {text!r}")
 
 

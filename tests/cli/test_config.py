@@ -24,6 +24,8 @@ def test_a_value_is_kept_and_can_be_dropped(settings_file):
     assert config.load_config().train.steps == 800
     assert run(["config", "train.steps", "--unset"]) == 0
     assert config.load_config().train.steps is None
+    assert run(["config", "train.steps", "auto"]) == 0
+    assert config.load_config().train.steps == "auto"
 
 
 def test_text_with_quotes_survives(settings_file):

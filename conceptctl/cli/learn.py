@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,17 +182,10 @@ def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request
         name=options["token"],
         **paths,
         sample_prompts=tuple(options["sample_prompts"] or ()),
-        train=dataclasses.replace(usual, **_given(options, train)),
+        train=dataclasses.replace(usual, **{name: options[name] for name in train if options[name] is not None}),
         settings=settings,
         **{name: options[name] for name in own},
     )
-
-
-def _given(options: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
-    """Those of some options that were given."""
-    found = {name: options[name] for name in names if options[name] is not None}
-    steps = found.get("steps", "")
-    return {**found, "steps": int(steps)} if steps.isdecimal() else found
 
 
 def _show_plan(store: Path | None, entry: Entry, out: Output, *, full: bool) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from conceptctl.cli import completion
 from conceptctl.methods import METHODS
+from conceptctl.presets import AUTO
 
 FolderArgument = Annotated[Path | None, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")]
 TokenOption = Annotated[
@@ -38,10 +39,26 @@ PresetOption = Annotated[
         autocompletion=completion.presets,
     ),
 ]
+
+
+def _steps(text: str) -> int | str:
+    """Read what `--steps` says."""
+    if text == AUTO:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor {AUTO}") from None
+
+
 StepsOption = Annotated[
     str | None,
     typer.Option(
-        "--steps", help="Optimizer steps; auto: until it is learned.", metavar="INT/auto", rich_help_panel="Training"
+        "--steps",
+        help="Optimizer steps; auto: until it is learned.",
+        metavar="INT/auto",
+        parser=_steps,
+        rich_help_panel="Training",
     ),
 ]
 MostStepsOption = Annotated[int | None, typer.Option(help="The most steps.", rich_help_panel="Training")]

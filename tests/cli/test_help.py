@@ -113,8 +113,8 @@ def test_long_examples_are_broken_as_a_shell_reads_them():
         (["learn", "x", "--token", "a", "--rank", "y"], "--rank: 'y' is no whole number", "conceptctl learn --help"),
         (
             ["learn", "x", "--token", "a", "--steps", "y"],
-            "steps are a whole number or auto, not 'y'",
-            "--steps 500, or --steps auto",
+            "--steps: 'y' is neither a whole number nor auto",
+            "conceptctl learn --help",
         ),
         (["undo", "0"], "STEPS: 0 is not in the range x>=1", "conceptctl undo --help"),
         (["list", "x"], "Got unexpected extra argument(s) (x)", "conceptctl list --help"),

@@ -65,11 +65,16 @@ def test_what_is_nearer_to_the_user_says_what_ends_a_training(folder, store, tra
     assert (config.steps, config.stopping) == found
 
 
-@pytest.mark.parametrize("steps", ["fast", "12.5", "-3", ""])
-def test_steps_that_cannot_be_meant_are_refused(folder, store, steps, capsys):  # noqa: F811
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [("fast", "neither a whole number nor auto"), ("12.5", "nor auto"), ("-3", "more than 0"), ("", "nor")],
+)
+def test_steps_that_cannot_be_meant_are_refused(folder, store, steps, said, capsys):  # noqa: F811
     command = ["learn", str(folder), "--token", "alice", "--class", "cat", "--store", str(store.layout.root)]
     assert run([*command, f"--steps={steps}"]) == 2
-    assert "a whole number or auto" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+    with pytest.raises(UsageError, match="a whole number or auto"):
+        make_method(asked(folder, settings={"steps": "fast"}), preset_of(store.head().base))
     with pytest.raises(UsageError, match="most"):
         make_method(
             asked(folder, train=TrainConfig(steps=5), settings={"stopping": "most"}), preset_of(store.head().base)

@@ -157,7 +157,7 @@ def replay(kept: dict[str, Any], settled: float) -> dict[str, Any]:
     before = stopping.SETTLED
     stopping.SETTLED = settled
     try:
-        rule = StoppingRule(kept["rule"]["most"])
+        rule = StoppingRule(kept["rule"]["most"], since=kept["rule"]["since"])
         for each in kept["rule"]["looks"]:
             rule.observe(Look(*each))
             if rule.settled:

@@ -123,7 +123,8 @@ class Run:
         samples = (schedule.batch_size + schedule.auxiliary_batch) * schedule.accumulation
         self._between = steps_between(len(self._sets), samples, schedule.steps)
         if self.rule is None:
-            self.rule = StoppingRule(schedule.steps, self.index)
+            # What is done at a step of the phase changes what trains.
+            self.rule = StoppingRule(schedule.steps, self.index, max(self.phase.before, default=0))
             self._look(self.rule)
 
     @torch.no_grad()

@@ -182,14 +182,15 @@ class StoppingRule:
     that they are there after the largest number of steps.
     """
 
-    def __init__(self, most: int, phase: int = 0) -> None:
+    def __init__(self, most: int, phase: int = 0, since: int = 0) -> None:
         """Begin.
 
         Args:
             most: The largest number of steps.
             phase: The place among all phases of the one that it ends.
+            since: The step up to which what trains is not yet what will be kept: looks after that count.
         """
-        self.most, self.phase = most, phase
+        self.most, self.phase, self.since = most, phase, since
         self.looks: list[Look] = []
         self.settled = False
         self.decay_begins = max(0, math.floor(most / (1 + DECAY)))
@@ -198,7 +199,7 @@ class StoppingRule:
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> StoppingRule:
         """Go on from what `state` returned."""
-        rule = cls(state["most"], state["phase"])
+        rule = cls(state["most"], state["phase"], state["since"])
         for each in state["looks"]:
             rule.observe(Look(*each))
         return rule
@@ -208,6 +209,7 @@ class StoppingRule:
         return {
             "most": self.most,
             "phase": self.phase,
+            "since": self.since,
             "looks": [[each.step, each.loss, each.class_loss] for each in self.looks],
         }
 
@@ -229,24 +231,29 @@ class StoppingRule:
             self.settled, self.decay_begins = True, look.step
 
     def _has_settled(self) -> bool:
-        window = self.looks[-max(LEAST_WINDOW, math.ceil(WINDOW * len(self.looks))) :]
-        if len(self.looks) < 2 * LEAST_WINDOW:
+        counted = self._counted()
+        window = counted[-max(LEAST_WINDOW, math.ceil(WINDOW * len(counted))) :]
+        if len(counted) < 2 * LEAST_WINDOW or self.looks[-1].step <= self.since:
             return False
         fallen = self.looks[0].loss - sum(each.loss for each in window) / len(window)
         if fallen < LEAST_FALL * self.looks[0].loss and self.looks[-1].step < LEAST_PATIENCE * self.most:
             return False
         return _fall(window) < SETTLED * max(fallen, LEAST_FALL * self.looks[0].loss)
 
+    def _counted(self) -> list[Look]:
+        """The looks that count; all of them as long as none does."""
+        return [each for each in self.looks if each.step > self.since or not self.since] or self.looks
+
     @property
     def best(self) -> Look:
         """Where the loss was least."""
-        return min(self.looks, key=lambda look: look.loss)
+        return min(self._counted(), key=lambda look: look.loss)
 
     @property
     def kept(self) -> Look:
         """Where what is kept was: at the best look, where that of the last one is worse by more than noise."""
         last = self.looks[-1]
-        before = [each.loss for each in self.looks if each.step <= self.decay_begins]
+        before = [each.loss for each in self._counted() if each.step <= self.decay_begins]
         changes = sorted(abs(after - loss) for loss, after in pairwise(before))
         noise = changes[len(changes) // 2] if changes else 0.0
         return self.best if last.loss > self.best.loss + noise else last
@@ -255,7 +262,7 @@ class StoppingRule:
         """How the phase ended."""
         start, kept = self.looks[0], self.kept
         # Of many that only waver some one is low.
-        last = [look.loss for look in self.looks if look.step <= kept.step][-LEAST_WINDOW:]
+        last = [look.loss for look in self._counted() if look.step <= kept.step][-LEAST_WINDOW:]
         learned = start.loss - sum(last) / len(last) >= LEAST_FALL * start.loss
         reason = "nothing" if not learned else "learned" if self.settled else "bound"
         return Outcome(self.length, self.most, reason, start, kept)

@@ -102,6 +102,20 @@ def test_what_was_better_by_more_than_noise_is_kept():
         assert rule.outcome().kept.step == kept
 
 
+def test_nothing_is_decided_before_what_trains_is_what_is_kept():
+    """Masks that begin at a step make the loss higher: what was there without them is no state to keep."""
+    rule = StoppingRule(MOST, since=600)
+    for look in curve(
+        lambda step: 0.5 + 0.5 * math.exp(-step / 50) + (0.2 * math.exp(-(step - 600) / 200) if step > 600 else 0)
+    ):
+        if look.step <= rule.length:
+            rule.observe(look)
+    assert rule.settled
+    assert rule.decay_begins > 600
+    assert rule.outcome().kept.step > 600
+    assert StoppingRule.restored(rule.state()).kept == rule.kept
+
+
 @pytest.mark.parametrize(
     ("looked_at", "samples", "most", "between"),
     [(24, 8, 1000, 30), (24, 16, 500, 15), (24, 1, 1000, 50), (24, 8, 6, 1)],

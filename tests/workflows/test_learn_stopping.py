@@ -24,7 +24,7 @@ from tests import synthetic
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401 - fixtures
 
 BOUND = 40
-AUTO = TrainConfig(steps="auto", max_train_steps=BOUND, batch_size=2, rank=4, learning_rate=1e-2)
+AUTO = TrainConfig(method="lora", steps="auto", max_train_steps=BOUND, batch_size=2, rank=4, learning_rate=1e-2)
 
 
 def tensors_of(store):  # noqa: F811

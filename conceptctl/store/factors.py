@@ -103,4 +103,6 @@ def smaller(up: Array, down: Array, mask: NDArray[np.bool_] | None, dense: Array
         dense: The delta itself, (D1, D2).
     """
     made = Factors.of(up, down, mask)
-    return made if made.size < math.ceil(dense.size / 8) + 4 * np.count_nonzero(dense) else None
+    # More of them than the matrix has rows or columns is no rank of it: the gate refuses that.
+    is_thin = made.up.shape[1] <= min(dense.shape)
+    return made if is_thin and made.size < math.ceil(dense.size / 8) + 4 * np.count_nonzero(dense) else None

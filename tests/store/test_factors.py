@@ -116,6 +116,15 @@ def test_the_form_of_fewer_bytes_is_chosen(density, rank):
         np.testing.assert_allclose(found.product(), dense, rtol=1e-5, atol=1e-5)
 
 
+def test_more_factors_than_rows_are_never_kept():
+    # Of a very flat matrix they are smaller than its entries, and the gate would refuse them.
+    up, down = np.ones((64, 65), np.float32), np.ones((65, 10000), np.float32)
+    dense = Factors.of(up, down).product()
+    assert 4 * (up.size + down.size) < 4 * dense.size + dense.size / 8
+    assert smaller(up, down, None, dense) is None
+    assert smaller(up[:, :64], down[:64], None, dense) is not None
+
+
 @pytest.mark.parametrize("density", [1.0, 0.5])
 def test_what_is_folded_is_the_base_and_the_product(store, density):
     changes = synthetic.factors(synthetic.TINY, 0, 2, density)

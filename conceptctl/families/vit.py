@@ -41,6 +41,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "p2_gamma": _CONCEPTS,
     "timestep_sampling": _CONCEPTS,
     "prompts": _CONCEPTS,
+    "stopping": "classes are learned in epochs",
 }
 """Methods' settings that mean nothing here, and why."""
 _SELF_QKV = ("q_proj", "k_proj", "v_proj", "query", "key", "value")

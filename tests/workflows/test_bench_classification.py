@@ -158,6 +158,7 @@ def test_a_spec_that_cannot_be_meant_is_refused(value, said):
     [
         (("rank = 2", "steps = 2"), "epochs", 2),
         (("rank = 2", "snr_gamma = 5.0"), "snr_gamma", 2),
+        (("rank = 2", 'stopping = "auto"'), "epochs", 2),
         (("rank = 2", "rang = 2"), "rang", 5),
         (("[methods.lora]", "[methods.dsc]"), "dsc", 5),
         (("tasks = 2", "tasks = 9"), "tasks", 2),

@@ -37,7 +37,7 @@ _MORE_THAN_NOTHING = {
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
 _AT_MOST = {
-    "fisher_decay": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
+    "fisher_decay": 1, "mask_start": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
     "auxiliary_batch": 10**4, "accumulation": 10**4,
 }  # fmt: skip
 """More of them no machine gets through, which is better said at once than when memory runs out."""

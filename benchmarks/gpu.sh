@@ -31,7 +31,7 @@ part() { # NAME SECONDS COMMAND...: run one part within its time, and keep what 
 : > "$out/summary.txt"
 nvidia-smi --query-gpu=name,memory.total,compute_cap --format=csv | tee -a "$out/summary.txt"
 part step-sd1-512 130 "$python" benchmarks/sd_scale.py --device cuda --side 512 --batch 1 4 --steps 10 --rounds 2 \
-    --only "peft LoRA" TI++ "STAMINA, low-rank mask"
+    --only "peft LoRA" TI++ "STAMINA, collapsed mask"
 part step-sdxl-1024 140 "$python" benchmarks/sd_scale.py --size sdxl --device cuda --side 1024 --steps 5 --rounds 1 \
     --only "peft LoRA" TI++ "STAMINA, low-rank mask"
 part methods 110 "$python" benchmarks/methods.py --device cuda --rounds 2

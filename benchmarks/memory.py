@@ -30,13 +30,16 @@ from conceptctl.diffusion.memory import (
     training_peak,
     unet_training_peak,
 )
-from conceptctl.learning.method import Task
+from conceptctl.learning.method import Method, Task
 from conceptctl.learning.weights import Deltas
 from conceptctl.methods import find_method
+from conceptctl.parts.stack_and_mask import NO_MASK, StackAndMask
+from conceptctl.presets import shipped
 from conceptctl.workflows.learn.memory import AdapterBytes, adapter_bytes, fit
 
 GB = 10**9
 TOKENS = 77
+PRESETS = {"sd1": "sd", "sdxl": "sdxl"}
 SIDES = {"sd1": 64, "sdxl": 128}
 """Of latents: pictures of 512 and 1024 pixels."""
 ROOM = {"sd1": 8 * GB, "sdxl": 12 * GB}
@@ -111,11 +114,12 @@ def own_bytes(of: Base, method: str) -> AdapterBytes:
     def whole(before: int, after: int) -> int:
         return before + (after - before) * (entries - few) // (more - few)
 
-    found = find_method(method)
+    made = usual(of, method)
     # It is there as long as the training, whatever else is.
-    change = DTYPE.itemsize * entries if found.configuration().needs_change else 0
+    change = DTYPE.itemsize * entries if made.config.needs_change else 0
     # A CPU has a table of noise; a GPU draws that of one projection where it is used.
-    noise = 4 * max(rows * columns for rows, columns in of.shapes.values()) if method == "stamina" else 0
+    masked = isinstance(made, StackAndMask) and made.config.mask != NO_MASK
+    noise = 4 * max(rows * columns for rows, columns in of.shapes.values()) if masked else 0
     return AdapterBytes(
         # The values too, which `learn` has on the device before it counts.
         whole(before.lasting, after.lasting) * 4 // 3 + change,
@@ -124,10 +128,15 @@ def own_bytes(of: Base, method: str) -> AdapterBytes:
     )
 
 
+def usual(of: Base, method: str) -> Method:
+    """A method as `learn` makes it on such a base."""
+    found = find_method(method)
+    return found(found.configuration(**shipped()[PRESETS[of.name]].settings(method)))
+
+
 def counted(of: Base, method: str, shapes: dict[str, tuple[int, int]]) -> tuple[int, AdapterBytes]:
     """How many entries some targets have, and what a method's adapters take for these alone."""
-    found = find_method(method)
-    made = found(found.configuration())
+    made = usual(of, method)
     projections = {path: nn.Linear(shape[1], shape[0], bias=False, dtype=DTYPE) for path, shape in shapes.items()}
     for module in projections.values():
         module.requires_grad_(False)

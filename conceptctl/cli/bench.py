@@ -119,6 +119,7 @@ def _listed(spec: Spec) -> dict[str, Any]:
 def _listed_classes(spec: ClassSpec) -> dict[str, Any]:
     """The same of a comparison of classifiers, which draws nothing: what it learns are tasks."""
     cells = [entry for entry in spec.entries for _ in spec.seeds]
+    tasks = spec.data.learned or spec.data.tasks
     return {
         "name": spec.name,
         "title": spec.title,
@@ -126,9 +127,9 @@ def _listed_classes(spec: ClassSpec) -> dict[str, Any]:
         "protocol": spec.protocol.name,
         "methods": [entry.label for entry in spec.entries],
         "seeds": list(spec.seeds),
-        "concepts": spec.data.tasks,
+        "concepts": tasks,
         "cells": len(cells),
-        "learned": sum(1 if entry.joint else spec.data.tasks for entry in cells),
+        "learned": sum(1 if entry.joint else tasks for entry in cells),
         "drawn": 0,
         "hours": None,
         "paper": "",

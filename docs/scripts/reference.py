@@ -192,8 +192,9 @@ def _classifier_tables(general: Sequence[str]) -> Iterator[str]:
     for name in CLASSIFIERS:
         if name not in METHODS:
             rows = _method_rows(find_classifier(name), general, tower, "")
-            yield f"### `{name}`"
-            yield _table(("setting", "default", "on `pocket-vit`", "what it is"), rows)
+            if rows:
+                yield f"### `{name}`"
+                yield _table(("setting", "default", "on `pocket-vit`", "what it is"), rows)
 
 
 def _method_rows(

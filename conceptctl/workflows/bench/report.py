@@ -64,7 +64,7 @@ def content(found: Sequence[Bench]) -> BenchReport:
         if (text := tables.agreement(one, other))
     ]
     cells = sum(len(row.results) for bench in found for row in bench.all_rows)
-    text = f"{cells} finished cells, each a method that learned a sequence of concepts with one seed. {' '.join(same)}"
+    text = f"{cells} finished cells, each a method that learned a sequence with one seed. {' '.join(same)}"
     sections = tuple(class_report.section(bench) if bench.class_rows else _section(bench) for bench in found)
     return BenchReport("Methods compared", text.strip(), sections)
 

@@ -168,10 +168,8 @@ def ended_text(record: Record) -> str:
     loss, beside = _pair(said.get("fixed_loss")), _pair(said.get("fixed_class_loss"))
     if loss is None:
         return ""
-    fell, most = (
-        f"the loss on its pictures fell by {max(0.0, 100 * (1 - loss[1] / loss[0])):.0f} %",
-        said.get("max_train_steps"),
-    )
+    fell = f"the loss on its pictures fell by {max(0.0, 100 * (1 - loss[1] / loss[0])):.0f} %"
+    most = said.get("max_train_steps")
     text = {
         "learned": f"learned after {record.steps} of at most {most} steps: {fell}, and no further",
         "bound": f"still learning after all {most} steps: {fell}; more may help (--max-train-steps)",

@@ -217,11 +217,9 @@ def _said(key: str, then: Any, now: Any) -> str:
 
 def _steps_option(config: Mapping[str, Any]) -> str:
     """What on the command line makes a training end as one did."""
-    return (
-        f"--steps auto --max-train-steps {config['steps']}"
-        if config.get("stopping") == "auto"
-        else (f"--steps {config['steps']}")
-    )
+    if config.get("stopping") == "auto":
+        return f"--steps auto --max-train-steps {config['steps']}"
+    return f"--steps {config['steps']}"
 
 
 def _option(key: str, value: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
@@ -179,7 +179,8 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
         key: text_of(what, key, value)
         for key in ("title", "description", "base", "feature_extractor", "precision", "reference")
     }
-    entries = _entries(what, value.get("methods"), settings_of(f"{what}: settings", value.get("settings", {})))
+    shared = settings_of(f"{what}: settings", value.get("settings", {}))
+    entries = tuple(Entry(*row) for row in rows_of(what, value.get("methods"), shared, "alone"))
     labels = [each.label for each in entries]
     reference = texts["reference"] or labels[0]
     if reference not in labels:
@@ -285,23 +286,32 @@ def settings_of(what: str, value: Any) -> Mapping[str, Any]:
     return dict(table)
 
 
-def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, ...]:
+def rows_of(
+    what: str, value: Any, shared: Mapping[str, Any], flag: str
+) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
+    """Read the rows of a spec: label, method, settings, and whether what the flag names holds of it.
+
+    Args:
+        what: The spec, for messages.
+        value: Tables by label.
+        shared: Settings of every row.
+        flag: What a row may have beside its method and settings, by its key.
+
+    Raises:
+        UsageError: There is no row, or one is none.
+    """
     if not isinstance(value, Mapping) or not value:
         raise UsageError(f"{what}: it compares no methods", hint="[methods.stamina]")
-    made = []
     for label, given in value.items():
-        table = table_of(f"{what}: methods.{label}", given)
-        if unknown := sorted(set(table) - {"method", "settings", "alone"}):
-            raise UsageError(
-                f"{what}: methods.{label}: nothing is called {unknown[0]!r}", hint="method; settings; alone"
-            )
-        alone = table.get("alone", False)
-        if type(alone) is not bool or not label.isprintable() or "/" in label:
-            raise UsageError(f"{what}: methods.{label!a}: alone is true or false, and a label has no slash")
-        method = text_of(f"{what}: methods.{label}", "method", table) or label
-        own = settings_of(f"{what}: methods.{label}.settings", table.get("settings", {}))
-        made.append(Entry(label, method, {**shared, **own}, alone))
-    return tuple(made)
+        here = f"{what}: methods.{label}"
+        table = table_of(here, given)
+        if unknown := sorted(set(table) - {"method", "settings", flag}):
+            raise UsageError(f"{here}: nothing is called {unknown[0]!r}", hint=f"method; settings; {flag}")
+        holds = table.get(flag, False)
+        if type(holds) is not bool or not label.isprintable() or "/" in label:
+            raise UsageError(f"{what}: methods.{label!a}: {flag} is true or false, and a label has no slash")
+        own = settings_of(f"{here}.settings", table.get("settings", {}))
+        yield label, text_of(here, "method", table) or label, {**shared, **own}, holds
 
 
 def _paper(what: str, value: Any, labels: list[str]) -> Paper:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptctl.errors import UsageError
-from conceptctl.workflows.bench.spec import seeds_of, settings_of, table_of, text_of
+from conceptctl.workflows.bench.spec import rows_of, seeds_of, settings_of, table_of, text_of
 
 KIND = "classification"
 _KEYS = {"kind", "title", "description", "base", "reference", "seeds", "settings", "data", "protocol", "methods"}
@@ -128,7 +128,8 @@ def parsed(name: str, value: Mapping[str, Any]) -> ClassSpec:
     if unknown := sorted(set(value) - _KEYS):
         raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
     texts = {key: text_of(what, key, value) for key in ("title", "description", "base", "reference")}
-    entries = _entries(what, value.get("methods"), settings_of(f"{what}: settings", value.get("settings", {})))
+    shared = settings_of(f"{what}: settings", value.get("settings", {}))
+    entries = tuple(Entry(*row) for row in rows_of(what, value.get("methods"), shared, "joint"))
     labels = [each.label for each in entries]
     if texts["reference"] not in ("", *labels):
         raise UsageError(f"{what}: reference is {texts['reference']!r}, and no method is called so", hint=str(labels))
@@ -161,20 +162,3 @@ def _numbers(what: str, kind: type, value: Any) -> dict[str, int]:
         if type(number) is not int or number < 1:
             raise UsageError(f"{what}.{key} is a whole number from 1 on, not {number!r}")
     return dict(table)
-
-
-def _entries(what: str, value: Any, shared: Mapping[str, Any]) -> tuple[Entry, ...]:
-    if not isinstance(value, Mapping) or not value:
-        raise UsageError(f"{what}: it compares no methods", hint="[methods.stamina]")
-    made = []
-    for label, given in value.items():
-        here = f"{what}: methods.{label}"
-        table = table_of(here, given)
-        if unknown := sorted(set(table) - {"method", "settings", "joint"}):
-            raise UsageError(f"{here}: nothing is called {unknown[0]!r}", hint="method; settings; joint")
-        joint = table.get("joint", False)
-        if type(joint) is not bool or not label.isprintable() or "/" in label:
-            raise UsageError(f"{what}: methods.{label!a}: joint is true or false, and a label has no slash")
-        own = settings_of(f"{here}.settings", table.get("settings", {}))
-        made.append(Entry(label, text_of(here, "method", table) or label, {**shared, **own}, joint))
-    return tuple(made)

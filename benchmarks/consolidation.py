@@ -1,6 +1,6 @@
 """What forgetting one, and letting one travel, does to concepts, read by the judge.
 
-    python benchmarks/sequence.py --workspace DIR --methods stamina --concepts 6 --seed N --steps 530
+    python benchmarks/sequence.py --workspace DIR --methods stamina-anchored --concepts 6 --seed N --steps 530
     python benchmarks/consolidation.py --workspace DIR --concepts 6 --seed N [--into OTHER --other-seed M]
 
 For the first, a middle and the last of a sequence: the others after it is forgotten, it by its old token, its class,
@@ -49,6 +49,8 @@ from conceptctl.workflows.usual_prompts import among_words
 
 WORDS = ("blue", "wooden", "street", "dog", "old", "window", "two", "with", "under", "bright", "tree", "smiling")
 """What stands around a token in prompts that no solution was told of."""
+LEARNED_BY = "stamina-anchored"
+"""The method whose sequence it is."""
 
 
 class Consolidated:
@@ -57,7 +59,7 @@ class Consolidated:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.bench = Bench(options)
-        self.learned = Store(options.workspace / "stamina")
+        self.learned = Store(options.workspace / LEARNED_BY)
         self.names = {concept.name: concept for concept in self.bench.concepts}
 
     def part(self, name: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -144,7 +146,7 @@ class Consolidated:
         """Exported, and imported into a store of another sequence."""
         root = self.options.workspace / f"among-{concept.name}"
         shutil.rmtree(root, ignore_errors=True)
-        store = Store(shutil.copytree(self.options.into / "stamina", root))
+        store = Store(shutil.copytree(self.options.into / LEARNED_BY, root))
         others = {each.name: each for each in sequence(self.options.concepts, self.options.other_seed)}
         before = self.of_all(store, others, "others")
         self.travel(concept, store)
@@ -164,7 +166,7 @@ class Consolidated:
         """
         concept = self.bench.concepts[index]
         source = self.options.into if where == "elsewhere" else self.options.workspace
-        store = self.copy_of(source / "stamina", "again")
+        store = self.copy_of(source / LEARNED_BY, "again")
         if where == "after":
             forget(store, plan_forget(store, concept.name))
         elif where == "never":
@@ -231,7 +233,7 @@ def main() -> None:
         changes = [found["own"][kind] / value - 1 for kind, value in before["own"].items()]
         print(f"  the base's own losses: {', '.join(f'{each:+.1%}' for each in changes)}")
     places = ("never", "after", *(["elsewhere"] if options.into else []))
-    for index, method, where in itertools.product(options.relearn, ("stamina", "ti++"), places):
+    for index, method, where in itertools.product(options.relearn, (LEARNED_BY, "ti++"), places):
         name = f"again-{index}-{method}-{where}"
         found = run.part(name, lambda index=index, method=method, where=where: run.relearn(index, method, where))
         print(f"  {name}: {found['success']:.0%}, half-way after {halfway(found['curve']):.0%} of the steps")

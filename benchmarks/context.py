@@ -1,6 +1,6 @@
 """Whether concepts do what prompts ask: "V*alice at night", "V*alice with glasses", after a sequence is learned.
 
-    python benchmarks/sequence.py --workspace DIR --methods stamina
+    python benchmarks/sequence.py --workspace DIR --methods stamina-anchored
     python benchmarks/context.py --workspace DIR
 
 The judge reads what belongs to the subject, and then the concept is what it was but for that. Places and lights, which
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True, help="where sequence.py kept everything")
     parser.add_argument("--concepts", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", default="stamina")
+    parser.add_argument("--method", default="stamina-anchored")
     parser.add_argument("--pictures", type=int, default=8, help="of each prompt")
     parser.add_argument("--prompt-only", action="store_true", help="as programs draw that know only diffusers")
     options = parser.parse_args()

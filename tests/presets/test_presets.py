@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.families import FAMILIES
 from conceptctl.methods import CLASSIFIERS, METHODS, find_classifier, find_method
 from conceptctl.presets import named_preset, preset_of, shipped
 from conceptctl.store.manifest import Base, BlobRef, Family
+from conceptctl.workflows.learn.request import Request, make_method
 
 FAMILY = Family("sd", (), (), {})
 
@@ -66,6 +69,20 @@ def test_another_preset_over_a_bases_own_leaves_how_it_draws(tmp_path):
     mine = own.under(named_preset(str(file)))
     assert (mine.name, mine.learn) == ("mine", own.learn)
     assert (mine.settings("stamina"), mine.settings("ti++")) == ({"rank": 8}, {"steps": 3})
+
+
+def test_the_method_is_the_users_or_that_of_the_preset_which_holds(tmp_path):
+    def taken(preset, method=None):
+        return make_method(Request(Path(), "x", "thing", train=TrainConfig(method=method)), preset).name
+
+    pocket, paper = shipped()["pocket"], shipped()["paper"]
+    assert taken(pocket) == "stamina-anchored"
+    assert {taken(shipped()[name]) for name in ("sd", "sdxl", "sd3", "flux")} == {"stamina"}
+    assert taken(pocket.under(paper)) == "stamina"
+    assert taken(pocket, "lora") == "lora"
+    file = tmp_path / "mine.toml"
+    file.write_text('[learn]\nmethod = "ti"\n')
+    assert taken(pocket.under(named_preset(str(file)))) == "ti"
 
 
 def test_what_a_dry_run_says_is_a_preset(tmp_path):

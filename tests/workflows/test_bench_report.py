@@ -122,6 +122,14 @@ def test_the_page_is_whole_and_asks_nobody_for_anything(output):
     assert page.count("<svg") == 5
 
 
+def test_steps_that_are_a_bound_are_called_so(tmp_path):
+    found = {("plain", 0): result(0, [4.0]), ("better", 0): result(0, [2.0])}
+    found["better", 0]["cell"]["config"] |= {"stopping": "auto"}
+    write(tmp_path, found)
+    assert cli("bench", "report", tmp_path)[0] == 0
+    assert "3 steps of 2; at most 3 steps of 2" in (tmp_path / "report/report.html").read_text()
+
+
 def test_the_file_of_figures_has_every_one(output):
     assert cli("bench", "report", output)[0] == 0
     with (output / "report/report.csv").open(newline="") as stream:

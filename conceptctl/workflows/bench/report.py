@@ -181,13 +181,13 @@ def _facts(bench: Bench) -> tuple[tuple[str, str], ...]:
     results_ = [result for row in bench.rows for result in row.results]
     one = results_[0].found
     drawn = sorted({(each.found["cell"]["pictures"], each.found["cell"]["sampling_steps"]) for each in results_})
-    learned = sorted(
-        {(each.found["cell"]["config"]["steps"], each.found["cell"]["config"]["batch_size"]) for each in results_}
-    )
+    configs = [each.found["cell"]["config"] for each in results_]
+    # Cells of earlier versions do not say what ended a training.
+    learned = sorted({(each["steps"], each["batch_size"], each.get("stopping") == "auto") for each in configs})
     return (
         ("base", f"{bench.spec['base']} ({one['cell']['base'][:12]})"),
         ("concepts", f"{len(one['concepts'])}; seeds {', '.join(map(str, bench.spec['seeds']))}"),
-        ("learned", "; ".join(f"{steps} steps of {batch}" for steps, batch in learned)),
+        ("learned", "; ".join(f"{'at most ' * bound}{steps} steps of {batch}" for steps, batch, bound in learned)),
         ("drawn", "; ".join(f"{count} pictures a concept, {steps} denoising steps" for count, steps in drawn)),
         ("kernel", kernel_text(one["kernel"])),
         ("features", f"CLIP {one['extractor']['name']} (sha256 {one['extractor']['sha256']})"),

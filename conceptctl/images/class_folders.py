@@ -29,6 +29,7 @@ TEST_SHARE = 0.2
 CODA-Prompt's keep 6,000 of its 30,000."""
 MOST_NAMED = 10
 """Refused files that a message names."""
+_LINK = "a symbolic link: only what stands in the folder itself is read"
 LAYOUT = "one folder for each class, or train/CLASS and test/CLASS, with pictures in it"
 
 
@@ -41,27 +42,26 @@ class LabelledClass:
     test: tuple[Path, ...]
 
 
-def classes_in(folder: Path, *, split_seed: int = 0, follow: bool = False) -> tuple[LabelledClass, ...]:
+def classes_in(folder: Path, *, split_seed: int = 0) -> tuple[LabelledClass, ...]:
     """List the classes of a folder of folders, by name; no picture is decoded.
 
     Args:
         folder: Of a user's, as the module describes it.
         split_seed: Which pictures are set apart where there is no `test`; the same for every order of tasks.
-        follow: Read what symbolic links point to.
 
     Raises:
         PicturesRefused: It is not there, holds no two classes, a class lacks pictures, or something in it is no picture
             and no file that is passed over; the message names it.
     """
-    parts = _folders(folder, follow=follow)
+    parts = _folders(folder)
     if {TRAIN, TEST} & set(parts):
         if missing := {TRAIN, TEST} - set(parts):
             raise PicturesRefused(f"{_shown(folder)} has no folder {missing.pop()}", hint=LAYOUT)
-        found = _matched(*(_class_folders(parts[part], follow=follow) for part in (TRAIN, TEST)))
-        classes = [LabelledClass(name, *(_pictures(each, follow=follow) for each in both)) for name, both in found]
+        found = _matched(*(_class_folders(parts[part]) for part in (TRAIN, TEST)))
+        classes = [LabelledClass(name, *(_pictures(each) for each in both)) for name, both in found]
     else:
-        of = _class_folders(folder, follow=follow)
-        classes = [_split(name, _pictures(path, follow=follow), path, split_seed) for name, path in of.items()]
+        of = _class_folders(folder)
+        classes = [_split(name, _pictures(path), path, split_seed) for name, path in of.items()]
     if len(classes) < 2:
         raise PicturesRefused(f"{_shown(folder)} holds one class: at least two are told apart", hint=LAYOUT)
     return tuple(classes)
@@ -91,13 +91,12 @@ def tasks_of(classes: Sequence[LabelledClass], count: int, seed: int) -> tuple[t
     return tuple(tuple(order[start:end]) for start, end in pairwise(ends))
 
 
-def read_pictures(paths: Sequence[Path], side: int, *, follow: bool = False) -> np.ndarray:
+def read_pictures(paths: Sequence[Path], side: int) -> np.ndarray:
     """Decode pictures to the middle square of each, in a process of their own, as the picture gate does.
 
     Args:
         paths: Of any number and size.
         side: Of the square, in pixels.
-        follow: Read what symbolic links point to.
 
     Returns:
         (N, side, side, 3), sRGB, 8 bits.
@@ -114,7 +113,7 @@ def read_pictures(paths: Sequence[Path], side: int, *, follow: bool = False) -> 
     with Decoder() as decoder:
         for place, path in enumerate(paths):
             try:
-                pixels = decoder.cropped(path, wanted, follow=follow).pixels
+                pixels = decoder.cropped(path, wanted, follow=False).pixels
             except PicturesRefused as refusal:
                 refused.append(f"{_shown(path)}: {refusal}")
             else:
@@ -123,25 +122,25 @@ def read_pictures(paths: Sequence[Path], side: int, *, follow: bool = False) -> 
     return read
 
 
-def _folders(folder: Path, *, follow: bool) -> dict[str, Path]:
+def _folders(folder: Path) -> dict[str, Path]:
     """The folders in a folder; a file that is nothing that may lie about beside them is refused."""
     found: dict[str, Path] = {}
     refused: list[str] = []
     for path in files.entries(folder, LAYOUT):
         if is_junk(path.name):
             continue
-        if files.is_folder(path, follow=follow):
+        if files.is_folder(path, follow=False):
             found[path.name] = path
-        elif path.is_symlink() and not follow:
-            refused.append(f"{_shown(path)}: a symbolic link; --follow-symlinks reads what it points to")
-        elif files.is_picture(path, follow=follow):
+        elif path.is_symlink():
+            refused.append(f"{_shown(path)}: {_LINK}")
+        elif files.is_picture(path, follow=False):
             refused.append(f"{_shown(path)}: a picture that is in no class's folder")
     _refuse(refused, f"in {_shown(folder)}")
     return found
 
 
-def _class_folders(folder: Path, *, follow: bool) -> dict[str, Path]:
-    found = _folders(folder, follow=follow)
+def _class_folders(folder: Path) -> dict[str, Path]:
+    found = _folders(folder)
     if not found:
         raise PicturesRefused(f"no class in {_shown(folder)}", hint=LAYOUT)
     return found
@@ -154,17 +153,20 @@ def _matched(train: dict[str, Path], test: dict[str, Path]) -> list[tuple[str, t
     return [(name, (path, test[name])) for name, path in train.items()]
 
 
-def _pictures(folder: Path, *, follow: bool) -> tuple[Path, ...]:
+def _pictures(folder: Path) -> tuple[Path, ...]:
     """The pictures of one class, by name, each looked at by its first bytes."""
-    listing = list_folder(folder, follow=follow, most=None)
+    listing = list_folder(folder, follow=False, most=None)
     if listing.folders:
         raise PicturesRefused(f"{_shown(folder)} is a class, and holds folders: {listing.folders[0]}", hint=LAYOUT)
     if not listing.candidates:
         raise PicturesRefused(f"no picture in {_shown(folder)}", hint=LAYOUT)
     refused: list[str] = []
     for path in listing.candidates:
+        if path.is_symlink():
+            refused.append(f"{_shown(path)}: {_LINK}")
+            continue
         try:
-            files.check_picture(path, follow=follow)
+            files.check_picture(path, follow=False)
         except PicturesRefused as refusal:
             refused.append(f"{_shown(path)}: {refusal}")
     _refuse(refused, f"of {len(listing.candidates)} files in {_shown(folder)}")

@@ -49,7 +49,7 @@ _SELF_QKV = ("q_proj", "k_proj", "v_proj", "query", "key", "value")
 _ATTENTION = "prompted"
 _TOGETHER = 256
 """Pictures that are classified together."""
-_HINT = "a folder, or a hub id in the cache, of a ViT or a CLIP model of transformers, in safetensors"
+_HINT = f"a folder, or a hub id in the cache, of a ViT or a CLIP model of transformers, in safetensors; or {BUNDLED}"
 
 
 @dataclass(frozen=True)
@@ -310,6 +310,8 @@ def load(named: str, device: torch.device) -> VitBackbone:
     Raises:
         NotFound: There is none, or it is another kind of model.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AttentionInterface, CLIPVisionModel, ViTModel
     from transformers.utils import logging as transformers_logging
 
@@ -319,7 +321,7 @@ def load(named: str, device: torch.device) -> VitBackbone:
     config = _read(folder / "config.json")
     kind = config.get("model_type")
     classes = {"vit": ViTModel, "clip": CLIPVisionModel, "clip_vision_model": CLIPVisionModel}
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise NotFound(f"{named}: no vision transformer that is known here: its kind is {kind!r}", hint=_HINT)
     AttentionInterface.register(_ATTENTION, _attend)
     more = {"add_pooling_layer": False} if kind == NAME else {}
@@ -333,13 +335,18 @@ def load(named: str, device: torch.device) -> VitBackbone:
             output_loading_info=True,
             **more,
         )
-    except (ValueError, OSError, AttributeError, TypeError, KeyError, RuntimeError) as error:
+        if absent := sorted(info["missing_keys"]):
+            raise ValueError(f"it has no {absent[0]}")
+        if not _attentions(model):
+            raise ValueError("it has no layers")
+        return VitBackbone(model.to(device), _scaling(folder), name=name, sha256=_digest_of(folder))
+    # Whatever the libraries make of numbers that cannot be meant, and of damaged files.
+    except (
+        ValueError, OSError, AttributeError, TypeError, LookupError, RuntimeError, ArithmeticError,
+        SafetensorError, StrictDataclassError,
+    ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NotFound(f"{named}: no whole vision transformer: {reason}", hint=_HINT) from error
-    if absent := sorted(info["missing_keys"]):
-        raise NotFound(f"{named}: no whole vision transformer: it has no {absent[0]}", hint=_HINT)
-    model = model.to(device)
-    return VitBackbone(model, _scaling(folder), name=name, sha256=digest_of(named))
 
 
 def _place(named: str) -> tuple[Path, str]:
@@ -376,18 +383,15 @@ def _scaling(folder: Path) -> tuple[Tensor, Tensor]:
     path = folder / "preprocessor_config.json"
     config = _read(path) if path.exists() else {}
     mean, deviation = (
-        torch.tensor(config.get(key, [0.5, 0.5, 0.5])).view(3, 1, 1) for key in ("image_mean", "image_std")
+        torch.tensor(config.get(key, [0.5, 0.5, 0.5])).float().view(3, 1, 1) for key in ("image_mean", "image_std")
     )
+    if not (mean.isfinite().all() and deviation.isfinite().all() and (deviation > 0).all()):
+        raise ValueError(f"{path.name}: image_mean and image_std cannot be meant")
     return mean, deviation
 
 
-def digest_of(named: str) -> str:
-    """The sha256 over the weights of what `load` takes: of the digests of their files, in the order of their names.
-
-    Raises:
-        NotFound: There is none.
-    """
-    folder, _ = _place(named)
+def _digest_of(folder: Path) -> str:
+    """The sha256 over the weights of a folder: of the digests of their files, in the order of their names."""
     digests = []
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:

@@ -1,5 +1,7 @@
 """Vision transformers: features as transformers has them, prompts, a head that grows, refusals."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,34 @@ def test_what_is_no_vision_transformer_is_refused(tmp_path, spoil):
         (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(NotFound) as caught:
         vit.load(str(folder), CPU)
+    assert "ViT" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        *(
+            ("config.json", {name: value})
+            for name, value in [
+                ("image_size", [16, 16]), ("image_size", None), ("hidden_size", "x"), ("num_attention_heads", 0),
+                ("num_hidden_layers", 0), ("num_hidden_layers", 99), ("model_type", [1]), ("hidden_act", "none"),
+            ]
+        ),
+        *(
+            ("preprocessor_config.json", {name: value})
+            for name, value in [("image_mean", None), ("image_mean", "x"), ("image_mean", [1, 2]), ("image_std", [0, 0, 0])]
+        ),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\xff" * 500),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_and_damaged_files_are_refused(tmp_path, file, change):
+    path = write_tiny_vit(tmp_path / "model") / file
+    path.write_bytes(
+        change if isinstance(change, bytes) else json.dumps(json.loads(path.read_text()) | change).encode()
+    )
+    with pytest.raises(NotFound) as caught:
+        vit.load(str(path.parent), CPU)
     assert "ViT" in caught.value.hint
 
 

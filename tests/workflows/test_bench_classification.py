@@ -164,10 +164,14 @@ def test_a_spec_that_cannot_be_meant_is_refused(value, said):
         (("tasks = 2", "tasks = 9"), "tasks", 2),
         (('folder = "classes"', 'folder = "none"'), "none", 3),
         (('/vit"', '/none"'), "none", 5),
+        (('/vit"', '/classes"'), "no vision transformer", 5),
+        (('/vit"', '/cut"'), "no whole vision transformer", 5),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_learned(home, change, said, expected):
     (home / "tiny.toml").write_text(SPEC.format(home=home).replace(*change))
+    cut = write_tiny_vit(home / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
     code, _, err = command("run", home / "tiny.toml", "-o", home / "out", "--device", "cpu")
     assert code == expected
     assert said in err

@@ -90,12 +90,15 @@ def make_cells(
         PicturesRefused: A picture is none, or none is there.
         UsageError: A setting that cannot be meant, or more tasks than classes.
     """
+    import torch
+
     from conceptctl.families import vit
 
     base = spec.base or vit.BUNDLED
     preset = preset_for(vit.NAME, base)
     configs = {entry.label: _config(entry, spec, preset, vit.UNSUPPORTED) for entry, _ in rows}
-    digest = vit.digest_of(base)
+    # A cell would find out after the pictures are drawn, and every cell anew.
+    digest = vit.load(base, torch.device("cpu")).sha256
     if spec.data.folder:
         tell("looking at the pictures")
         folders = {seed: Path(spec.data.folder).absolute() for _, seed in rows}

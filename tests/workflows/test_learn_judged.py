@@ -278,6 +278,22 @@ def test_what_no_option_gives_back_is_not_offered(store, folder, monkeypatch):
     assert text.endswith("was begun on other concepts: this one begins anew" + GONE)
 
 
+@pytest.mark.parametrize("change", [{}, {"train": dataclasses.replace(TRAIN, method="lora")}])
+@pytest.mark.parametrize("spoil", [lambda config: config.pop("mask_start"), lambda config: config.update(damping=1.0)])
+def test_settings_that_a_method_has_no_more_are_not_offered(store, folder, change, spoil):
+    """An earlier version began it, whose command line could say them."""
+    teach(store, folder, stop="learning")
+    (path,) = store.layout.jobs.glob("*/job.json")
+    value = json.loads(path.read_text())
+    spoil(value["settings"]["config"])
+    path.write_text(json.dumps(value))
+    (text,) = planned(store, folder, **change)[1]
+    assert "with settings that its method does not have" in text
+    assert text.endswith(GONE)
+    teach(store, folder, **change)
+    assert list(store.layout.jobs.iterdir()) == []
+
+
 def test_a_plan_of_described_pictures_finds_its_run_without_a_clip_model(store, folder):
     settings = {"name": "alice", "class": "cat", "method": "m", "config": {}, "auxiliary": 0}
     assert checkpoint._differing({**settings, "described_by": "abc"}, {**settings, "described_by": None}) == {}

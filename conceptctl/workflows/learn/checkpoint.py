@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from conceptctl.workflows.learn.request import Request
 
 _DESCRIBER = "described_by"
+_NAMES = "settings_that_there_are"
 _FIXED = {
     "program": "by another version of this program",
     "state_format": "by another version of this program",
     "after": "on other concepts",
     "consolidated": "on other concepts",
+    _NAMES: "with settings that its method does not have, or without some that it has",
     _DESCRIBER: "with other descriptions of its pictures",
 }
 """Settings that no option gives back."""
@@ -205,7 +207,22 @@ def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tup
         # It follows from that.
         leave_out.add("auxiliary_batch")
     keys = [key for key in {**before, **after} if key not in leave_out]
-    return {key: (before.get(key, ""), after.get(key, "")) for key in keys if before.get(key, "") != after.get(key, "")}
+    found = {
+        key: (before.get(key, ""), after.get(key, "")) for key in keys if before.get(key, "") != after.get(key, "")
+    }
+    if not found or _can_be_said(then):
+        return found
+    return {key: values for key, values in found.items() if key not in now["config"]} | {_NAMES: (False, True)}
+
+
+def _can_be_said(then: Mapping[str, Any]) -> bool:
+    """Whether a run's method has just the settings that it was begun with: an earlier version may have had others."""
+    from conceptctl.methods import METHODS, find_method
+
+    if (method := then.get("method")) not in METHODS:
+        return False
+    names = {each.name for each in dataclasses.fields(find_method(method).configuration)}
+    return {"stopping", *then.get("config", {})} == {"stopping", *names}
 
 
 def _said(key: str, then: Any, now: Any) -> str:

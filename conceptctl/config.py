@@ -60,6 +60,9 @@ class Config:
     sample: SampleConfig = SampleConfig()
 
 
+_FROM_ONE = {"steps", "max_train_steps", "batch_size", "rank", "accumulation"}
+
+
 def config_path() -> Path:
     """Return where the defaults are kept: `CONCEPTCTL_CONFIG`, or the platform's place for them.
 
@@ -122,7 +125,9 @@ def set_value(key: str, text: str | None, path: Path | None = None) -> Config:
     if text is None:
         tables.get(table, {}).pop(name, None)
     else:
-        tables.setdefault(table, {})[name] = _parse(key, text)
+        tables.setdefault(table, {})[name] = value = _parse(key, text)
+        if type(value) is int and value < 1 and name in _FROM_ONE:
+            raise UsageError(f"{key} is a whole number from 1 on, not {value}", hint=f"conceptctl config {key} --unset")
     config = _from_tables(tables)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.errors import UsageError
+from conceptctl.errors import NotFound, UsageError
+from conceptctl.methods import METHODS
 
 EPILOG = epilog(
     "conceptctl config",
@@ -36,6 +37,8 @@ def config(
 
     if unset and (key is None or value is not None):
         raise UsageError("--unset takes a setting and no value", hint="conceptctl config KEY --unset")
+    if key == "train.method" and value is not None and value not in METHODS:
+        raise NotFound(f"no method that draws concepts is called {value!r}", hint="methods: " + ", ".join(METHODS))
     output = Output(json, quiet)
     changes = key is not None and (unset or value is not None)
     was = _was(key) if key is not None and changes else None

@@ -52,6 +52,19 @@ def test_a_bad_value_changes_nothing(settings_file, capsys):
     assert not settings_file.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [
+        ("train.method", "nothing", 5), ("train.method", "l2p", 5), ("train.method", "", 5),
+        ("train.steps", "0", 2), ("train.max_train_steps", "-1", 2), ("train.rank", "0", 2), ("sample.steps", "0", 2),
+    ],
+)  # fmt: skip
+def test_a_default_that_nothing_could_be_learned_with_is_refused(settings_file, key, value, code, capsys):
+    assert run(["config", key, value] if not value.startswith("-") else ["config", key, "--", value]) == code
+    assert "hint" in capsys.readouterr().err
+    assert not settings_file.exists()
+
+
 def test_json_shows_every_setting(capsys):
     assert run(["config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == config.config_values(config.Config())

@@ -125,7 +125,9 @@ class StackAndMask(Method):
         phase, adapter = super().training(task, trainable), trainable.adapter
         if not (self.config.waits and isinstance(adapter, Masked)):
             return phase
-        return replace(phase, before={round(self.config.mask_start * self.config.steps): adapter.start})
+        # Before the first step nothing is large.
+        first = max(1, round(self.config.mask_start * self.config.steps))
+        return replace(phase, before={first: adapter.start})
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """Sparsity of the masks (eq. 7), and change of what earlier concepts changed (eqs. 3 and 8)."""

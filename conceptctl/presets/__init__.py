@@ -109,14 +109,21 @@ def as_settings(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by the names that methods have for them.
 
     `steps = "auto"` is `stopping = "auto"`, and `max_train_steps` are the most `steps`, whatever ends a training.
+
+    Raises:
+        UsageError: Steps are neither a number nor `auto`, or the most of them are no number of 1 or more.
     """
+    steps, most = said.get("steps"), said.get("max_train_steps")
+    if isinstance(steps, str) and steps != AUTO:
+        raise UsageError(f"steps are a whole number or {AUTO}, not {steps!a}", hint=f"--steps 500, or --steps {AUTO}")
+    if most is not None and (type(most) is not int or most < 1):
+        raise UsageError(f"max train steps are a whole number from 1 on, not {most!a}", hint="--max-train-steps 500")
     found = {name: value for name, value in said.items() if name != "max_train_steps"}
     if found.get("steps") == AUTO:
         del found["steps"]
         found["stopping"] = AUTO
-    most, steps = said.get("max_train_steps"), found.get("steps")
     if most is not None:
-        found["steps"] = min(most, steps) if isinstance(most, int) and isinstance(steps, int) else most
+        found["steps"] = min(most, steps) if type(steps) is int else most
     return found
 
 

@@ -131,6 +131,13 @@ def test_masks_are_open_until_their_start_and_then_by_size(folder):
     assert sizes[closed].mean() < 0.5 * sizes[~closed].mean()
 
 
+def test_masks_begin_after_a_step_at_least(folder):
+    """Before the first one A B is nothing everywhere, and no entry larger than another."""
+    method = Stamina(dataclasses.replace(CONFIG, mask_start=1e-3))
+    bench = Bench(folder, method)
+    assert list(method.training(bench.task, bench.trainable).before) == [1]
+
+
 def test_what_is_added_to_stamina_keeps_other_prompts_nearer_to_what_they_were(folder):
     def moved(method):
         bench = Bench(folder, method)

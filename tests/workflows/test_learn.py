@@ -762,6 +762,8 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"steps": 3.7}}, UsageError),
         ({"settings": {"rank": 2.5}}, UsageError),
         ({"settings": {"temperature": 0}}, UsageError),
+        ({"settings": {"mask_start": 1.5}}, UsageError),
+        ({"settings": {"mask_start": -0.1}}, UsageError),
         ({"settings": {"token_learning_rate": -1}}, UsageError),
         ({"settings": {"mask_learning_rate": "fast"}}, UsageError),
         ({"settings": {"forgetting_weight": float("inf")}}, UsageError),
@@ -923,6 +925,28 @@ def test_a_preset_that_a_plan_was_written_to_gives_the_same_settings(any_base, t
         assert (again["auxiliary"], again["reference_samples"]) == (5, planned["reference_samples"])
         assert (again["preset"]["name"], again["differs"]) == (path.stem, {})
         assert again["preset"] == {**planned["preset"], "name": path.stem}
+
+
+def test_a_preset_of_another_method_than_the_one_that_learns_is_refused(store, folder, tmp_path):
+    """Its settings would be left out without a word."""
+    learns = presets.preset_of(store.head().base).learn.method
+    path = tmp_path / "mine.toml"
+    path.write_text("[methods.c-lora]\nrank = 3\n")
+    with pytest.raises(UsageError, match=f"settings of c-lora, and {learns} learns") as caught:
+        plan(store, asked(folder, train=TrainConfig(), preset=str(path)), device="cpu")
+    assert "--method c-lora" in caught.value.hint
+    found = plan(store, asked(folder, train=TrainConfig(method="c-lora"), preset=str(path)), device="cpu")
+    assert found.config["rank"] == 3
+    path.write_text("[methods.all]\nrank = 3\n")
+    assert plan(store, asked(folder, train=TrainConfig(), preset=str(path)), device="cpu").config["rank"] == 3
+
+
+def test_a_setting_of_other_methods_is_refused_with_their_names(store, folder):
+    with pytest.raises(NotFound, match="'preservation_weight'") as caught:
+        plan(
+            store, asked(folder, train=TrainConfig(method="stamina"), settings={"preservation_weight": 1}), device="cpu"
+        )
+    assert caught.value.hint.endswith("; methods that have it: stamina-anchored, lora-anchored")
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,27 @@ def settles(monkeypatch):
         ({"steps": "auto"}, {"steps": 600}, {}, (600, "auto")),
         ({"steps": "auto"}, {}, {"steps": 20}, (20, "fixed")),
         ({"steps": 20}, {}, {"steps": "auto"}, (20, "auto")),
+        ({"steps": 20}, {}, {"max_train_steps": 30}, (20, "fixed")),
+        ({"steps": 40}, {}, {"max_train_steps": 30}, (30, "fixed")),
+        ({"steps": "auto"}, {}, {"max_train_steps": 30}, (30, "auto")),
+        ({"max_train_steps": 10}, {}, {"steps": 20}, (10, "fixed")),
     ],
 )
 def test_what_is_nearer_to_the_user_says_what_ends_a_training(folder, store, train, preset, settings, found):  # noqa: F811
     own = dataclasses.replace(preset_of(store.head().base), methods={presets.EVERY_METHOD: preset})
     config = make_method(asked(folder, train=TrainConfig(**train), settings=settings), own).config
     assert (config.steps, config.stopping) == found
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "auto", True])
+@pytest.mark.parametrize("where", ["settings", "preset", "train"])
+def test_a_bound_that_cannot_be_meant_is_called_by_its_name(folder, store, most, where):  # noqa: F811
+    said = {"max_train_steps": most}
+    methods = {presets.EVERY_METHOD: said} if where == "preset" else {}
+    own = dataclasses.replace(preset_of(store.head().base), methods=methods)
+    train = TrainConfig(**said if where == "train" else {})
+    with pytest.raises(UsageError, match="max train steps"):
+        make_method(asked(folder, train=train, settings=said if where == "settings" else {}), own)
 
 
 @pytest.mark.parametrize(

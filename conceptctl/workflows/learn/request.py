@@ -15,7 +15,7 @@ from conceptctl import families
 from conceptctl.config import TrainConfig
 from conceptctl.errors import NotFound, UsageError
 from conceptctl.methods import METHODS, find_method
-from conceptctl.presets import AUTO, EVERY_METHOD, Preset, as_settings, named_preset
+from conceptctl.presets import AUTO, EVERY_METHOD, Preset, as_settings, named_preset, shipped
 from conceptctl.store import concept
 from conceptctl.workflows.places import check_writable
 
@@ -207,7 +207,14 @@ def chosen_preset(request: Request, own: Preset) -> Preset:
     other = named_preset(request.preset)
     if unknown := sorted(set(other.methods) - {*METHODS, EVERY_METHOD}):
         raise UsageError(f"preset {other.name}: there is no method {unknown[0]!r}", hint=", ".join(METHODS))
-    return own.under(other)
+    made = own.under(other)
+    learns, of = made.learn.method, set(other.methods)
+    if request.train.method is None and of and request.preset not in shipped() and not of & {learns, EVERY_METHOD}:
+        raise UsageError(
+            f"preset {other.name} has settings of {', '.join(sorted(of))}, and {learns} learns",
+            hint=f"--method {min(of)}, or [methods.{learns}] in the file",
+        )
+    return made
 
 
 def precision_of(request: Request, device: str) -> str:
@@ -248,6 +255,11 @@ def make_method(request: Request, preset: Preset) -> Method:
     found = find_method(request.train.method or preset.learn.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}
     own = {FORMER_SETTINGS.get(name, name): value for name, value in request.settings.items()}
+    # A bound in one holds for a number in the other.
+    if "max_train_steps" in own and request.train.steps is not None:
+        own.setdefault("steps", request.train.steps)
+    if type(own.get("steps")) is int and request.train.max_train_steps is not None:
+        own.setdefault("max_train_steps", request.train.max_train_steps)
     values = {**preset.settings(found.name), **_asked(request.train, known), **_said_steps(own)}
     auxiliary = preset.learn.auxiliary if request.auxiliary is None else request.auxiliary
     if request.class_word == "" or auxiliary == 0:
@@ -272,7 +284,15 @@ def configured(found: type[Method], asked: Mapping[str, Any]) -> Config:
     values = dict(asked)
     known = {each.name: each for each in dataclasses.fields(found.configuration)}
     if unknown := sorted(set(values) - set(known)):
-        raise NotFound(f"{found.name} has no setting {unknown[0]!r}", hint="settings: " + ", ".join(sorted(known)))
+        having = [
+            name
+            for name, method in ((each, find_method(each)) for each in METHODS)
+            if unknown[0] in {each.name for each in dataclasses.fields(method.configuration)}
+        ]
+        others = f"; methods that have it: {', '.join(having)}" if having else ""
+        raise NotFound(
+            f"{found.name} has no setting {unknown[0]!r}", hint=f"settings: {', '.join(sorted(known))}{others}"
+        )
     for name, each in known.items():
         # A whole number is a number; torch makes other tensors of the two.
         if isinstance(each.default, float) and type(value := values.get(name)) is int:
@@ -293,15 +313,8 @@ def _asked(train: TrainConfig, known: AbstractSet[str]) -> dict[str, Any]:
 
 
 def _said_steps(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by the names that methods have for them; whoever says a number of steps wants that number.
-
-    Raises:
-        UsageError: Steps are neither a number nor `auto`.
-    """
-    steps = said.get("steps")
-    if isinstance(steps, str) and steps != AUTO:
-        raise UsageError(f"steps are a whole number or {AUTO}, not {steps!a}", hint=f"--steps 500, or --steps {AUTO}")
-    number = {} if steps in (None, AUTO) else {"stopping": "fixed"}
+    """Settings by the names that methods have for them; whoever says a number of steps wants that number."""
+    number = {} if said.get("steps") in (None, AUTO) else {"stopping": "fixed"}
     return {**number, **as_settings(said)}
 
 

@@ -165,7 +165,9 @@ def test_what_is_no_vision_transformer_is_refused(tmp_path, spoil):
         ),
         *(
             ("preprocessor_config.json", {name: value})
-            for name, value in [("image_mean", None), ("image_mean", "x"), ("image_mean", [1, 2]), ("image_std", [0, 0, 0])]
+            for name, value in [
+                ("image_mean", None), ("image_mean", "x"), ("image_mean", [1, 2]), ("image_std", [0, 0, 0]),
+            ]
         ),
         ("model.safetensors", b""),
         ("model.safetensors", b"\xff" * 500),

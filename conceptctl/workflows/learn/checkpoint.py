@@ -219,7 +219,7 @@ def _can_be_said(then: Mapping[str, Any]) -> bool:
     """Whether a run's method has just the settings that it was begun with: an earlier version may have had others."""
     from conceptctl.methods import METHODS, find_method
 
-    if (method := then.get("method")) not in METHODS:
+    if (method := str(then.get("method"))) not in METHODS:
         return False
     names = {each.name for each in dataclasses.fields(find_method(method).configuration)}
     return {"stopping", *then.get("config", {})} == {"stopping", *names}

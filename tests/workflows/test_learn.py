@@ -762,7 +762,6 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"steps": 3.7}}, UsageError),
         ({"settings": {"rank": 2.5}}, UsageError),
         ({"settings": {"temperature": 0}}, UsageError),
-        ({"settings": {"mask_start": 1.5}}, UsageError),
         ({"settings": {"mask_start": -0.1}}, UsageError),
         ({"settings": {"token_learning_rate": -1}}, UsageError),
         ({"settings": {"mask_learning_rate": "fast"}}, UsageError),

@@ -191,7 +191,9 @@ def test_what_is_kept_as_factors_is_loaded_as_it_drew_after_learning(store, fold
         teach(store, folder, name, train=TrainConfig(method=method, steps=STEPS, batch_size=2, rank=2))
     assert [each.factored for each in store.head().concepts] == [True, True]
     parts = set(weights.delta_parts(read_header(store.blob(store.concept("bob")))).values())
-    assert parts == {frozenset({"up", "down", "mask"} if method == "stamina" else {"up", "down"})}
+    factors = frozenset({"up", "down", "mask"} if method == "stamina" else {"up", "down"})
+    # A mask may let so few entries of a matrix pass that these are less than its factors.
+    assert factors in parts <= {factors, frozenset({"mask", "values"})}
     for _ in ("not folded", "folded"):
         loaded = load(store, store.head(), "cpu")
         assert all(torch.equal(module.weight, drew[path]) for path, module in loaded.targets().items())
@@ -418,7 +420,7 @@ def _on_a_cpu(*_):
     torch.empty(2**50)
 
 
-@pytest.mark.parametrize("place", [(workflow, "_dataset"), (Run, "gradients")], ids=["before", "in a step"])
+@pytest.mark.parametrize("place", [(workflow, "dataset_of"), (Run, "gradients")], ids=["before", "in a step"])
 @pytest.mark.parametrize("runs_out", [_on_a_gpu, _on_a_cpu])
 def test_memory_that_runs_out_changes_nothing_and_what_would_help_is_said(
     store, folder, capsys, monkeypatch, place, runs_out
@@ -457,8 +459,10 @@ def committed(store):
 
 
 def test_a_last_step_that_spoils_the_weights_commits_nothing(store, folder):
-    with pytest.raises(DeviceFailed, match=r"nan|inf"):
+    with pytest.raises(DeviceFailed, match=r"beyond 65504"):
         teach(store, folder, train=TrainConfig(steps=1, batch_size=2, learning_rate=1e30))
+    with pytest.raises(DeviceFailed, match=r"nan|inf"):
+        teach(store, folder, train=TrainConfig(steps=2, batch_size=2, learning_rate=1e30))
     assert store.head().seq == 0
 
 

@@ -15,6 +15,7 @@ from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
 from conceptctl.learning.stopping import StoppingRule
 from conceptctl.learning.weights import Deltas
+from conceptctl.store import weights
 from conceptctl.store.factors import Factors, smaller
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
@@ -226,12 +227,17 @@ def as_stored(learned: Learned) -> tuple[Learned, dict[str, Factors]]:
         The same on the CPU and with these deltas, and the factors by path: what draws from now on is what will be read.
 
     Raises:
-        DeviceFailed: What was learned is no number.
+        DeviceFailed: What was learned is no number, or one with which no model draws.
     """
     learned = _on_cpu(learned)
-    everything = (*learned.deltas.values(), *learned.tokens.values(), *learned.state.values())
-    if not all(bool(each.isfinite().all()) for each in everything):
+    drawn = (*learned.deltas.values(), *learned.tokens.values())
+    if not all(bool(each.isfinite().all()) for each in (*drawn, *learned.state.values())):
         raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
+    if not all(weights.is_drawable(each.numpy()) for each in drawn):
+        raise DeviceFailed(
+            f"what was learned has numbers beyond {weights.LARGEST:g}, with which no model draws; nothing is kept",
+            hint="a smaller --learning-rate",
+        )
     stacks, found = dict(learned.deltas.stacks), {}
     for paths, products in learned.deltas.products.items():
         matrices = dict(zip(paths, stacks[paths], strict=True))

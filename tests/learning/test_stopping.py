@@ -282,7 +282,7 @@ def test_the_loss_with_masks_is_measured_as_ever(base_folder):
             schedule,
             accelerator=trained.accelerator,
             batches=2,
-            sampled=False,
+            deltas=trained.trainable.folded(),
         )
         for schedule in schedules
     ]

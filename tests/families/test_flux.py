@@ -71,8 +71,9 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(folder):
     texts = ["a photo of a V*alice in the snow", "a dog"]
     hidden, pooled, _ = loaded.pipeline.encode_prompt(texts, None, device=CPU)
     states = loaded.conditions(texts, [alice]).of_examples(torch.arange(2))
-    assert torch.allclose(states.hidden, hidden, atol=1e-5)
-    assert torch.allclose(states.pooled, pooled, atol=1e-5)
+    # Two prompts together are multiplied in another order than one after the other: how otherwise depends on the CPU.
+    assert torch.allclose(states.hidden, hidden, atol=1e-4)
+    assert torch.allclose(states.pooled, pooled, atol=1e-4)
     assert states.hidden.shape == (2, 512, 2 * WIDTH) and states.pooled.shape == (2, WIDTH)
 
 

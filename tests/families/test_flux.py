@@ -67,13 +67,15 @@ def test_its_targets_are_those_of_blocks_with_two_streams(backbone):
 
 def test_prompts_are_encoded_as_the_pipeline_encodes_them(folder):
     loaded = flux.load(folder, CPU)
+    # In fp32 a CPU's order of additions is larger than what is asked for here.
+    for encoder in (loaded.pipeline.text_encoder, loaded.pipeline.text_encoder_2):
+        encoder.double()
     alice = loaded.add_token("alice", loaded.token_start("cat"))
     texts = ["a photo of a V*alice in the snow", "a dog"]
     hidden, pooled, _ = loaded.pipeline.encode_prompt(texts, None, device=CPU)
     states = loaded.conditions(texts, [alice]).of_examples(torch.arange(2))
-    # Two prompts together are multiplied in another order than one after the other: how otherwise depends on the CPU.
-    assert torch.allclose(states.hidden, hidden, atol=1e-4)
-    assert torch.allclose(states.pooled, pooled, atol=1e-4)
+    assert torch.allclose(states.hidden, hidden, atol=1e-5)
+    assert torch.allclose(states.pooled, pooled, atol=1e-5)
     assert states.hidden.shape == (2, 512, 2 * WIDTH) and states.pooled.shape == (2, WIDTH)
 
 

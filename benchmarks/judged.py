@@ -1,4 +1,4 @@
-"""What several benchmarks share: sets of pictures as `pocket` draws them, and what the judge reads off them."""
+"""What several benchmarks share: pictures as `pocket` draws them, what the judge reads off them, settings as words."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def attributes_right(readings: Sequence[Reading], concept: Concept) -> list[tupl
         found = attributes_read(reading, concept.kind)
         right += [(name, found.get(name) == value) for name, value in concept.subject.shown().items()]
     return right
+
+
+def setting(pair: str) -> tuple[str, Any]:
+    """Read NAME=VALUE."""
+    name, _, text = pair.partition("=")
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            continue
+    return name, text

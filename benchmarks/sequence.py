@@ -335,17 +335,6 @@ class Bench:
         return features
 
 
-def setting(pair: str) -> tuple[str, Any]:
-    """Read NAME=VALUE."""
-    name, _, text = pair.partition("=")
-    for kind in (int, float):
-        try:
-            return name, kind(text)
-        except ValueError:
-            continue
-    return name, text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, required=True, help="where everything is kept")
@@ -355,7 +344,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24, help="pictures of each concept, each time")
     parser.add_argument("--methods", nargs="+", default=["stamina-anchored", "ti++", "lora", ALONE])
     parser.add_argument("--alone-method", default="stamina-anchored", help="what `alone` learns each with")
-    parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of STAMINA, NAME=VALUE")
+    parser.add_argument("--set", nargs="+", type=judged.setting, default=[], help="settings of STAMINA, NAME=VALUE")
     parser.add_argument("--steps", type=int, help="of every training, whatever the method; the preset's by default")
     parser.add_argument("--alone-from", type=int, default=1, help="from which concept on each is also learned alone")
     parser.add_argument("--only-report", action="store_true")

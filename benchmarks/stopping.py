@@ -177,23 +177,12 @@ def shown(kept: dict[str, Any]) -> None:
         print(f"  {step:5}  {loss:.5f}  {loss / first[1]:.4f}{beside}")
 
 
-def setting(pair: str) -> tuple[str, Any]:
-    """Read NAME=VALUE."""
-    name, _, text = pair.partition("=")
-    for kind in (int, float):
-        try:
-            return name, kind(text)
-        except ValueError:
-            continue
-    return name, text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("concepts", nargs="*", metavar="KIND:SEED")
     parser.add_argument("--workspace", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--method", default="stamina")
-    parser.add_argument("--set", nargs="+", type=setting, default=[], help="settings of the method, NAME=VALUE")
+    parser.add_argument("--set", nargs="+", type=judged.setting, default=[], help="settings of the method, NAME=VALUE")
     parser.add_argument("--steps", type=int, default=1000, help="the bound")
     parser.add_argument("--every", type=int, default=100, help="steps between judgements")
     parser.add_argument("--pictures", type=int, default=16, help="pictures of each judgement; 0 for none")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from conceptctl.learning import method
 from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
-from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.low_rank import attach_low_rank
 from conceptctl.parts.penalties import forgetting
-from conceptctl.parts.tokens import TokenEmbedding
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,7 @@ class CLora(Method):
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters and a token row."""
-        generator = torch.Generator().manual_seed(task.seed)
-        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
-        return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
+        return attach_low_rank(task, self.config)
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """What changes again of what earlier concepts changed; nothing for a first one."""

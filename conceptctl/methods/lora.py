@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from conceptctl.learning.method import Method, Task, Trainable
-from conceptctl.parts.adapters.low_rank import LowRank
-from conceptctl.parts.tokens import TokenEmbedding
+from conceptctl.parts.adapters.low_rank import attach_low_rank
 
 
 class Lora(Method):
@@ -17,6 +14,4 @@ class Lora(Method):
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters and a token row."""
-        generator = torch.Generator().manual_seed(task.seed)
-        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
-        return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
+        return attach_low_rank(task, self.config)

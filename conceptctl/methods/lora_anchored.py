@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from conceptctl.learning.method import Losses, Method, Step, Task, Trainable
-from conceptctl.parts.adapters.low_rank import LowRank
+from conceptctl.parts.adapters.low_rank import attach_low_rank
 from conceptctl.parts.preservation import Config, preservation_loss
-from conceptctl.parts.tokens import TokenEmbedding
 
 
 class LoraAnchored(Method):
@@ -20,9 +17,7 @@ class LoraAnchored(Method):
 
     def attach(self, task: Task) -> Trainable:
         """Make adapters and a token row."""
-        generator = torch.Generator().manual_seed(task.seed)
-        adapter = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
-        return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
+        return attach_low_rank(task, self.config)
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """What changes for prompts that are not the concept's."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from conceptctl.learning.method import ParameterGroups
+from conceptctl.learning.method import Config, ParameterGroups, Task, Trainable
 from conceptctl.learning.weights import Deltas, Paths, Products, Shape, grouped_by_shape
+from conceptctl.parts.tokens import TokenEmbedding
 
 
 class LowRank(nn.Module):
@@ -82,3 +83,10 @@ class LowRank(nn.Module):
     def measures(self) -> Mapping[str, Tensor]:
         """Nothing worth watching."""
         return {}
+
+
+def attach_low_rank(task: Task, config: Config) -> Trainable:
+    """Low-rank adapters for all targets, and a token row: what a method without more to it attaches."""
+    generator = torch.Generator().manual_seed(task.seed)
+    adapter = LowRank(task.shapes, config.rank, config.learning_rate, generator=generator)
+    return Trainable(adapter, TokenEmbedding(task.token_start), config.token_learning_rate)

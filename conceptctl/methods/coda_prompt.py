@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from conceptctl.learning import method
-from conceptctl.learning.method import Learned, Losses, Method, Step, Task, Trainable
-from conceptctl.parts.adapters.prompts import attach_pool, learned_pool, prompt_losses
-from conceptctl.parts.prompt_pools import ComponentPrompts
+from conceptctl.learning.method import Task
+from conceptctl.parts.adapters.prompts import PromptMethod
+from conceptctl.parts.prompt_pools import ComponentPrompts, Pool
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Config(method.Config):
     """lambda of the orthogonality loss."""
 
 
-class CodaPrompt(Method):
+class CodaPrompt(PromptMethod):
     """Each task adds components, and those of earlier tasks stay as they are."""
 
     name = "coda-prompt"
@@ -36,10 +36,10 @@ class CodaPrompt(Method):
     configuration = Config
     config: Config
 
-    def attach(self, task: Task) -> Trainable:
-        """Make the task's components, beside those of the tasks before."""
+    def pool(self, task: Task) -> Pool:
+        """The prompts, before any task."""
         config = self.config
-        pool = ComponentPrompts(
+        return ComponentPrompts(
             task.width,
             layers=range(min(config.layers, task.layers)),
             length=config.prompt_length,
@@ -47,12 +47,3 @@ class CodaPrompt(Method):
             orthogonality_weight=config.orthogonality_weight,
             generator=torch.Generator().manual_seed(task.seed),
         )
-        return attach_pool(task, pool, config.learning_rate)
-
-    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
-        """How far components, keys and attention vectors are from orthogonal."""
-        return prompt_losses(step, trainable)
-
-    def finish(self, task: Task, trainable: Trainable) -> Learned:
-        """The components are kept as a state."""
-        return learned_pool(trainable)

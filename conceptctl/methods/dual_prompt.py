@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from conceptctl.learning import method
-from conceptctl.learning.method import Learned, Losses, Method, Step, Task, Trainable
-from conceptctl.parts.adapters.prompts import attach_pool, learned_pool, prompt_losses
-from conceptctl.parts.prompt_pools import DualPrompts
+from conceptctl.learning.method import Task
+from conceptctl.parts.adapters.prompts import PromptMethod
+from conceptctl.parts.prompt_pools import DualPrompts, Pool
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Config(method.Config):
     """lambda of the matching loss."""
 
 
-class DualPrompt(Method):
+class DualPrompt(PromptMethod):
     """Prefixes of keys and values, some for every task and some of each; the task is guessed by its key."""
 
     name = "dual-prompt"
@@ -38,11 +38,11 @@ class DualPrompt(Method):
     configuration = Config
     config: Config
 
-    def attach(self, task: Task) -> Trainable:
-        """Make the prompts, or go on with those of the tasks before."""
+    def pool(self, task: Task) -> Pool:
+        """The prompts, before any task."""
         config = self.config
         first = min(config.general_layers, task.layers)
-        pool = DualPrompts(
+        return DualPrompts(
             task.width,
             general_layers=range(first),
             general_length=config.general_length,
@@ -51,12 +51,3 @@ class DualPrompt(Method):
             key_weight=config.key_weight,
             generator=torch.Generator().manual_seed(task.seed),
         )
-        return attach_pool(task, pool, config.learning_rate)
-
-    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
-        """How far the task's key is from the pictures' features."""
-        return prompt_losses(step, trainable)
-
-    def finish(self, task: Task, trainable: Trainable) -> Learned:
-        """The prompts are kept as a state."""
-        return learned_pool(trainable)

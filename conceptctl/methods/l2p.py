@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from conceptctl.learning import method
-from conceptctl.learning.method import Learned, Losses, Method, Step, Task, Trainable
-from conceptctl.parts.adapters.prompts import attach_pool, learned_pool, prompt_losses
-from conceptctl.parts.prompt_pools import PromptPool
+from conceptctl.learning.method import Task
+from conceptctl.parts.adapters.prompts import PromptMethod
+from conceptctl.parts.prompt_pools import Pool, PromptPool
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Config(method.Config):
     chosen: int = 5
     """N: prompts that a picture gets."""
     key_weight: float = 0.5
-    """lambda of eq. 5."""
+    """lambda, of how far chosen keys are from the pictures' features."""
 
 
-class L2p(Method):
+class L2p(PromptMethod):
     """The pictures' features choose prompts that stand before the input; the transformer stays as it is."""
 
     name = "l2p"
@@ -36,11 +36,11 @@ class L2p(Method):
     configuration = Config
     config: Config
 
-    def attach(self, task: Task) -> Trainable:
-        """Make the pool, or go on with that of the task before."""
+    def pool(self, task: Task) -> Pool:
+        """The prompts, before any task."""
         config = self.config
         generator = torch.Generator().manual_seed(task.seed)
-        pool = PromptPool(
+        return PromptPool(
             task.width,
             size=config.pool_size,
             length=config.prompt_length,
@@ -48,12 +48,3 @@ class L2p(Method):
             key_weight=config.key_weight,
             generator=generator,
         )
-        return attach_pool(task, pool, config.learning_rate)
-
-    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
-        """How far the chosen keys are from the pictures' features."""
-        return prompt_losses(step, trainable)
-
-    def finish(self, task: Task, trainable: Trainable) -> Learned:
-        """The pool is kept as a state."""
-        return learned_pool(trainable)

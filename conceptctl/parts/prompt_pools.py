@@ -54,7 +54,7 @@ class Pool(nn.Module):
 class PromptPool(Pool):
     """L2P: the N prompts whose keys are nearest to the query go before the input.
 
-    Wang et al. 2022, "Learning to prompt for continual learning", eq. 3 to 5. Prompts are chosen picture by picture, as
+    Wang et al. 2022, "Learning to prompt for continual learning". Prompts are chosen picture by picture, as
     the paper says, and all of them are trained by every task; the optional price of those that earlier tasks chose
     often is left out.
     """
@@ -69,7 +69,7 @@ class PromptPool(Pool):
             size: M, prompts in the pool.
             length: L_p, tokens of each.
             chosen: N, prompts that a picture gets; at most M.
-            key_weight: lambda of eq. 5.
+            key_weight: lambda, of how far chosen keys are from their queries.
             generator: What is drawn from.
         """
         super().__init__(generator)
@@ -88,7 +88,7 @@ class PromptPool(Pool):
 class DualPrompts(Pool):
     """DualPrompt: prefixes that all tasks share in some layers, and prefixes of the task in others.
 
-    Wang et al. 2022, "DualPrompt: Complementary prompting for rehearsal-free continual learning", sections 4.1 to 4.3.
+    Wang et al. 2022, "DualPrompt: Complementary prompting for rehearsal-free continual learning".
     A task has one key, by which it is guessed where it is not known, for its prompts in all layers.
     """
 

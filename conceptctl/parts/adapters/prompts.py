@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from conceptctl.learning.method import Learned, Losses, ParameterGroups, State, Step, Task, Trainable
+from conceptctl.learning.method import Learned, Losses, Method, ParameterGroups, Step, Task, Trainable
 from conceptctl.learning.prompts import Prompts
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.prompt_pools import Pool
@@ -48,31 +48,35 @@ class Prompting(nn.Module):
         return [{"params": trained, "lr": self.learning_rate}]
 
 
-def attach_pool(task: Task, pool: Pool, learning_rate: float) -> Trainable:
-    """Let a pool grow by a task, with what earlier ones left in it, beside the task's rows of the head."""
-    number = len(task.earlier)
-    if number:
-        pool.grow(number - 1)
-        kept = task.earlier[-1].state()
-        pool.load_state_dict({name.removeprefix(_KIND): each for name, each in kept.items()})
-    pool.grow(number)
-    return Trainable(None, TokenEmbedding(task.token_start), learning_rate, Prompting(pool, number, learning_rate))
+class PromptMethod(Method):
+    """A method that learns a pool of prompts, and the head's rows; it says what the pool is."""
+
+    def pool(self, task: Task) -> Pool:
+        """A new pool, of no task yet."""
+        raise NotImplementedError
+
+    def attach(self, task: Task) -> Trainable:
+        """Let a pool grow by a task, with what earlier ones left in it, beside the task's rows of the head."""
+        pool, number, rate = self.pool(task), len(task.earlier), self.config.learning_rate
+        if number:
+            pool.grow(number - 1)
+            kept = task.earlier[-1].state()
+            pool.load_state_dict({name.removeprefix(_KIND): each for name, each in kept.items()})
+        pool.grow(number)
+        return Trainable(None, TokenEmbedding(task.token_start), rate, Prompting(pool, number, rate))
+
+    def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
+        """What the prompts of a step add to the loss that was taken before, by name."""
+        losses = _prompting(trainable).losses
+        return {name: step.mean(each) if each.ndim else each for name, each in losses.items()}
+
+    def finish(self, task: Task, trainable: Trainable) -> Learned:
+        """No delta: the head's rows, and the whole pool as a state."""
+        pool = _prompting(trainable).pool.state_dict()
+        kept = {_KIND + name: each.detach().clone() for name, each in pool.items()}
+        return Learned(Deltas(), trainable.tokens(), kept)
 
 
-def prompt_losses(step: Step, trainable: Trainable) -> Losses:
-    """What the prompts of a step add to the loss that was taken before, by name."""
-    prompting = trainable.prompts
-    assert isinstance(prompting, Prompting)
-    return {name: step.mean(each) if each.ndim else each for name, each in prompting.losses.items()}
-
-
-def learned_pool(trainable: Trainable) -> Learned:
-    """No delta: the head's rows, and the whole pool as a state."""
-    return Learned(Deltas(), trainable.tokens(), pool_state(trainable))
-
-
-def pool_state(trainable: Trainable) -> State:
-    """The whole pool, as a state."""
-    prompting = trainable.prompts
-    assert isinstance(prompting, Prompting)
-    return {_KIND + name: each.detach().clone() for name, each in prompting.pool.state_dict().items()}
+def _prompting(trainable: Trainable) -> Prompting:
+    assert isinstance(trainable.prompts, Prompting)
+    return trainable.prompts

@@ -1,6 +1,7 @@
 """Bases and concepts made of random numbers, in the shapes of real ones and without torch."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -91,7 +92,7 @@ def state(shapes=None, seed: int = 0) -> dict[str, np.ndarray]:
 
 def record(store: Store, name: str, seed: int = 0, **changes) -> Record:
     facts = {
-        "uid": f"{abs(hash((name, seed))) & (2**64 - 1):016x}",
+        "uid": hashlib.sha256(f"{name} {seed}".encode()).hexdigest()[:16],
         "name": name,
         "class_word": "person",
         "method": "stamina",

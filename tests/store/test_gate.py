@@ -470,7 +470,8 @@ def test_a_file_that_says_nothing_and_was_learned_first_stands_on_nothing(store,
 @given(data=st.data())
 def test_any_bytes_give_a_concept_or_a_project_error(store, tmp_path, data):
     rank, density = data.draw(st.sampled_from([(0, 0.3), (2, 1.0), (2, 0.5)]))
-    content = bytearray(synthetic.concept_bytes(store, "alice", rank=rank, density=density))
+    # `after` would grow with every example that was imported and undone, and with it the file that is drawn from.
+    content = bytearray(synthetic.concept_bytes(store, "alice", rank=rank, density=density, after=0))
     for _ in range(data.draw(st.integers(1, 4))):
         where = data.draw(st.integers(0, len(content) - 1))
         kind = data.draw(st.sampled_from(("flip", "cut", "insert")))

@@ -26,6 +26,8 @@ BUNDLED = "bundled"
 EVERY_METHOD = "all"
 AUTO = "auto"
 """As many steps as it takes."""
+_OF_SIZE = frozenset({"mask"})
+"""Settings that say what fits in memory on a base, which a preset for any base cannot know."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,17 @@ class Preset:
         return as_settings({**self.methods.get(EVERY_METHOD, {}), **self.methods.get(method, {})})
 
     def under(self, other: Preset) -> Preset:
-        """This base's preset with another one's `[methods]`, and what its `[learn]` says of pictures, over it."""
+        """This base's preset with another one's `[methods]`, and what its `[learn]` says of pictures, over it.
+
+        What the base's size asks for stays unless the other one says it too.
+        """
         over = ("method", "auxiliary", "reference_samples")
         said = {name: getattr(other.learn, name) for name in over if name in other.given}
-        return replace(self, name=other.name, learn=replace(self.learn, **said), methods=other.methods)
+        methods = {name: dict(settings) for name, settings in other.methods.items()}
+        for method, settings in self.methods.items():
+            for name in _OF_SIZE & settings.keys() - other.methods.get(EVERY_METHOD, {}).keys():
+                methods.setdefault(method, {}).setdefault(name, settings[name])
+        return replace(self, name=other.name, learn=replace(self.learn, **said), methods=methods)
 
 
 def as_settings(said: Mapping[str, Any]) -> dict[str, Any]:

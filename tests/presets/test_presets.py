@@ -128,3 +128,14 @@ def test_a_preset_that_is_not_there_is_not_found_with_those_that_are(tmp_path):
         with pytest.raises(NotFound) as caught:
             named_preset(named)
         assert "pocket" in caught.value.hint
+
+
+def test_what_a_bases_size_asks_for_stays_under_another_preset(tmp_path):
+    large, paper = shipped()["sdxl"], shipped()["paper"]
+    assert large.settings("stamina")["mask"] == "low-rank"
+    assert large.under(paper).settings("stamina") == {"mask": "low-rank"}
+    assert large.under(paper).settings("ewc") == paper.settings("ewc")
+    for said in ("stamina", "all"):
+        file = tmp_path / f"{said}.toml"
+        file.write_text(f'[methods.{said}]\nmask = "none"\n')
+        assert large.under(named_preset(str(file))).settings("stamina") == {"mask": "none"}

@@ -107,6 +107,8 @@ def adapter_metadata(
     """
     described = _described(generation, records, f"{architecture}/lora" if architecture else "")
     words = ", ".join(record.name for record in records)
+    # An embedding is called by its file's name in the programs that read these, not as here.
+    described["modelspec.trigger_phrase"] = words
     described["modelspec.usage_hint"] = f"with the embeddings of the same names: {words}"
     known = {
         "ss_v2": str(architecture.startswith("stable-diffusion-v2")),

@@ -114,7 +114,7 @@ def test_differences_are_the_increments(store, tmp_path):
         key = f"lora_unet_{path.removeprefix('unet/').removesuffix('.weight').replace('.', '_')}.diff"
         difference = np.frombuffer(tensors[key].data, "<f4").reshape(tensors[key].shape)
         assert np.array_equal(difference, weight - weights.read_floats(*found[path][:2]))
-    assert metadata["modelspec.trigger_phrase"] == "V*alice V*bob"
+    assert metadata["modelspec.trigger_phrase"] == "alice, bob"
     assert metadata["ss_output_name"] == "both"
 
 

@@ -48,9 +48,13 @@ CHOSEN = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "rank": 4}
 LONGER = TrainConfig(steps=25, batch_size=2)
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
+"""For what depends on the loss; `tests/learning` and the contract of the methods have both throughout."""
+
+
+@pytest.fixture(scope="module")
 def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
 
 
 # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.
@@ -124,6 +128,7 @@ def test_one_generation_with_the_concept_and_where_it_came_from(store, folder, m
     assert verify(store.layout, read_data=True).problems == ()
 
 
+@PREDICTING_BOTH
 def test_a_later_concept_is_trained_on_top_of_earlier_ones_folded_or_not(store, folder, tmp_path):
     teach(store, folder, "alice", train=TrainConfig(method="lora", steps=STEPS, batch_size=2, learning_rate=1.0))
     twin = Store(store.layout.root)
@@ -209,6 +214,7 @@ def key_value_shapes_of(pipeline):
     }
 
 
+@PREDICTING_BOTH
 def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder, folder, tmp_path):
     moved = []
     for weight in (0.0, 10.0):
@@ -230,6 +236,7 @@ def test_preservation_leaves_other_prompts_nearer_to_where_they_were(base_folder
     assert moved[1] < 0.5 * moved[0]
 
 
+@PREDICTING_BOTH
 def test_the_same_command_gives_the_same_concept(base_folder, folder, tmp_path):
     stores = [synthetic.make_store(tmp_path / name, base_folder) for name in "ab"]
     for each in stores:

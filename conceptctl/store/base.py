@@ -57,7 +57,8 @@ def inspect(folder: Path, family: Family) -> Source:
 
     Raises:
         NotFound: It is no diffusers folder, or has no weights that a concept could change.
-        ImportRefused: It has weights that only a pickle holds, or files that break the format's rules.
+        ImportRefused: It has weights that only a pickle holds, files that break the format's rules, or numbers that are
+            none.
     """
     if not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
@@ -73,6 +74,7 @@ def inspect(folder: Path, family: Family) -> Source:
     if missing := sorted(needed - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
+    _check_finite(weights, family)
     return Source(weights, texts, identity(weights, family), family)
 
 
@@ -181,6 +183,24 @@ def _component_tensors(
             view = tensorfile.numbers(path, header)
             for name, info in header.tensors.items():
                 yield component, name, info, view
+
+
+def _check_finite(weights: Mapping[str, Path], family: Family) -> None:
+    """Make sure that all weights are numbers.
+
+    Raises:
+        ImportRefused: One is NaN or infinite.
+    """
+    import numpy as np
+
+    from conceptctl.store.weights import to_array
+
+    for component, name, info, view in _component_tensors(weights, family):
+        if info.dtype in FLOATS and not np.isfinite(to_array(info, view)).all():
+            raise ImportRefused(
+                f"{component}: {name}: not all numbers are finite",
+                hint="fetch the model again; if it is the same then, take another: conceptctl init --base pocket",
+            )
 
 
 def _as_half(info: TensorInfo, view: memoryview) -> memoryview:

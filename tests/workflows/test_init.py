@@ -1,6 +1,7 @@
 """`init` on real diffusers folders, tiny ones with random weights."""
 
 import json
+import math
 import re
 import shutil
 
@@ -289,6 +290,22 @@ def test_folders_of_what_is_no_weights(tmp_path):
     (folder / "model_index.json").write_text("[]")
     with pytest.raises(ImportRefused, match="no JSON object"):
         initialize(tmp_path / "store", str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, math.nan), (torch.float16, math.inf), (torch.bfloat16, -math.inf)]
+)
+def test_a_base_whose_numbers_are_none(tmp_path, part, dtype, value):
+    folder = write_tiny_pipeline(tmp_path / "sd")
+    weights = folder / f"{part}.safetensors"
+    tensors = {name: each.to(dtype) for name, each in load_file(weights).items()}
+    name = next(iter(tensors))
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, weights)
+    with pytest.raises(ImportRefused, match=f"{re.escape(name)}: not all numbers are finite"):
+        initialize(tmp_path / "store", str(folder))
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("named", ["../x", "-a/b", "a/.b", "a/b.git"])

@@ -78,7 +78,8 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
     from conceptctl.workflows.bench.spec import shipped
 
-    listed = [*map(_listed, shipped().values()), *map(_listed_classes, shipped_of_classes().values())]
+    listed = [_listed(spec, spec.data.concepts, spec.paper.source) for spec in shipped().values()]
+    listed += [_listed(spec, spec.data.tasks_learned) for spec in shipped_of_classes().values()]
     rows = [
         (
             each["name"],
@@ -96,7 +97,7 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
 
 
-def _listed(spec: Spec) -> dict[str, Any]:
+def _listed(spec: Spec | ClassSpec, concepts: int | None, paper: str = "") -> dict[str, Any]:
     from conceptctl.workflows.bench.cost import cost_of
 
     cost = cost_of(spec)
@@ -107,32 +108,12 @@ def _listed(spec: Spec) -> dict[str, Any]:
         "protocol": spec.protocol.name,
         "methods": [entry.label for entry in spec.entries],
         "seeds": list(spec.seeds),
-        "concepts": spec.data.concepts,
+        "concepts": concepts,
         "cells": len(spec.entries) * len(spec.seeds),
         "learned": cost.learned if cost else None,
         "drawn": cost.drawn if cost else None,
         "hours": round(cost.hours, 2) if cost and cost.hours is not None else None,
-        "paper": spec.paper.source,
-    }
-
-
-def _listed_classes(spec: ClassSpec) -> dict[str, Any]:
-    """The same of a comparison of classifiers, which draws nothing: what it learns are tasks."""
-    cells = [entry for entry in spec.entries for _ in spec.seeds]
-    tasks = spec.data.learned or spec.data.tasks
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "description": spec.description,
-        "protocol": spec.protocol.name,
-        "methods": [entry.label for entry in spec.entries],
-        "seeds": list(spec.seeds),
-        "concepts": tasks,
-        "cells": len(cells),
-        "learned": sum(1 if entry.joint else tasks for entry in cells),
-        "drawn": 0,
-        "hours": None,
-        "paper": "",
+        "paper": paper,
     }
 
 

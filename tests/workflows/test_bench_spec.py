@@ -8,10 +8,11 @@ from conceptctl import presets
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.methods import METHODS
 from conceptctl.pocket.world.concepts import sequence
-from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
+from conceptctl.workflows.bench.cell import chosen
+from conceptctl.workflows.bench.cells import evaluation_times, resolved
 from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
 from conceptctl.workflows.bench.cost import cost_of
-from conceptctl.workflows.bench.run import read_noted
+from conceptctl.workflows.bench.noted import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
 from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
 from tests.workflows.small_bench import cli

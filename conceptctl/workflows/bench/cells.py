@@ -1,49 +1,45 @@
-"""Cells: one method learns one sequence with one seed. What decides a cell's result is its name on the disk."""
+"""Cells in which one method learns one sequence of concepts with one seed."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar
 
 from filelock import FileLock
 
 import conceptctl
 from conceptctl.config import TrainConfig
-from conceptctl.errors import NotFound
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.bench import sequences
+from conceptctl.workflows.bench.cell import DATA, Cell
 from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec
 from conceptctl.workflows.evaluate.heldout import read_pictures
 from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.request import Request, check_facts, make_method
 
-CELLS, DATA, BASES = "cells", "data", "bases"
-"""Folders of an output folder."""
-RESULTS, FAILED, STORE, DRAWN = "results.json", "failed.json", "store", "drawn"
-"""What a cell's folder holds."""
+BASES = "bases"
+"""The folder of an output folder that holds a store on each base, without concepts."""
+STORE, DRAWN = "store", "drawn"
+"""What such a cell's folder holds beside."""
 VERSION = 1
 """Of what a cell does: another number, and every cell is run anew."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class ConceptCell(Cell):
     """One method, one sequence, one seed, with everything that decides the result."""
 
-    label: str
-    """What its row is called; it decides nothing."""
-    method: str
-    seed: int
+    MEASURED: ClassVar[str] = f"{DRAWN}/*-learned.json"
+
     alone: bool
     settings: Mapping[str, Any]
     """What the spec sets of the method."""
@@ -59,88 +55,13 @@ class Cell:
     """A store without concepts, on the base; copied for the cell."""
     folder: Path
     """The folder of the sequence."""
-    concepts: int
     feature_extractor: str | None
     precision: str | None
-    content: Mapping[str, Any]
-    """What decides its result, as plain data."""
-
-    @property
-    def name(self) -> str:
-        """What it is called among the cells of its spec."""
-        return f"{self.label}/{self.seed}"
-
-    @property
-    def key(self) -> str:
-        """What its folder is called: cells of one content are one cell."""
-        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
-        method = re.sub(r"[^a-z0-9]+", "-", self.method.replace("+", "p"))
-        return f"{method}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-    def home(self, output: Path) -> Path:
-        """Its folder in an output folder."""
-        return output / CELLS / self.key
-
-    def learned(self, output: Path) -> int:
-        """How many of its concepts have been learned and measured."""
-        if (self.home(output) / RESULTS).exists():
-            return self.concepts
-        return len(list((self.home(output) / DRAWN).glob("*-learned.json")))
-
-
-class Labelled(Protocol):
-    """A row of some spec."""
-
-    @property
-    def label(self) -> str:
-        """What it is called."""
-
-    @property
-    def method(self) -> str:
-        """Whose row it is."""
-
-
-Row = TypeVar("Row", bound=Labelled)
-
-
-def chosen(
-    name: str, entries: Sequence[Row], seeds: Sequence[int], patterns: Sequence[str], methods: Mapping[str, str]
-) -> list[tuple[Row, int]]:
-    """Return the cells that patterns name, as rows and seeds; all where there is no pattern.
-
-    Args:
-        name: The spec's.
-        entries: Its rows.
-        seeds: Its seeds.
-        patterns: LABEL/SEED, or LABEL, with `*` for anything.
-        methods: Every method that can learn what the spec is about.
-
-    Raises:
-        NotFound: A pattern names none, or there is no such method.
-    """
-    every = [(entry, seed) for entry in entries for seed in seeds]
-    for pattern in patterns:
-        if not any(_matches(entry, seed, pattern) for entry, seed in every):
-            labels = ", ".join(entry.label for entry in entries)
-            raise NotFound(f"no cell of {name} is called {pattern!r}", hint=f"LABEL/SEED; labels: {labels}")
-    found = [each for each in every if not patterns or any(_matches(*each, pattern) for pattern in patterns)]
-    unknown = [entry for entry, _ in found if entry.method not in methods]
-    if unknown:
-        names = ", ".join(dict.fromkeys(repr(entry.method) for entry in unknown))
-        raise NotFound(
-            f"spec {name}: there is no method {names} for what it compares",
-            hint=f"methods: {', '.join(methods)}; or --cells with the rows that can be run",
-        )
-    return found
-
-
-def _matches(entry: Labelled, seed: int, pattern: str) -> bool:
-    return fnmatchcase(entry.label, pattern) or fnmatchcase(f"{entry.label}/{seed}", pattern)
 
 
 def make_cells(
     spec: Spec, rows: Sequence[tuple[Entry, int]], output: Path, tell: Callable[[str], None] = lambda text: None
-) -> list[Cell]:
+) -> list[ConceptCell]:
     """Prepare cells: their base and their pictures are there afterwards, and every setting is checked.
 
     Args:
@@ -222,7 +143,7 @@ def _cell(
     folder: Path,
     items: tuple[Item, ...],
     digest: str,
-) -> Cell:
+) -> ConceptCell:
     protocol, count = spec.protocol, len(items)
     drawn: dict[str, Any] = {
         "pictures": protocol.pictures or preset.learn.reference_samples,
@@ -245,7 +166,7 @@ def _cell(
         "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
         **drawn,
     }
-    return Cell(
+    return ConceptCell(
         label=entry.label,
         method=entry.method,
         seed=seed,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptctl.errors import DeviceFailed, NotFound, UsageError
+from conceptctl.workflows.bench.cell import Cell
 from conceptctl.workflows.bench.cell_run import run_or_fail
-from conceptctl.workflows.bench.cells import Cell
-from conceptctl.workflows.bench.classification.cells import ClassCell
 
 ENGINES = ("local", "ray")
 RETRIES = 3
@@ -23,9 +22,7 @@ Progress = Callable[[str, int], None]
 """Told what goes on, and how many concepts of all cells have been learned and measured."""
 
 
-def run_cells(
-    engine: str, cells: Sequence[Cell | ClassCell], output: Path, device: str, progress: Progress
-) -> dict[str, str]:
+def run_cells(engine: str, cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, str]:
     """Run cells, each once, and go on with the others when one fails.
 
     Args:
@@ -72,7 +69,7 @@ def _devices(device: str) -> int:
     return torch.cuda.device_count()
 
 
-def _in_turn(cells: Sequence[Cell | ClassCell], output: Path, device: str, progress: Progress) -> dict[str, str]:
+def _in_turn(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, str]:
     failed, before = {}, 0
     for cell in cells:
         begun = before
@@ -87,7 +84,7 @@ def _in_turn(cells: Sequence[Cell | ClassCell], output: Path, device: str, progr
 
 
 def _side_by_side(
-    cells: Sequence[Cell | ClassCell], output: Path, device: str, cards: Sequence[str], progress: Progress
+    cells: Sequence[Cell], output: Path, device: str, cards: Sequence[str], progress: Progress
 ) -> dict[str, str]:
     """One process for each graphics card; each takes the next cell when it has done one."""
     import multiprocessing
@@ -150,7 +147,7 @@ def _cards(count: int) -> list[str]:
     return allowed[:count] or [str(number) for number in range(count)]
 
 
-def _look(cells: Sequence[Cell | ClassCell], output: Path, progress: Progress) -> None:
+def _look(cells: Sequence[Cell], output: Path, progress: Progress) -> None:
     running = [cell.name for cell in cells if 0 < cell.learned(output) < cell.concepts]
     progress(", ".join(running[:2]), sum(cell.learned(output) for cell in cells))
 
@@ -163,7 +160,7 @@ def _ray() -> Any:
     return ray
 
 
-def _with_ray(cells: Sequence[Cell | ClassCell], output: Path, device: str, progress: Progress) -> dict[str, str]:
+def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, str]:
     """Cells as tasks of the cluster that RAY_ADDRESS names, or of one on this machine that ends with the run."""
     from conceptctl.diffusion.models import choose_device
 

@@ -11,16 +11,12 @@ from typing import Any, Generic, TypeVar
 from conceptctl.errors import NotFound
 from conceptctl.metrics.classification import Figures, accuracy, accuracy_matrix, figures_of
 from conceptctl.metrics.continual import mean
-from conceptctl.workflows.bench.cells import CELLS, DRAWN, FAILED, RESULTS
+from conceptctl.workflows.bench.cell import CELLS, FAILED, RESULTS
+from conceptctl.workflows.bench.cells import DRAWN
 from conceptctl.workflows.bench.classification.spec import KIND
-from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
-from conceptctl.workflows.bench.run import RUNS, read_noted
-
-COSTS = (
-    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
-    "seconds", "peak_memory",
-)  # fmt: skip
-"""What a task took, of which the mean over tasks is said."""
+from conceptctl.workflows.bench.measures import COSTS, LABELS, NOT_OF_THE_LAST
+from conceptctl.workflows.bench.noted import read_noted, read_results
+from conceptctl.workflows.bench.run import RUNS
 
 
 @dataclass(frozen=True)
@@ -204,11 +200,10 @@ def _bench(output: Path, path: Path) -> Bench:
                 failed[name] = str(read_noted(home / FAILED, "message")["message"])
             continue
         label, _, seed = name.rpartition("/")
+        told = read_results(home / RESULTS, classes=classes)
         if classes:
-            told = read_noted(home / RESULTS, "cell", "tasks")
             class_results.setdefault(label, []).append(ClassResult(int(seed), home, told))
         else:
-            told = read_noted(home / RESULTS, "cell", "tasks", "evaluations")
             results.setdefault(label, []).append(Result(int(seed), home, told))
     rows = tuple(Row(label, tuple(each)) for label, each in results.items())
     class_rows = tuple(Row(label, tuple(every)) for label, every in class_results.items())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from conceptctl.metrics.continual import mean
 from conceptctl.report.content import Table
-from conceptctl.workflows.bench.measures import LABELS, LARGER_IS_BETTER
-from conceptctl.workflows.bench.results import COSTS, Bench, Result, Row
+from conceptctl.workflows.bench.measures import COSTS, LABELS, LARGER_IS_BETTER
+from conceptctl.workflows.bench.results import Bench, Result, Row
 from conceptctl.workflows.bench.spec import FIGURES
 from conceptctl.workflows.bench.statistics import holm, kendall, mean_and_deviation, sign_flip
 

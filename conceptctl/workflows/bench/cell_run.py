@@ -13,6 +13,7 @@ from conceptctl.workflows.bench.cells import ConceptCell
 from conceptctl.workflows.bench.classification.cell_run import run_class_cell
 from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.concept_run import ConceptRun
+from conceptctl.workflows.bench.joint_run import JointRun
 from conceptctl.workflows.bench.noted import write_json
 
 
@@ -32,7 +33,7 @@ def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, le
             if isinstance(cell, ClassCell):
                 run_class_cell(cell, home, device, tell)
             elif isinstance(cell, ConceptCell):
-                ConceptRun(cell, home, device, tell).whole()
+                (JointRun if cell.joint else ConceptRun)(cell, home, device, tell).whole()
     except Timeout:
         raise Busy(f"cell {cell.name} is being run by another process") from None
 

@@ -20,6 +20,7 @@ from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.bench import sequences
 from conceptctl.workflows.bench.cell import DATA, Cell
+from conceptctl.workflows.bench.joint import check_joint
 from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec
 from conceptctl.workflows.evaluate.heldout import read_pictures
@@ -41,6 +42,7 @@ class ConceptCell(Cell):
     MEASURED: ClassVar[str] = f"{DRAWN}/*-learned.json"
 
     alone: bool
+    joint: bool
     settings: Mapping[str, Any]
     """What the spec sets of the method."""
     steps: int
@@ -105,7 +107,10 @@ def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
     train = train_config(entry.method, spec.protocol)
     request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
     check_facts(request)
-    return dataclasses.asdict(make_method(request, preset).config)
+    method = make_method(request, preset)
+    if entry.joint:
+        check_joint(method)
+    return dataclasses.asdict(method.config)
 
 
 def train_config(method: str, protocol: Any, seed: int = 0) -> TrainConfig:
@@ -149,8 +154,8 @@ def _cell(
         "pictures": protocol.pictures or preset.learn.reference_samples,
         "sampling_steps": protocol.sampling_steps or preset.sampling.steps,
         "guidance": preset.sampling.guidance,
-        "evaluations": [] if entry.alone else list(evaluation_times(count, protocol.evaluations)),
-        "pairs": 0 if entry.alone else min(protocol.pairs, count - 1),
+        "evaluations": list(evaluation_times(count, protocol.evaluations)) if entry.in_sequence else [],
+        "pairs": min(protocol.pairs, count - 1) if entry.in_sequence else 0,
     }
     content = {
         "version": VERSION,
@@ -158,6 +163,8 @@ def _cell(
         "method": entry.method,
         "config": config,
         "alone": entry.alone,
+        # Cells that were there before there was such a training keep their names.
+        **({"joint": True} if entry.joint else {}),
         "seed": seed,
         "base": store.head().base.sha256,
         "pictures_sha256": digest,
@@ -171,6 +178,7 @@ def _cell(
         method=entry.method,
         seed=seed,
         alone=entry.alone,
+        joint=entry.joint,
         settings=dict(entry.settings),
         # The spec's own settings have the last word, also over a protocol's.
         steps=config["steps"],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
 from conceptctl.store import durable
 from conceptctl.store.concept import read_record
-from conceptctl.store.manifest import Generation, now
+from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
 from conceptctl.workflows import model, reference_samples
 from conceptctl.workflows.bench import measures
@@ -76,13 +76,14 @@ class ConceptRun:
             seconds = self._learn(store, item)
             uid = store.concept(item.name).uid
             generation = store.generation(reference_samples.introduced_in(store)[uid])
-            self._draw(store, generation, [item], LEARNED, {"seconds": seconds})
+            load = partial(model.load, store, generation, str(self.device))
+            self.draw(load, [item], LEARNED, {"seconds": seconds})
             if index + 1 in self.cell.evaluations:
                 self.tell(f"{self.cell.name}: drawing all {index + 1}", index + 1)
-                self._draw(store, generation, self.items[: index + 1], _after(index + 1))
+                self.draw(load, self.items[: index + 1], _after(index + 1))
         self.tell(f"{self.cell.name}: comparing", len(self.items))
         pairs = self._pairs() if self.cell.pairs else None
-        write_results(self.home / RESULTS, self._results(pairs))
+        self.finish(pairs)
 
     def store_of(self, item: Item) -> Store:
         """The store in which a concept is learned: one for all, or one of its own."""
@@ -90,11 +91,9 @@ class ConceptRun:
         place.parent.mkdir(exist_ok=True)
         return copy_store(self.cell.base, place)
 
-    def _learn(self, store: Store, item: Item) -> float | None:
-        """Learn a concept where it is not there yet; how long that took is known of this run only."""
-        if store.head().concept(item.name) is not None:
-            return None
-        request = Request(
+    def request(self, item: Item) -> Request:
+        """What is asked of `learn`."""
+        return Request(
             item.train,
             item.name,
             item.class_word,
@@ -104,13 +103,25 @@ class ConceptRun:
             reference_samples=0,
             feature_extractor=self.cell.feature_extractor,
         )
-        made = learn(store, request, device=str(self.device), watch=Watch())
+
+    def _learn(self, store: Store, item: Item) -> float | None:
+        """Learn a concept where it is not there yet; how long that took is known of this run only."""
+        if store.head().concept(item.name) is not None:
+            return None
+        made = learn(store, self.request(item), device=str(self.device), watch=Watch())
         return made.seconds if made else None
 
-    def _draw(
-        self, store: Store, generation: Generation, items: Sequence[Item], when: str, more: dict[str, Any] | None = None
+    def draw(
+        self, load: Callable[[], Backbone], items: Sequence[Item], when: str, more: dict[str, Any] | None = None
     ) -> None:
-        """Draw concepts with one generation, those that have not been; keep features and what the judge says."""
+        """Draw concepts with one model, those that have not been; keep features and what the judge says.
+
+        Args:
+            load: Loads the model.
+            items: The concepts; what was learned last has been drawn with this model already, but for `LEARNED`.
+            when: Under what name that is kept.
+            more: What else is kept of each.
+        """
         missing = [item for item in items if not self._path(item, when).exists()]
         backbone: Backbone | None = None
         for item in missing:
@@ -119,14 +130,16 @@ class ConceptRun:
                 found, features = _read(self._path(item, LEARNED)), self._features(item, LEARNED)
                 found.pop("seconds", None)
             else:
-                backbone = backbone or model.load(store, generation, str(self.device))
-                pictures = self._pictures(backbone, self._recipe(store, item).prompt_for(item.name), self.cell.pictures)
+                backbone = backbone or load()
+                pictures = self._pictures(backbone, self.recipe(item).prompt_for(item.name), self.cell.pictures)
                 features = self.extractor.images(pictures)
                 found = {**measures.judged(self.judge, item.subject, pictures), **(more or {})}
                 self._show(pictures, f"{item.name}-{when}")
             self._keep(item, when, found, features)
 
-    def _recipe(self, store: Store, item: Item) -> reference_samples.Recipe:
+    def recipe(self, item: Item) -> reference_samples.Recipe:
+        """How a concept's pictures are drawn."""
+        store = self.store_of(item)
         record = read_record(store.blob(store.concept(item.name)))
         return reference_samples.recipe_of(record, self.base)
 
@@ -174,8 +187,9 @@ class ConceptRun:
             self._show(pictures, f"{name}-heldout", made=False)
         return {name: self.extractor.images(pictures) for name, pictures in found.items()}
 
-    def _figures(self, item: Item, when: str) -> dict[str, float | None]:
-        plain = self._recipe(self.store_of(item), item).plain(item.class_word)
+    def figures(self, item: Item, when: str) -> dict[str, float | None]:
+        """A concept's figures, of when its pictures were drawn."""
+        plain = self.recipe(item).plain(item.class_word)
         said = _read(self._path(item, when))
         return {
             **measures.figures(
@@ -211,28 +225,28 @@ class ConceptRun:
             )
         return {name: mean(each[name] for each in found) for name in found[0]}
 
-    def _results(self, pairs: dict[str, float | None] | None) -> dict[str, Any]:
-        """Everything that a report needs, as plain data."""
+    def tasks(self) -> list[dict[str, Any]]:
+        """What each concept took."""
+        used = weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items])
+        return [
+            {**task, "seconds": _read(self._path(item, LEARNED))["seconds"]}
+            for item, task in zip(self.items, used, strict=True)
+        ]
+
+    def finish(self, pairs: dict[str, float | None] | None = None) -> None:
+        """Write everything that a report needs, as plain data."""
         from conceptctl.workflows.evaluate.figures import kernel_settings
 
-        times = self.cell.evaluations
-        return {
+        results = {
             "cell": {"key": self.cell.key, **self.cell.content},
             "concepts": [{"name": item.name, "class": item.class_word} for item in self.items],
-            "learned": [self._figures(item, LEARNED) for item in self.items],
+            "learned": [self.figures(item, LEARNED) for item in self.items],
             "evaluations": [
-                {"after": after, "figures": [self._figures(item, _after(after)) for item in self.items[:after]]}
-                for after in times
+                {"after": after, "figures": [self.figures(item, _after(after)) for item in self.items[:after]]}
+                for after in self.cell.evaluations
             ],
             "pairs": pairs,
-            "tasks": [
-                {**task, "seconds": _read(self._path(item, LEARNED))["seconds"]}
-                for item, task in zip(
-                    self.items,
-                    weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items]),
-                    strict=True,
-                )
-            ],
+            "tasks": self.tasks(),
             "kernel": kernel_settings(self.extractor.width),
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
             "device": str(self.device.type),
@@ -240,6 +254,7 @@ class ConceptRun:
             "starts": len((self.home / STARTS).read_text(encoding="utf-8").splitlines()),
             "finished": now(),
         }
+        write_results(self.home / RESULTS, results)
 
 
 def _after(count: int) -> str:

@@ -38,6 +38,11 @@ class Result:
         """Whether each concept was learned in a model of its own."""
         return bool(self.found["cell"]["alone"])
 
+    @property
+    def joint(self) -> bool:
+        """Whether all concepts were learned at once; cells of earlier versions do not say."""
+        return bool(self.found["cell"].get("joint"))
+
     def final(self) -> list[Mapping[str, float | None]]:
         """The figures of each concept at the end of the sequence."""
         if not self.found["evaluations"]:
@@ -69,7 +74,9 @@ class Result:
 
     def summary(self) -> dict[str, float | None]:
         """The means over concepts."""
-        learned = {f"{name}_learned": mean(each[name] for each in self.found["learned"]) for name in ("success",)}
+        # What is learned at once is drawn once, at the end.
+        first = [] if self.joint else self.found["learned"]
+        learned = {f"{name}_learned": mean(each[name] for each in first) for name in ("success",)}
         pairs = {f"pairs_{name}": value for name, value in (self.found["pairs"] or {}).items()}
         return {
             **{name: mean(self.at_the_end(name)) for name in LABELS},

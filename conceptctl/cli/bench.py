@@ -28,7 +28,7 @@ RUN_EPILOG = epilog(
     "conceptctl bench run smoke --output ./bench",
     "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
     "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
-    codes=(2, 3, 4, 5, 7, 8, 9, 130),
+    codes=(2, 3, 4, 5, 6, 7, 8, 9, 130),
 )
 REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
@@ -133,8 +133,15 @@ def run(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="local: one process a device; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
+        typer.Option(help="local: processes on this machine; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
     ] = "local",
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            help="Cells at the same time; by default one a graphics card, or one a core as far as memory goes.",
+            metavar="N",
+        ),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="quick or full; the spec's own by default.", metavar="NAME")
     ] = None,
@@ -163,7 +170,9 @@ def run(
     folder = _named(output)
     asked = _asked(spec, protocol, base, str(data) if data else None, feature_extractor)
     with out.progress() as shown:
-        ran = workflow.run(asked, folder, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
+        ran = workflow.run(
+            asked, folder, patterns=cells or (), engine=engine, at_once=at_once, device=device, watch=_watch(shown)
+        )
     payload = {
         "output": str(folder),
         "spec": asked.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,17 +39,29 @@ def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, le
         raise Busy(f"cell {cell.name} is being run by another process") from None
 
 
-def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> str:
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell was not run to its end."""
+
+    message: str
+    is_busy: bool = False
+    """Whether that is only because another process runs it."""
+
+
+def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> Failure | None:
     """Run a cell, and keep an error that a user can act on beside it, so that the others go on.
 
     Returns:
-        What went wrong; empty where nothing did.
+        What went wrong; None where nothing did.
     """
     failed = cell.home(output) / FAILED
     try:
         run_cell(cell, output, device, tell)
+    except Busy as error:
+        # Nothing is wrong with the cell.
+        return Failure(str(error), is_busy=True)
     except ConceptctlError as error:
         write_json(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
-        return str(error)
+        return Failure(str(error))
     failed.unlink(missing_ok=True)
-    return ""
+    return None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from conceptctl.errors import DeviceFailed
+from conceptctl.errors import Busy, DeviceFailed
 from conceptctl.methods import CLASSIFIERS, METHODS
 from conceptctl.workflows.bench.cell import RESULTS, Cell, chosen
+from conceptctl.workflows.bench.cell_run import Failure
 from conceptctl.workflows.bench.cells import make_cells
 from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
@@ -54,6 +55,7 @@ def run(
     *,
     patterns: Sequence[str] = (),
     engine: str = "local",
+    at_once: int | None = None,
     device: str = "auto",
     watch: Watch | None = None,
 ) -> Ran:
@@ -64,6 +66,7 @@ def run(
         output: A folder; several specs may share one, and cells that are alike.
         patterns: Which cells, see `chosen`.
         engine: One of `engines.ENGINES`.
+        at_once: How many cells run at the same time on this machine; see `engines.run_cells`.
         device: "auto", "cpu" or "cuda".
         watch: Who is told.
 
@@ -73,10 +76,11 @@ def run(
         PicturesRefused: Pictures are missing.
         StoreDamaged: The results of a finished cell are not as they were written.
         DeviceFailed: Cells failed; the others are finished.
+        Busy: Another run has some of the cells; the others are finished.
     """
     watch = watch or Watch()
     made = _chosen(spec, patterns)
-    check_engine(engine)
+    check_engine(engine, at_once)
     if engine == "local":
         _check_device(None if isinstance(spec, ClassSpec) else spec.precision, device)
     with writable(output):
@@ -87,14 +91,22 @@ def run(
         # Rows of one content are one cell.
         missing = list({cell.key: cell for cell in cells if cell.name not in finished}.values())
         watch.begin(sum(cell.learned(output) for cell in missing), sum(cell.concepts for cell in missing))
-        failed = run_cells(engine, missing, output.absolute(), device, watch.progress) if missing else {}
-    if failed:
-        name, problem = next(iter(failed.items()))
+        failed = run_cells(engine, missing, output.absolute(), device, watch.progress, at_once) if missing else {}
+    _check(failed, len(cells))
+    return Ran(output, tuple(cells), finished)
+
+
+def _check(failed: Mapping[str, Failure], of: int) -> None:
+    """Say what went wrong with cells; those that another run has are no failure, and are said where nothing else is."""
+    really = {name: each for name, each in failed.items() if not each.is_busy}
+    if really:
+        name, problem = next(iter(really.items()))
         raise DeviceFailed(
-            f"{len(failed)} of {len(cells)} cells failed; {name}: {problem}",
+            f"{len(really)} of {of} cells failed; {name}: {problem.message}",
             hint="the others are finished; the same command tries these again",
         )
-    return Ran(output, tuple(cells), finished)
+    if failed:
+        raise Busy(f"another run has {len(failed)} of {of} cells: {', '.join(failed)}")
 
 
 def _chosen(spec: Spec | ClassSpec, patterns: Sequence[str]) -> Callable[[Path, Callable[[str], None]], Sequence[Cell]]:

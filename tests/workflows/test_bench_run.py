@@ -11,13 +11,13 @@ import time
 import pytest
 import torch
 
-from conceptctl.errors import DeviceFailed
+from conceptctl.errors import DeviceFailed, PicturesRefused
 from conceptctl.methods import METHODS
 from conceptctl.store.store import Store
-from conceptctl.workflows.bench import concept_run, engines
+from conceptctl.workflows.bench import concept_run, engines, run, sequences
 from conceptctl.workflows.bench.cell import chosen
 from conceptctl.workflows.bench.cells import make_cells
-from conceptctl.workflows.bench.spec import named_spec
+from conceptctl.workflows.bench.spec import Data, named_spec
 from tests.workflows.small_bench import CONCEPTS, cli, learned, write_small_bench
 
 
@@ -243,6 +243,7 @@ def test_two_runs_at_once_do_not_share_a_cell(home):
         (('folder = "concepts"', 'folder = "nowhere"'), 3, "nowhere has no concepts.json"),
         (('folder = "concepts"', "concepts = 2\nkinds = ['dragon']"), 2, "the world has no 'dragon'"),
         (('/base"', '/nobase"'), 5, "no base"),
+        (('/clip"', '/noclip"'), 5, "no CLIP model"),
         (('precision = "no"', 'precision = "fp8"'), 2, "no precision 'fp8'"),
         (('precision = "no"', 'precision = "fp16"'), 2, "a CPU does not learn in fp16"),
     ],
@@ -257,6 +258,27 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(home, tmp_path, chang
     found, said = cli("bench", "run", spec, "-o", tmp_path / "out", "--device", "cpu")
     assert (found, message in said["error"]["message"]) == (code, True), said
     assert not list(tmp_path.glob("out/cells/*/results.json"))
+
+
+def test_what_every_cell_needs_is_looked_at_once_before_any_begins(home, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    command = ("bench", "run", home / "tiny.toml", "-o", output, "--device", "cpu", "--cells", "ti++")
+    monkeypatch.setattr(run, "run_cells", lambda *how: {})
+    assert cli(*command)[0] == 0
+    (blob,) = sorted(output.glob("bases/*/blobs/sha256/*/*"), key=lambda path: -path.stat().st_size)[:1]
+    blob.unlink()
+    code, said = cli(*command)
+    assert code == 4 and "missing" in said["error"]["message"]
+    assert said["error"]["hint"].startswith(f"take {next(output.glob('bases/*/FORMAT')).parent} away")
+    assert not (output / "cells").exists()
+
+
+def test_pictures_of_the_bundled_world_that_are_gone_are_said(tmp_path):
+    folder = sequences.write_world(Data(concepts=1, train=2, heldout=2), 0, tmp_path)
+    next(folder.glob("*/heldout/*")).unlink()
+    with pytest.raises(PicturesRefused, match="heldout has 1 pictures, not 2") as caught:
+        sequences.write_world(Data(concepts=1, train=2, heldout=2), 0, tmp_path)
+    assert f"take {folder} away" in caught.value.hint
 
 
 def test_no_engine_and_no_cell_of_that_name(home, tmp_path):

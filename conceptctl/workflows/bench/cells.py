@@ -16,9 +16,11 @@ from filelock import FileLock
 
 import conceptctl
 from conceptctl.config import TrainConfig
+from conceptctl.errors import StoreDamaged
 from conceptctl.presets import Preset, preset_of
+from conceptctl.store import base
 from conceptctl.store.store import Store
-from conceptctl.workflows.bench import sequences
+from conceptctl.workflows.bench import measures, sequences
 from conceptctl.workflows.bench.cell import DATA, Cell
 from conceptctl.workflows.bench.joint import check_joint
 from conceptctl.workflows.bench.sequences import Item
@@ -78,12 +80,34 @@ def make_cells(
         UsageError: A setting that cannot be meant.
     """
     store = _base_store(spec.base, output / BASES)
-    base = store.head().base
-    preset = preset_of(base)
+    preset = preset_of(store.head().base)
     # Settings cost nothing to check, and pictures do.
     configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
     data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
     return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
+
+
+def check_tools(cells: Sequence[Cell]) -> None:
+    """Open once what cells measure with, and look whether the base is whole: each would fail by it after hours.
+
+    Raises:
+        NotFound: The feature extractor cannot be had, or is none.
+        StoreDamaged: The base's store, or the judge, is not as it was written.
+    """
+    import torch
+
+    from conceptctl.workflows.extractor import open_extractor
+
+    needed = {(cell.base, cell.feature_extractor) for cell in cells if isinstance(cell, ConceptCell)}
+    for place, feature_extractor in needed:
+        store = Store(place)
+        try:
+            with base.folder(store.layout, store.head()):
+                pass
+        except StoreDamaged as error:
+            raise StoreDamaged(str(error), hint=f"take {place} away: the next run makes it anew") from None
+        open_extractor(store.head().base, feature_extractor, torch.device("cpu"))
+        measures.open_judge(store.head().base)
 
 
 def _base_store(named: str, root: Path) -> Store:

@@ -13,7 +13,7 @@ from conceptctl.errors import Busy, DeviceFailed
 from conceptctl.methods import CLASSIFIERS, METHODS
 from conceptctl.workflows.bench.cell import RESULTS, Cell, chosen
 from conceptctl.workflows.bench.cell_run import Failure
-from conceptctl.workflows.bench.cells import make_cells
+from conceptctl.workflows.bench.cells import check_tools, make_cells
 from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
 from conceptctl.workflows.bench.classification.spec import ClassSpec
@@ -71,10 +71,10 @@ def run(
         watch: Who is told.
 
     Raises:
-        NotFound: There is no such method, cell, setting or base.
+        NotFound: There is no such method, cell, setting, base or feature extractor.
         UsageError: A setting, an engine or a place that cannot be meant.
         PicturesRefused: Pictures are missing.
-        StoreDamaged: The results of a finished cell are not as they were written.
+        StoreDamaged: The results of a finished cell, the base or the judge are not as they were written.
         DeviceFailed: Cells failed; the others are finished.
         Busy: Another run has some of the cells; the others are finished.
     """
@@ -90,6 +90,9 @@ def run(
         _note(spec, cells, output)
         # Rows of one content are one cell.
         missing = list({cell.key: cell for cell in cells if cell.name not in finished}.values())
+        if missing:
+            watch.stage("opening what cells measure with")
+            check_tools(missing)
         watch.begin(sum(cell.learned(output) for cell in missing), sum(cell.concepts for cell in missing))
         failed = run_cells(engine, missing, output.absolute(), device, watch.progress, at_once) if missing else {}
     _check(failed, len(cells))

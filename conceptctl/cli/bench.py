@@ -16,7 +16,7 @@ from conceptctl.wording import count
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
     from conceptctl.workflows.bench.classification.spec import ClassSpec
-    from conceptctl.workflows.bench.run import Watch
+    from conceptctl.workflows.bench.run import Ran, Watch
     from conceptctl.workflows.bench.spec import Spec
 
 EPILOG = epilog(
@@ -173,19 +173,22 @@ def run(
         ran = workflow.run(
             asked, folder, patterns=cells or (), engine=engine, at_once=at_once, device=device, watch=_watch(shown)
         )
-    payload = {
-        "output": str(folder),
-        "spec": asked.name,
-        "protocol": asked.protocol.name,
+    homes = [str(cell.home(folder)) for cell in ran.cells]
+    before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
+    out.data(_as_payload(asked, ran), homes, homes)
+    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
+
+
+def _as_payload(spec: Spec | ClassSpec, ran: Ran) -> dict[str, Any]:
+    return {
+        "output": str(ran.output),
+        "spec": spec.name,
+        "protocol": spec.protocol.name,
         "cells": [
-            {"name": cell.name, "path": str(cell.home(folder)), "finished_before": cell.name in ran.finished_before}
+            {"name": cell.name, "path": str(cell.home(ran.output)), "finished_before": cell.name in ran.finished_before}
             for cell in ran.cells
         ],
     }
-    homes = [str(cell.home(folder)) for cell in ran.cells]
-    before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
-    out.data(payload, homes, homes)
-    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
 
 
 def _asked(

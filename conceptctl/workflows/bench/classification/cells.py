@@ -80,7 +80,6 @@ def make_cells(
     for entry, seed in rows:
         folder = folders[seed]
         tasks = tasks_of(classes[folder], spec.data.tasks, seed)[: spec.data.learned or None]
-        groups = tuple(tuple(each.name for each in task) for task in tasks)
         content: dict[str, Any] = {
             "version": VERSION,
             "program": conceptctl.__version__,
@@ -92,24 +91,28 @@ def make_cells(
             "seed": seed,
             "base": digest,
             "pictures_sha256": pictures[folder],
-            "tasks": [list(names) for names in groups],
+            "tasks": [[each.name for each in task] for task in tasks],
         }
-        learned = (tuple(each for task in tasks for each in task),) if entry.joint else tasks
-        made.append(
-            ClassCell(
-                label=entry.label,
-                method=entry.method,
-                seed=seed,
-                concepts=len(learned),
-                content=content,
-                config=content["config"],
-                epochs=content["epochs"],
-                base=base,
-                tasks=learned,
-                groups=groups,
-            )
-        )
+        made.append(_cell(entry, seed, base, tasks, content))
     return made
+
+
+def _cell(
+    entry: Entry, seed: int, base: str, tasks: tuple[tuple[LabelledClass, ...], ...], content: dict[str, Any]
+) -> ClassCell:
+    learned = (tuple(each for task in tasks for each in task),) if entry.joint else tasks
+    return ClassCell(
+        label=entry.label,
+        method=entry.method,
+        seed=seed,
+        concepts=len(learned),
+        content=content,
+        config=content["config"],
+        epochs=content["epochs"],
+        base=base,
+        tasks=learned,
+        groups=tuple(map(tuple, content["tasks"])),
+    )
 
 
 def _config(entry: Entry, spec: ClassSpec, preset: Preset, unsupported: Mapping[str, str]) -> dict[str, Any]:

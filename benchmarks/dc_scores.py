@@ -3,10 +3,10 @@
     python benchmarks/dc_scores.py --workspace DIR              # 4 concepts; lora, ewc, ewc-dc and dsc
 
 The denoising loss of each concept's training pictures when it had just been learned, and after the last concept: what
-was forgotten. And two checks of "Mining your own secrets", section 4.3. Figure 7: after a sequence of concepts, each
-training picture is classified by its scores (eq. 3, averaged over many noises and times) among the prompts of all
-concepts. Figure 6: the largest eigenvalues of the Fisher matrix of one target's factors, with the scores in the loss
-(eq. 5) and without, over the same batches. What is learned stays in the workspace, and a second run goes on from it.
+was forgotten. And two checks of "Mining your own secrets", section 4.3. Figure 7: after each concept, every training
+picture so far is classified by its scores (eq. 3, averaged over many noises and times) among the prompts of all
+concepts so far. Figure 6: the largest eigenvalues of the Fisher matrix of one target's factors, with the scores in the
+loss (eq. 5) and without, over the same batches. What is learned stays in the workspace, and a second run goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from conceptctl.learning.loop import train
 from conceptctl.learning.method import Phase, Step, Trainable
 from conceptctl.learning.processes import make_accelerator
 from conceptctl.methods.ewc_dc import Config, EwcDc
-from conceptctl.parts.adapters.continued import Continued
+from conceptctl.parts.adapters.continued import ContinuedLowRank
 from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.presets import preset_of
 from conceptctl.store import base, weights
@@ -171,7 +171,7 @@ class Probe(EwcDc):
     def attach(self, task: Any) -> Trainable:
         """The adapter as the last concept left it."""
         generator = torch.Generator().manual_seed(0)
-        adapter = Continued(task.shapes, self.config.rank, 0.0, generator=generator, state=self.state)
+        adapter = ContinuedLowRank(task.shapes, self.config.rank, 0.0, generator=generator, state=self.state)
         return Trainable(adapter, TokenEmbedding(task.token_start), 0.0)
 
     def phases(self, task: Any, trainable: Trainable) -> Any:
@@ -216,14 +216,21 @@ def main() -> None:
     for method in options.methods:
         store = learned_store(options.workspace, method, concepts, options.steps, dict(options.set))
         model = Model(store, concepts)
-        mean, each = model.accuracy(options.trials)
-        losses = {
-            "after_learning": [Model(store, concepts, index + 1).loss(index) for index in range(len(concepts))],
-            "current": [model.loss(index) for index in range(len(concepts))],
+        losses: dict[str, list[float]] = {"after_learning": [], "current": []}
+        accuracies = []
+        for index in range(len(concepts)):
+            then = Model(store, concepts, index + 1)
+            accuracies.append(then.accuracy(options.trials))
+            losses["after_learning"].append(then.loss(index))
+            losses["current"].append(model.loss(index))
+        found[method] = {
+            "accuracy": [mean for mean, _ in accuracies],
+            "of_each": [each for _, each in accuracies],
+            "losses": losses,
         }
-        found[method] = {"accuracy": mean, "of_each": each, "losses": losses}
         print(method, json.dumps(losses), flush=True)
-        print(f"{method}: {100 * mean:.0f} % of training pictures classified", each, flush=True)
+        shares = ", ".join(f"{100 * mean:.0f} %" for mean, _ in accuracies)
+        print(f"{method}: training pictures classified after each concept: {shares}", flush=True)
         if method.startswith("ewc"):
             preset = preset_of(store.head().base).settings("ewc-dc")
             config = Config(**{**preset, "timestep_sampling": "uniform", "steps": options.steps})

@@ -16,7 +16,7 @@ from conceptctl.wording import count
 if TYPE_CHECKING:
     from conceptctl.cli.progress import Progress
     from conceptctl.workflows.bench.classification.spec import ClassSpec
-    from conceptctl.workflows.bench.run import Watch
+    from conceptctl.workflows.bench.run import Ran, Watch
     from conceptctl.workflows.bench.spec import Spec
 
 EPILOG = epilog(
@@ -28,7 +28,7 @@ RUN_EPILOG = epilog(
     "conceptctl bench run smoke --output ./bench",
     "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
     "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
-    codes=(2, 3, 4, 5, 7, 8, 9, 130),
+    codes=(2, 3, 4, 5, 6, 7, 8, 9, 130),
 )
 REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
@@ -78,7 +78,8 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
     from conceptctl.workflows.bench.spec import shipped
 
-    listed = [*map(_listed, shipped().values()), *map(_listed_classes, shipped_of_classes().values())]
+    listed = [_listed(spec, spec.data.concepts, spec.paper.source) for spec in shipped().values()]
+    listed += [_listed(spec, spec.data.tasks_learned) for spec in shipped_of_classes().values()]
     rows = [
         (
             each["name"],
@@ -96,7 +97,7 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
 
 
-def _listed(spec: Spec) -> dict[str, Any]:
+def _listed(spec: Spec | ClassSpec, concepts: int | None, paper: str = "") -> dict[str, Any]:
     from conceptctl.workflows.bench.cost import cost_of
 
     cost = cost_of(spec)
@@ -107,32 +108,12 @@ def _listed(spec: Spec) -> dict[str, Any]:
         "protocol": spec.protocol.name,
         "methods": [entry.label for entry in spec.entries],
         "seeds": list(spec.seeds),
-        "concepts": spec.data.concepts,
+        "concepts": concepts,
         "cells": len(spec.entries) * len(spec.seeds),
         "learned": cost.learned if cost else None,
         "drawn": cost.drawn if cost else None,
         "hours": round(cost.hours, 2) if cost and cost.hours is not None else None,
-        "paper": spec.paper.source,
-    }
-
-
-def _listed_classes(spec: ClassSpec) -> dict[str, Any]:
-    """The same of a comparison of classifiers, which draws nothing: what it learns are tasks."""
-    cells = [entry for entry in spec.entries for _ in spec.seeds]
-    tasks = spec.data.learned or spec.data.tasks
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "description": spec.description,
-        "protocol": spec.protocol.name,
-        "methods": [entry.label for entry in spec.entries],
-        "seeds": list(spec.seeds),
-        "concepts": tasks,
-        "cells": len(cells),
-        "learned": sum(1 if entry.joint else tasks for entry in cells),
-        "drawn": 0,
-        "hours": None,
-        "paper": "",
+        "paper": paper,
     }
 
 
@@ -152,8 +133,15 @@ def run(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="local: one process a device; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
+        typer.Option(help="local: processes on this machine; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
     ] = "local",
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            help="Cells at the same time; by default one a graphics card, or one a core as far as memory goes.",
+            metavar="N",
+        ),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="quick or full; the spec's own by default.", metavar="NAME")
     ] = None,
@@ -182,20 +170,25 @@ def run(
     folder = _named(output)
     asked = _asked(spec, protocol, base, str(data) if data else None, feature_extractor)
     with out.progress() as shown:
-        ran = workflow.run(asked, folder, patterns=cells or (), engine=engine, device=device, watch=_watch(shown))
-    payload = {
-        "output": str(folder),
-        "spec": asked.name,
-        "protocol": asked.protocol.name,
+        ran = workflow.run(
+            asked, folder, patterns=cells or (), engine=engine, at_once=at_once, device=device, watch=_watch(shown)
+        )
+    homes = [str(cell.home(folder)) for cell in ran.cells]
+    before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
+    out.data(_as_payload(asked, ran), homes, homes)
+    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
+
+
+def _as_payload(spec: Spec | ClassSpec, ran: Ran) -> dict[str, Any]:
+    return {
+        "output": str(ran.output),
+        "spec": spec.name,
+        "protocol": spec.protocol.name,
         "cells": [
-            {"name": cell.name, "path": str(cell.home(folder)), "finished_before": cell.name in ran.finished_before}
+            {"name": cell.name, "path": str(cell.home(ran.output)), "finished_before": cell.name in ran.finished_before}
             for cell in ran.cells
         ],
     }
-    homes = [str(cell.home(folder)) for cell in ran.cells]
-    before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
-    out.data(payload, homes, homes)
-    out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
 
 
 def _asked(

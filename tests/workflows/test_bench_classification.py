@@ -76,6 +76,17 @@ def test_a_benchmark_is_run_and_reported_and_nothing_is_run_twice(home):
     assert "coda-prompt" in (home / "out" / "report" / "report.md").read_text()
     lines = list(csv.DictReader((home / "out" / "report" / "classification.csv").read_text().splitlines()))
     assert len(lines) == 3 + 3 + 2
+    path = bench.class_rows[0].results[0].home / "results.json"
+    text = path.read_text()
+    for damaged in (
+        text[:-9],
+        text.replace('"answers"', '"answer"', 1),
+        text.replace('"labels":["', '"labels":["x","', 1),
+    ):
+        path.write_text(damaged)
+        for verb in (["run", home / "tiny.toml", "-o", home / "out", "--device", "cpu"], ["report", home / "out"]):
+            code, _, err = command(*verb)
+            assert code == 4 and path.name in err and "take it away" in err.replace("\n", " ")
 
 
 def test_the_spec_of_imagenet_r_learns_a_task_of_two_epochs_on_random_weights(home):

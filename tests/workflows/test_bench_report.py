@@ -9,9 +9,12 @@ import re
 import statistics
 
 import pytest
+from PIL import Image
 
+from conceptctl.images.writing import encoded
+from conceptctl.workflows.bench import noted
 from conceptctl.workflows.bench import statistics as ours
-from conceptctl.workflows.bench.report import content
+from conceptctl.workflows.bench.report import NO_PICTURES, content
 from conceptctl.workflows.bench.results import Row, read_all
 from tests.workflows.small_bench import cli
 
@@ -159,6 +162,48 @@ def test_more_rows_than_colours_have_several_charts_with_the_reference_in_each(o
     assert all(chart.series[0].label == "plain" and chart.series[0].main for chart in parts)
     labels = [series.label for chart in parts for series in chart.series[1:]]
     assert labels == [f"row {number}" for number in range(17)]
+
+
+def test_results_alone_are_enough_for_whole_tables(output):
+    assert cli("bench", "report", output)[0] == 0
+    text, page = (output / f"report/report.{kind}" for kind in ("md", "html"))
+    assert NO_PICTURES in text.read_text() and NO_PICTURES in page.read_text()
+    without = text.read_text()
+    cell = output / "cells/plain-0-quick/drawn"
+    cell.mkdir()
+    (cell / "thing-0-heldout.png").write_bytes(encoded(Image.new("RGB", (8, 8)), "PNG", noted=False))
+    assert cli("bench", "report", output)[0] == 0
+    assert without.replace(f"{NO_PICTURES}\n\n", "") == text.read_text()
+    assert "At the end of the sequence" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "is cut off, or was changed"),
+        (lambda text: "[]", "it is no object"),
+        (lambda text: text.replace('"learned"', '"lerned"', 1), "it has no 'learned'"),
+        (lambda text: text.replace('"A_mmd": 2.0', '"A_mmd": "2,0"', 1), "'A_mmd' cannot be '2,0'"),
+        (lambda text: text.replace('"name": "thing-2", "class": "thing"}', '"name": "x"}', 1), "has no 'class'"),
+        (lambda text: text.replace('"after": 2', '"after": 1', 1), "not as many figures as concepts"),
+        (lambda text: text.replace('"cell": {', '"cell": {"key": "lora-0-0123", ', 1), "not what its key was made of"),
+    ],
+)
+def test_results_that_are_not_as_they_were_written_are_named(output, change, message):
+    path = output / "cells/plain-0-quick/results.json"
+    text = change(path.read_text())
+    assert text != path.read_text()
+    path.write_text(text)
+    code, said = cli("bench", "report", output)
+    assert code == 4 and str(path) in said["error"]["message"] and message in said["error"]["message"], said
+    assert "take it away" in said["error"]["hint"] and path.read_text() == text
+
+
+def test_figures_are_written_to_eight_digits_and_what_decides_them_as_it_is(tmp_path):
+    noted.write_results(tmp_path / "results.json", {"cell": {"rate": 1 / 3}, "learned": [{"A_mmd": 100 / 3, "n": 7}]})
+    assert (tmp_path / "results.json").read_text() == (
+        '{"cell":{"rate":0.3333333333333333},"learned":[{"A_mmd":33.333333,"n":7}]}\n'
+    )
 
 
 def test_nothing_to_report(tmp_path):

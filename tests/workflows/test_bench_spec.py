@@ -8,10 +8,11 @@ from conceptctl import presets
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
 from conceptctl.methods import METHODS
 from conceptctl.pocket.world.concepts import sequence
-from conceptctl.workflows.bench.cells import chosen, evaluation_times, resolved
+from conceptctl.workflows.bench.cell import chosen
+from conceptctl.workflows.bench.cells import evaluation_times, resolved
 from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
 from conceptctl.workflows.bench.cost import cost_of
-from conceptctl.workflows.bench.run import read_noted
+from conceptctl.workflows.bench.noted import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
 from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
 from tests.workflows.small_bench import cli
@@ -40,8 +41,8 @@ def test_shipped_specs_name_methods_and_settings_that_there_are(spec):
         config = resolved(spec, entry, presets.shipped()[spec.base])
         assert entry.settings.items() <= config.items()
         # A row that says what is the default anyway compares nothing.
-        assert (entry.method, entry.alone, config) not in compared
-        compared.append((entry.method, entry.alone, config))
+        assert (entry.method, entry.alone, entry.joint, config) not in compared
+        compared.append((entry.method, entry.alone, entry.joint, config))
 
 
 def test_different_seeds_of_a_spec_share_no_concept():
@@ -130,6 +131,13 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end():
     assert evaluation_times(20, 4) == (5, 10, 15, 20)
     assert evaluation_times(3, 4) == (1, 2, 3)
     assert evaluation_times(10, 1) == (10,)
+
+
+def test_joint_training_has_as_many_steps_and_draws_everything_once():
+    alone = parsed("mine", {**LEAST, "methods": {"lora": {}, "bound": {"method": "lora", "alone": True}}})
+    joint = parsed("mine", {**LEAST, "methods": {"lora": {}, "bound": {"method": "lora", "joint": True}}})
+    assert cost_of(joint) == cost_of(alone)
+    assert cost_of(parsed("mine", LEAST)).learned == cost_of(joint).learned / 2
 
 
 def test_bench_list_has_every_shipped_spec():

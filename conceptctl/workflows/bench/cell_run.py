@@ -1,53 +1,24 @@
-"""One cell, from an empty store to its results; a run that was killed goes on from what is on the disk."""
+"""One cell, whatever is learned in it: once, by one process, and what goes wrong is kept beside it."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-import conceptctl
 from conceptctl.errors import Busy, ConceptctlError
-from conceptctl.store import durable
-from conceptctl.store.concept import read_record
-from conceptctl.store.manifest import Generation, now
-from conceptctl.store.store import Store
-from conceptctl.workflows import model, reference_samples
-from conceptctl.workflows.bench import measures
-from conceptctl.workflows.bench.cells import DRAWN, FAILED, RESULTS, STORE, Cell, copy_store, train_config
+from conceptctl.store.manifest import now
+from conceptctl.workflows.bench.cell import FAILED, RESULTS, Cell, Tell
+from conceptctl.workflows.bench.cells import ConceptCell
 from conceptctl.workflows.bench.classification.cell_run import run_class_cell
 from conceptctl.workflows.bench.classification.cells import ClassCell
-from conceptctl.workflows.bench.sequences import Item, items_of
-from conceptctl.workflows.bench.weights_used import weights_used
-from conceptctl.workflows.drawing import draw_set
-from conceptctl.workflows.learn.request import Request, Watch
-from conceptctl.workflows.learn.run import learn
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
-    from conceptctl.learning.backbone import Backbone
-
-LEARNED = "learned"
-SHOWN = 6
-"""Pictures of a concept that are kept to be looked at."""
-SIDE = 128
-"""Pixels that one of them is wide at most."""
-PAIR_PICTURES = 8
-STARTS = "starts.jsonl"
-
-Tell = Callable[[str, int], None]
-"""Told what goes on, and how many concepts have been learned and measured."""
+from conceptctl.workflows.bench.concept_run import ConceptRun
+from conceptctl.workflows.bench.joint_run import JointRun
+from conceptctl.workflows.bench.noted import write_json
 
 
-def run_cell(cell: Cell | ClassCell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> None:
+def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> None:
     """Learn and measure what is missing of a cell, and write its results; nothing where they are there.
 
     Raises:
@@ -62,239 +33,35 @@ def run_cell(cell: Cell | ClassCell, output: Path, device: str, tell: Tell = lam
                 return
             if isinstance(cell, ClassCell):
                 run_class_cell(cell, home, device, tell)
-            else:
-                _Run(cell, home, device, tell).whole()
+            elif isinstance(cell, ConceptCell):
+                (JointRun if cell.joint else ConceptRun)(cell, home, device, tell).whole()
     except Timeout:
         raise Busy(f"cell {cell.name} is being run by another process") from None
 
 
-def run_or_fail(cell: Cell | ClassCell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> str:
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell was not run to its end."""
+
+    message: str
+    is_busy: bool = False
+    """Whether that is only because another process runs it."""
+
+
+def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> Failure | None:
     """Run a cell, and keep an error that a user can act on beside it, so that the others go on.
 
     Returns:
-        What went wrong; empty where nothing did.
+        What went wrong; None where nothing did.
     """
     failed = cell.home(output) / FAILED
     try:
         run_cell(cell, output, device, tell)
+    except Busy as error:
+        # Nothing is wrong with the cell.
+        return Failure(str(error), is_busy=True)
     except ConceptctlError as error:
-        _write_json(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
-        return str(error)
+        write_json(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
+        return Failure(str(error))
     failed.unlink(missing_ok=True)
-    return ""
-
-
-class _Run:
-    """One run of a cell."""
-
-    def __init__(self, cell: Cell, home: Path, device: str, tell: Tell) -> None:
-        from conceptctl.diffusion.models import choose_device
-
-        self.cell, self.home, self.tell = cell, home, tell
-        (home / DRAWN).mkdir(exist_ok=True)
-        self.device = choose_device(device)
-        self.items = items_of(cell.folder, cell.concepts)
-        self.base = Store(cell.base).head().base
-        # Of a row whose times are compared somebody may ask how often it was interrupted.
-        with (home / STARTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "time": now()}) + "\n")
-
-    @cached_property
-    def extractor(self) -> Any:
-        from conceptctl.workflows.extractor import open_extractor
-
-        return open_extractor(self.base, self.cell.feature_extractor, self.device)
-
-    @cached_property
-    def judge(self) -> Any:
-        return measures.open_judge(self.base)
-
-    def whole(self) -> None:
-        """Go through the sequence."""
-        for index, item in enumerate(self.items):
-            self.tell(f"{self.cell.name}: {item.name}", index)
-            store = self.store_of(item)
-            seconds = self._learn(store, item)
-            uid = store.concept(item.name).uid
-            generation = store.generation(reference_samples.introduced_in(store)[uid])
-            self._draw(store, generation, [item], LEARNED, {"seconds": seconds})
-            if index + 1 in self.cell.evaluations:
-                self.tell(f"{self.cell.name}: drawing all {index + 1}", index + 1)
-                self._draw(store, generation, self.items[: index + 1], _after(index + 1))
-        self.tell(f"{self.cell.name}: comparing", len(self.items))
-        pairs = self._pairs() if self.cell.pairs else None
-        _write_json(self.home / RESULTS, self._results(pairs))
-
-    def store_of(self, item: Item) -> Store:
-        """The store in which a concept is learned: one for all, or one of its own."""
-        place = self.home / "stores" / item.name if self.cell.alone else self.home / STORE
-        place.parent.mkdir(exist_ok=True)
-        return copy_store(self.cell.base, place)
-
-    def _learn(self, store: Store, item: Item) -> float | None:
-        """Learn a concept where it is not there yet; how long that took is known of this run only."""
-        if store.head().concept(item.name) is not None:
-            return None
-        request = Request(
-            item.train,
-            item.name,
-            item.class_word,
-            train=train_config(self.cell.method, self.cell, self.cell.seed),
-            settings=self.cell.settings,
-            mixed_precision=self.cell.precision,
-            reference_samples=0,
-            feature_extractor=self.cell.feature_extractor,
-        )
-        made = learn(store, request, device=str(self.device), watch=Watch())
-        return made.seconds if made else None
-
-    def _draw(
-        self, store: Store, generation: Generation, items: Sequence[Item], when: str, more: dict[str, Any] | None = None
-    ) -> None:
-        """Draw concepts with one generation, those that have not been; keep features and what the judge says."""
-        missing = [item for item in items if not self._path(item, when).exists()]
-        backbone: Backbone | None = None
-        for item in missing:
-            if when != LEARNED and item is self.items[len(items) - 1]:
-                # It has just been drawn with the same generation.
-                found, features = _read(self._path(item, LEARNED)), self._features(item, LEARNED)
-                found.pop("seconds", None)
-            else:
-                backbone = backbone or model.load(store, generation, str(self.device))
-                pictures = self._pictures(backbone, self._recipe(store, item).prompt_for(item.name), self.cell.pictures)
-                features = self.extractor.images(pictures)
-                found = {**measures.judged(self.judge, item.subject, pictures), **(more or {})}
-                self._show(pictures, f"{item.name}-{when}")
-            self._keep(item, when, found, features)
-
-    def _recipe(self, store: Store, item: Item) -> reference_samples.Recipe:
-        record = read_record(store.blob(store.concept(item.name)))
-        return reference_samples.recipe_of(record, self.base)
-
-    def _pictures(self, backbone: Backbone, prompt: Any, count: int) -> list[Image.Image]:
-        sample = backbone.sampler(prompt, steps=self.cell.sampling_steps, guidance=self.cell.guidance)
-        return list(draw_set(sample, count))
-
-    def _show(self, pictures: Sequence[Image.Image], name: str, *, made: bool = True) -> None:
-        """Keep some pictures side by side, as one small file that says where a model made them."""
-        from PIL import Image
-
-        from conceptctl.images.contact_sheet import contact_sheet
-        from conceptctl.images.writing import encoded
-
-        size = (SIDE, SIDE)
-        shown = [
-            each if max(each.size) <= SIDE else each.resize(size, Image.Resampling.LANCZOS) for each in pictures[:SHOWN]
-        ]
-        sheet = contact_sheet(shown, columns=len(shown))
-        _write(self.home / DRAWN / f"{name}.png", encoded(sheet, "PNG", noted=made))
-
-    def _path(self, item: Item, when: str) -> Path:
-        return self.home / DRAWN / f"{item.name}-{when}.json"
-
-    def _keep(self, item: Item, when: str, found: dict[str, Any], features: Tensor) -> None:
-        from safetensors.torch import save
-
-        _write(self._path(item, when).with_suffix(".safetensors"), save({"features": features.contiguous()}))
-        # It comes last: where it is, all is.
-        _write_json(self._path(item, when), found)
-
-    def _features(self, item: Item, when: str) -> Tensor:
-        from safetensors.torch import load_file
-
-        return load_file(self._path(item, when).with_suffix(".safetensors"))["features"]
-
-    @cached_property
-    def heldout(self) -> dict[str, Tensor]:
-        """Features of each concept's held-out pictures."""
-        from conceptctl.workflows.evaluate.heldout import read_pictures
-
-        store = Store(self.cell.base)
-        found = read_pictures(store, store.head(), {item.name: item.heldout for item in self.items}).pictures
-        for name, pictures in found.items():
-            self._show(pictures, f"{name}-heldout", made=False)
-        return {name: self.extractor.images(pictures) for name, pictures in found.items()}
-
-    def _figures(self, item: Item, when: str) -> dict[str, float | None]:
-        plain = self._recipe(self.store_of(item), item).plain(item.class_word)
-        said = _read(self._path(item, when))
-        return {
-            **measures.figures(
-                self.heldout[item.name],
-                self._features(item, LEARNED),
-                self._features(item, when),
-                self.extractor.texts([plain]) if plain else None,
-            ),
-            **{name: said[name] for name in ("success", "attributes")},
-        }
-
-    def _pairs(self) -> dict[str, float | None]:
-        """Draw neighbours in the sequence together, and compare with each of the two (003, table 6)."""
-        from conceptctl.metrics.continual import mean
-        from conceptctl.workflows.generate.compose import compose
-
-        store = self.store_of(self.items[0])
-        backbone = model.load(store, store.head(), str(self.device))
-        found: list[dict[str, float | None]] = []
-        for pair in list(zip(self.items, self.items[1:], strict=False))[: self.cell.pairs]:
-            self.tell(f"{self.cell.name}: {pair[0].name} and {pair[1].name}", len(self.items))
-            prompt = "a photo of " + " next to ".join(f"V*{item.name}" for item in pair)
-            composed = compose(store, store.head(), prompt, [item.name for item in pair])
-            pictures = self._pictures(backbone, composed, PAIR_PICTURES)
-            self._show(pictures, f"pair-{pair[0].name}-{pair[1].name}")
-            features = self.extractor.images(pictures)
-            each = [measures.figures(self.heldout[item.name], features, features) for item in pair]
-            found.append(
-                {
-                    **{name: mean(figures[name] for figures in each) for name in ("A_mmd", "kid", "clip_i2i")},
-                    "both": measures.judged_pair(self.judge, [item.subject for item in pair], pictures),
-                }
-            )
-        return {name: mean(each[name] for each in found) for name in found[0]}
-
-    def _results(self, pairs: dict[str, float | None] | None) -> dict[str, Any]:
-        """Everything that a report needs, as plain data."""
-        from conceptctl.workflows.evaluate.figures import kernel_settings
-
-        times = self.cell.evaluations
-        return {
-            "cell": {"key": self.cell.key, **self.cell.content},
-            "concepts": [{"name": item.name, "class": item.class_word} for item in self.items],
-            "learned": [self._figures(item, LEARNED) for item in self.items],
-            "evaluations": [
-                {"after": after, "figures": [self._figures(item, _after(after)) for item in self.items[:after]]}
-                for after in times
-            ],
-            "pairs": pairs,
-            "tasks": [
-                {**task, "seconds": _read(self._path(item, LEARNED))["seconds"]}
-                for item, task in zip(
-                    self.items,
-                    weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items]),
-                    strict=True,
-                )
-            ],
-            "kernel": kernel_settings(self.extractor.width),
-            "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
-            "device": str(self.device.type),
-            "program": conceptctl.__version__,
-            "starts": len((self.home / STARTS).read_text(encoding="utf-8").splitlines()),
-            "finished": now(),
-        }
-
-
-def _after(count: int) -> str:
-    return f"after-{count:04d}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    durable.replace_file(path, data, path.parent, mode=0o644)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write(path, (json.dumps(value, indent=1) + "\n").encode())
+    return None

@@ -1,50 +1,50 @@
-"""Cells: one method learns one sequence with one seed. What decides a cell's result is its name on the disk."""
+"""Cells in which one method learns one sequence of concepts with one seed."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar
 
 from filelock import FileLock
 
 import conceptctl
 from conceptctl.config import TrainConfig
-from conceptctl.errors import NotFound
+from conceptctl.errors import StoreDamaged
 from conceptctl.presets import Preset, preset_of
+from conceptctl.store import base
 from conceptctl.store.store import Store
-from conceptctl.workflows.bench import sequences
+from conceptctl.workflows.bench import measures, sequences
+from conceptctl.workflows.bench.cell import DATA, Cell
+from conceptctl.workflows.bench.joint import check_joint
 from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec
 from conceptctl.workflows.evaluate.heldout import read_pictures
 from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.request import Request, check_facts, make_method
 
-CELLS, DATA, BASES = "cells", "data", "bases"
-"""Folders of an output folder."""
-RESULTS, FAILED, STORE, DRAWN = "results.json", "failed.json", "store", "drawn"
-"""What a cell's folder holds."""
+BASES = "bases"
+"""The folder of an output folder that holds a store on each base, without concepts."""
+STORE, DRAWN = "store", "drawn"
+"""What such a cell's folder holds beside."""
 VERSION = 1
 """Of what a cell does: another number, and every cell is run anew."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class ConceptCell(Cell):
     """One method, one sequence, one seed, with everything that decides the result."""
 
-    label: str
-    """What its row is called; it decides nothing."""
-    method: str
-    seed: int
+    MEASURED: ClassVar[str] = f"{DRAWN}/*-learned.json"
+
     alone: bool
+    joint: bool
     settings: Mapping[str, Any]
     """What the spec sets of the method."""
     steps: int
@@ -59,88 +59,13 @@ class Cell:
     """A store without concepts, on the base; copied for the cell."""
     folder: Path
     """The folder of the sequence."""
-    concepts: int
     feature_extractor: str | None
     precision: str | None
-    content: Mapping[str, Any]
-    """What decides its result, as plain data."""
-
-    @property
-    def name(self) -> str:
-        """What it is called among the cells of its spec."""
-        return f"{self.label}/{self.seed}"
-
-    @property
-    def key(self) -> str:
-        """What its folder is called: cells of one content are one cell."""
-        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
-        method = re.sub(r"[^a-z0-9]+", "-", self.method.replace("+", "p"))
-        return f"{method}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-    def home(self, output: Path) -> Path:
-        """Its folder in an output folder."""
-        return output / CELLS / self.key
-
-    def learned(self, output: Path) -> int:
-        """How many of its concepts have been learned and measured."""
-        if (self.home(output) / RESULTS).exists():
-            return self.concepts
-        return len(list((self.home(output) / DRAWN).glob("*-learned.json")))
-
-
-class Labelled(Protocol):
-    """A row of some spec."""
-
-    @property
-    def label(self) -> str:
-        """What it is called."""
-
-    @property
-    def method(self) -> str:
-        """Whose row it is."""
-
-
-Row = TypeVar("Row", bound=Labelled)
-
-
-def chosen(
-    name: str, entries: Sequence[Row], seeds: Sequence[int], patterns: Sequence[str], methods: Mapping[str, str]
-) -> list[tuple[Row, int]]:
-    """Return the cells that patterns name, as rows and seeds; all where there is no pattern.
-
-    Args:
-        name: The spec's.
-        entries: Its rows.
-        seeds: Its seeds.
-        patterns: LABEL/SEED, or LABEL, with `*` for anything.
-        methods: Every method that can learn what the spec is about.
-
-    Raises:
-        NotFound: A pattern names none, or there is no such method.
-    """
-    every = [(entry, seed) for entry in entries for seed in seeds]
-    for pattern in patterns:
-        if not any(_matches(entry, seed, pattern) for entry, seed in every):
-            labels = ", ".join(entry.label for entry in entries)
-            raise NotFound(f"no cell of {name} is called {pattern!r}", hint=f"LABEL/SEED; labels: {labels}")
-    found = [each for each in every if not patterns or any(_matches(*each, pattern) for pattern in patterns)]
-    unknown = [entry for entry, _ in found if entry.method not in methods]
-    if unknown:
-        names = ", ".join(dict.fromkeys(repr(entry.method) for entry in unknown))
-        raise NotFound(
-            f"spec {name}: there is no method {names} for what it compares",
-            hint=f"methods: {', '.join(methods)}; or --cells with the rows that can be run",
-        )
-    return found
-
-
-def _matches(entry: Labelled, seed: int, pattern: str) -> bool:
-    return fnmatchcase(entry.label, pattern) or fnmatchcase(f"{entry.label}/{seed}", pattern)
 
 
 def make_cells(
     spec: Spec, rows: Sequence[tuple[Entry, int]], output: Path, tell: Callable[[str], None] = lambda text: None
-) -> list[Cell]:
+) -> list[ConceptCell]:
     """Prepare cells: their base and their pictures are there afterwards, and every setting is checked.
 
     Args:
@@ -155,12 +80,34 @@ def make_cells(
         UsageError: A setting that cannot be meant.
     """
     store = _base_store(spec.base, output / BASES)
-    base = store.head().base
-    preset = preset_of(base)
+    preset = preset_of(store.head().base)
     # Settings cost nothing to check, and pictures do.
     configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
     data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
     return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
+
+
+def check_tools(cells: Sequence[Cell]) -> None:
+    """Open once what cells measure with, and look whether the base is whole: each would fail by it after hours.
+
+    Raises:
+        NotFound: The feature extractor cannot be had, or is none.
+        StoreDamaged: The base's store, or the judge, is not as it was written.
+    """
+    import torch
+
+    from conceptctl.workflows.extractor import open_extractor
+
+    needed = {(cell.base, cell.feature_extractor) for cell in cells if isinstance(cell, ConceptCell)}
+    for place, feature_extractor in needed:
+        store = Store(place)
+        try:
+            with base.folder(store.layout, store.head()):
+                pass
+        except StoreDamaged as error:
+            raise StoreDamaged(str(error), hint=f"take {place} away: the next run makes it anew") from None
+        open_extractor(store.head().base, feature_extractor, torch.device("cpu"))
+        measures.open_judge(store.head().base)
 
 
 def _base_store(named: str, root: Path) -> Store:
@@ -184,7 +131,10 @@ def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
     train = train_config(entry.method, spec.protocol)
     request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
     check_facts(request)
-    return dataclasses.asdict(make_method(request, preset).config)
+    method = make_method(request, preset)
+    if entry.joint:
+        check_joint(method)
+    return dataclasses.asdict(method.config)
 
 
 def train_config(method: str, protocol: Any, seed: int = 0) -> TrainConfig:
@@ -222,14 +172,14 @@ def _cell(
     folder: Path,
     items: tuple[Item, ...],
     digest: str,
-) -> Cell:
+) -> ConceptCell:
     protocol, count = spec.protocol, len(items)
     drawn: dict[str, Any] = {
         "pictures": protocol.pictures or preset.learn.reference_samples,
         "sampling_steps": protocol.sampling_steps or preset.sampling.steps,
         "guidance": preset.sampling.guidance,
-        "evaluations": [] if entry.alone else list(evaluation_times(count, protocol.evaluations)),
-        "pairs": 0 if entry.alone else min(protocol.pairs, count - 1),
+        "evaluations": list(evaluation_times(count, protocol.evaluations)) if entry.in_sequence else [],
+        "pairs": min(protocol.pairs, count - 1) if entry.in_sequence else 0,
     }
     content = {
         "version": VERSION,
@@ -237,6 +187,8 @@ def _cell(
         "method": entry.method,
         "config": config,
         "alone": entry.alone,
+        # Cells that were there before there was such a training keep their names.
+        **({"joint": True} if entry.joint else {}),
         "seed": seed,
         "base": store.head().base.sha256,
         "pictures_sha256": digest,
@@ -245,11 +197,12 @@ def _cell(
         "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
         **drawn,
     }
-    return Cell(
+    return ConceptCell(
         label=entry.label,
         method=entry.method,
         seed=seed,
         alone=entry.alone,
+        joint=entry.joint,
         settings=dict(entry.settings),
         # The spec's own settings have the last word, also over a protocol's.
         steps=config["steps"],

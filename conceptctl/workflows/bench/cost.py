@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from conceptctl.presets import shipped
 from conceptctl.workflows.bench.cells import evaluation_times
+from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.spec import Spec
 
 SECONDS_A_SAMPLE = 0.035
@@ -23,15 +24,25 @@ class Cost:
 
     cells: int
     learned: int
-    """Concepts, over all cells."""
+    """Concepts, or tasks, over all cells; of a joint training each, for it has as many steps."""
     drawn: int
     """Pictures, over all cells."""
     hours: float | None
     """Of one core, about; None where the base is not the bundled one, or the number of concepts is not known."""
 
 
-def cost_of(spec: Spec) -> Cost | None:
+def cost_of(spec: Spec | ClassSpec) -> Cost | None:
     """Return what a spec costs; None where its folder alone knows how many concepts there are."""
+    return _of_classes(spec) if isinstance(spec, ClassSpec) else _of_concepts(spec)
+
+
+def _of_classes(spec: ClassSpec) -> Cost:
+    """What a comparison of classifiers costs, which learns tasks and draws nothing."""
+    learned = sum(1 if entry.joint else spec.data.tasks_learned for entry in spec.entries) * len(spec.seeds)
+    return Cost(len(spec.entries) * len(spec.seeds), learned, 0, None)
+
+
+def _of_concepts(spec: Spec) -> Cost | None:
     count = spec.data.concepts
     if count is None:
         return None
@@ -41,7 +52,7 @@ def cost_of(spec: Spec) -> Cost | None:
     cells = len(spec.entries) * len(spec.seeds)
     learned = cells * count
     again = sum(time - 1 for time in evaluation_times(count, protocol.evaluations))
-    sequences = sum(not entry.alone for entry in spec.entries) * len(spec.seeds)
+    sequences = sum(entry.in_sequence for entry in spec.entries) * len(spec.seeds)
     drawn = (learned + sequences * again) * pictures + sequences * min(protocol.pairs, count - 1) * 8
     hours = None
     if preset:

@@ -20,6 +20,7 @@ from conceptctl.workflows.places import writable
 FILES = ("report.html", "report.md", "report.csv")
 CLASS_FILE = "classification.csv"
 """Beside them, where classifiers were compared: every accuracy."""
+NO_PICTURES = "What the cells drew is not in this folder: there are no grids of pictures."
 Points = Callable[[Result], Sequence[tuple[int, float]]]
 
 
@@ -71,13 +72,14 @@ def content(found: Sequence[Bench]) -> BenchReport:
 
 def _section(bench: Bench) -> Section:
     spec = bench.spec
+    sheets = _sheets(bench)
     return Section(
         f"{spec['title']} ({spec['protocol']['name']} protocol)",
         spec["description"],
-        tables.notes(bench),
+        (*tables.notes(bench), *(() if sheets else (NO_PICTURES,))),
         tables.tables(bench),
         tuple(chart for each in _CHARTS for chart in _split(bench, *each)),
-        _sheets(bench),
+        sheets,
         _facts(bench),
     )
 
@@ -143,7 +145,10 @@ def _series(row: Row[Result], points: Points, main: bool) -> Series:
 
 
 def _sheets(bench: Bench) -> tuple[Sheet, ...]:
-    """An early, a middle and a late concept by every row (000, figure 4), just after learning and at the end."""
+    """An early, a middle and a late concept by every row (000, figure 4), just after learning and at the end.
+
+    Results may come without their pictures: then there are none.
+    """
     seed = bench.rows[0].results[0].seed
     shown = [(row.label, result) for row in bench.rows for result in row.results if result.seed == seed]
     names = shown[0][1].concepts
@@ -160,7 +165,7 @@ def _sheets(bench: Bench) -> tuple[Sheet, ...]:
             rows.append((label, tuple(_picture(result, name, last) for name in chosen)))
         labels = tuple(f"{column}: {name}" for column, name in zip(columns, chosen, strict=True))
         made.append(Sheet(title, f"{text} Seed {seed}.", (labels[0], labels[1], labels[2]), tuple(rows)))
-    return tuple(made)
+    return tuple(made) if any(each for sheet in made for _, row in sheet.rows for each in row) else ()
 
 
 def _picture(result: Result, concept: str, when: str) -> Picture | None:

@@ -11,16 +11,12 @@ from typing import Any, Generic, TypeVar
 from conceptctl.errors import NotFound
 from conceptctl.metrics.classification import Figures, accuracy, accuracy_matrix, figures_of
 from conceptctl.metrics.continual import mean
-from conceptctl.workflows.bench.cells import CELLS, DRAWN, FAILED, RESULTS
+from conceptctl.workflows.bench.cell import CELLS, FAILED, RESULTS
+from conceptctl.workflows.bench.cells import DRAWN
 from conceptctl.workflows.bench.classification.spec import KIND
-from conceptctl.workflows.bench.measures import LABELS, NOT_OF_THE_LAST
-from conceptctl.workflows.bench.run import RUNS, read_noted
-
-COSTS = (
-    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
-    "seconds", "peak_memory",
-)  # fmt: skip
-"""What a task took, of which the mean over tasks is said."""
+from conceptctl.workflows.bench.measures import COSTS, LABELS, NOT_OF_THE_LAST
+from conceptctl.workflows.bench.noted import read_noted, read_results
+from conceptctl.workflows.bench.run import RUNS
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,11 @@ class Result:
     def alone(self) -> bool:
         """Whether each concept was learned in a model of its own."""
         return bool(self.found["cell"]["alone"])
+
+    @property
+    def joint(self) -> bool:
+        """Whether all concepts were learned at once; cells of earlier versions do not say."""
+        return bool(self.found["cell"].get("joint"))
 
     def final(self) -> list[Mapping[str, float | None]]:
         """The figures of each concept at the end of the sequence."""
@@ -73,7 +74,9 @@ class Result:
 
     def summary(self) -> dict[str, float | None]:
         """The means over concepts."""
-        learned = {f"{name}_learned": mean(each[name] for each in self.found["learned"]) for name in ("success",)}
+        # What is learned at once is drawn once, at the end.
+        first = [] if self.joint else self.found["learned"]
+        learned = {f"{name}_learned": mean(each[name] for each in first) for name in ("success",)}
         pairs = {f"pairs_{name}": value for name, value in (self.found["pairs"] or {}).items()}
         return {
             **{name: mean(self.at_the_end(name)) for name in LABELS},
@@ -204,11 +207,10 @@ def _bench(output: Path, path: Path) -> Bench:
                 failed[name] = str(read_noted(home / FAILED, "message")["message"])
             continue
         label, _, seed = name.rpartition("/")
+        told = read_results(home / RESULTS, classes=classes)
         if classes:
-            told = read_noted(home / RESULTS, "cell", "tasks")
             class_results.setdefault(label, []).append(ClassResult(int(seed), home, told))
         else:
-            told = read_noted(home / RESULTS, "cell", "tasks", "evaluations")
             results.setdefault(label, []).append(Result(int(seed), home, told))
     rows = tuple(Row(label, tuple(each)) for label, each in results.items())
     class_rows = tuple(Row(label, tuple(every)) for label, every in class_results.items())

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from conceptctl.errors import DeviceFailed, StoreDamaged
+from conceptctl.errors import Busy, DeviceFailed
 from conceptctl.methods import CLASSIFIERS, METHODS
-from conceptctl.store import durable
-from conceptctl.workflows.bench.cells import RESULTS, Cell, chosen, make_cells
+from conceptctl.workflows.bench.cell import RESULTS, Cell, chosen
+from conceptctl.workflows.bench.cell_run import Failure
+from conceptctl.workflows.bench.cells import check_tools, make_cells
 from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
 from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.engines import check_engine, run_cells
+from conceptctl.workflows.bench.noted import read_noted, read_results, write_json
 from conceptctl.workflows.bench.spec import Spec
 from conceptctl.workflows.learn.request import Request, precision_of
 from conceptctl.workflows.places import writable
@@ -44,7 +44,7 @@ class Ran:
     """What a run did."""
 
     output: Path
-    cells: tuple[Cell | ClassCell, ...]
+    cells: tuple[Cell, ...]
     finished_before: tuple[str, ...]
     """Names of cells that an earlier run had finished."""
 
@@ -55,6 +55,7 @@ def run(
     *,
     patterns: Sequence[str] = (),
     engine: str = "local",
+    at_once: int | None = None,
     device: str = "auto",
     watch: Watch | None = None,
 ) -> Ran:
@@ -65,47 +66,65 @@ def run(
         output: A folder; several specs may share one, and cells that are alike.
         patterns: Which cells, see `chosen`.
         engine: One of `engines.ENGINES`.
+        at_once: How many cells run at the same time on this machine; see `engines.run_cells`.
         device: "auto", "cpu" or "cuda".
         watch: Who is told.
 
     Raises:
-        NotFound: There is no such method, cell, setting or base.
+        NotFound: There is no such method, cell, setting, base or feature extractor.
         UsageError: A setting, an engine or a place that cannot be meant.
         PicturesRefused: Pictures are missing.
+        StoreDamaged: The results of a finished cell, the base or the judge are not as they were written.
         DeviceFailed: Cells failed; the others are finished.
+        Busy: Another run has some of the cells; the others are finished.
     """
     watch = watch or Watch()
     made = _chosen(spec, patterns)
-    check_engine(engine)
+    check_engine(engine, at_once)
     if engine == "local":
         _check_device(None if isinstance(spec, ClassSpec) else spec.precision, device)
     with writable(output):
         watch.stage("making base and pictures ready")
         cells = made(output.absolute(), watch.stage)
+        finished = tuple(cell.name for cell in cells if _is_finished(cell, output))
         _note(spec, cells, output)
-        finished = tuple(cell.name for cell in cells if (cell.home(output) / RESULTS).exists())
         # Rows of one content are one cell.
         missing = list({cell.key: cell for cell in cells if cell.name not in finished}.values())
+        if missing:
+            watch.stage("opening what cells measure with")
+            check_tools(missing)
         watch.begin(sum(cell.learned(output) for cell in missing), sum(cell.concepts for cell in missing))
-        failed = run_cells(engine, missing, output.absolute(), device, watch.progress) if missing else {}
-    if failed:
-        name, problem = next(iter(failed.items()))
-        raise DeviceFailed(
-            f"{len(failed)} of {len(cells)} cells failed; {name}: {problem}",
-            hint="the others are finished; the same command tries these again",
-        )
+        failed = run_cells(engine, missing, output.absolute(), device, watch.progress, at_once) if missing else {}
+    _check(failed, len(cells))
     return Ran(output, tuple(cells), finished)
 
 
-def _chosen(
-    spec: Spec | ClassSpec, patterns: Sequence[str]
-) -> Callable[[Path, Callable[[str], None]], Sequence[Cell | ClassCell]]:
+def _check(failed: Mapping[str, Failure], of: int) -> None:
+    """Say what went wrong with cells; those that another run has are no failure, and are said where nothing else is."""
+    really = {name: each for name, each in failed.items() if not each.is_busy}
+    if really:
+        name, problem = next(iter(really.items()))
+        raise DeviceFailed(
+            f"{len(really)} of {of} cells failed; {name}: {problem.message}",
+            hint="the others are finished; the same command tries these again",
+        )
+    if failed:
+        raise Busy(f"another run has {len(failed)} of {of} cells: {', '.join(failed)}")
+
+
+def _chosen(spec: Spec | ClassSpec, patterns: Sequence[str]) -> Callable[[Path, Callable[[str], None]], Sequence[Cell]]:
     """What makes the cells that patterns name, given the output folder and who is told what takes long."""
     if isinstance(spec, ClassSpec):
         classes = chosen(spec.name, spec.entries, spec.seeds, patterns, CLASSIFIERS)
         return lambda output, tell: make_class_cells(spec, classes, output, tell)
     rows = chosen(spec.name, spec.entries, spec.seeds, patterns, METHODS)
     return lambda output, tell: make_cells(spec, rows, output, tell)
+
+
+def _is_finished(cell: Cell, output: Path) -> bool:
+    """Whether a cell has its results; damaged ones are said, for nobody may lose them without knowing."""
+    path = cell.home(output) / RESULTS
+    return path.exists() and bool(read_results(path, classes=isinstance(cell, ClassCell)))
 
 
 def _check_device(precision: str | None, device: str) -> None:
@@ -115,7 +134,7 @@ def _check_device(precision: str | None, device: str) -> None:
     precision_of(Request(Path(), "x", mixed_precision=precision), choose_device(device).type)
 
 
-def _note(spec: Spec | ClassSpec, cells: Sequence[Cell | ClassCell], output: Path) -> None:
+def _note(spec: Spec | ClassSpec, cells: Sequence[Cell], output: Path) -> None:
     """Write down which cells belong to a spec, for the report."""
     folder = output / RUNS
     folder.mkdir(exist_ok=True)
@@ -129,24 +148,4 @@ def _note(spec: Spec | ClassSpec, cells: Sequence[Cell | ClassCell], output: Pat
             "spec": dataclasses.asdict(spec),
             "cells": {name: noted[name] for name in names if name in noted},
         }
-        durable.replace_file(path, (json.dumps(value, indent=1) + "\n").encode(), folder, mode=0o644)
-
-
-def read_noted(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a file of a benchmark.
-
-    Args:
-        path: The file.
-        keys: What must be in it.
-
-    Raises:
-        StoreDamaged: It is not as it was written.
-    """
-    hint = "take the file away and run the cell again"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreDamaged(f"{path}: {error}", hint=hint) from None
-    if not isinstance(found, dict) or not set(keys) <= set(found):
-        raise StoreDamaged(f"{path}: not what a benchmark wrote", hint=hint)
-    return found
+        write_json(path, value)

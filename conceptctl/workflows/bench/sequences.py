@@ -50,13 +50,25 @@ def write_world(data: Data, seed: int, root: Path) -> Path:
 
     Returns:
         The folder of the sequence.
+
+    Raises:
+        PicturesRefused: Some of the pictures that were written are not there any more.
     """
     name = f"{'-'.join(data.kinds) or 'mixed'}-{data.concepts}-{data.train}-{data.heldout}-seed-{seed}"
 
     def write(part: Path) -> Iterable[Any]:
         return world.write_folders(world_sequence(data, seed), part, training=data.train, heldout=data.heldout)
 
-    return _written_once(root, name, write)
+    folder = _written_once(root, name, write)
+    for item in items_of(folder, data.concepts):
+        # With fewer of them every cell would be another one.
+        for part, count in ((item.train, data.train), (item.heldout, data.heldout)):
+            if len(_files(part)) != count:
+                raise PicturesRefused(
+                    f"{part} has {len(_files(part))} pictures, not {count}",
+                    hint=f"take {folder} away: the next run draws its pictures anew",
+                )
+    return folder
 
 
 def write_styles(seed: int, root: Path) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
@@ -77,6 +77,13 @@ class Entry:
     settings: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     """Each concept is learned from the base, in a model of its own: an upper bound, in which nothing is forgotten."""
+    joint: bool = False
+    """Everything is learned at once: an upper bound, which nothing is learned after."""
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether one thing is learned after the other."""
+        return not (self.alone or self.joint)
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
         for key in ("title", "description", "base", "feature_extractor", "precision", "reference")
     }
     shared = settings_of(f"{what}: settings", value.get("settings", {}))
-    entries = tuple(Entry(*row) for row in rows_of(what, value.get("methods"), shared, "alone"))
+    entries = tuple(rows_of(what, value.get("methods"), shared, ("alone", "joint")))
     labels = [each.label for each in entries]
     reference = texts["reference"] or labels[0]
     if reference not in labels:
@@ -286,16 +293,14 @@ def settings_of(what: str, value: Any) -> Mapping[str, Any]:
     return dict(table)
 
 
-def rows_of(
-    what: str, value: Any, shared: Mapping[str, Any], flag: str
-) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
-    """Read the rows of a spec: label, method, settings, and whether what the flag names holds of it.
+def rows_of(what: str, value: Any, shared: Mapping[str, Any], bounds: Sequence[str]) -> Iterator[Entry]:
+    """Read the rows of a spec.
 
     Args:
         what: The spec, for messages.
         value: Tables by label.
         shared: Settings of every row.
-        flag: What a row may have beside its method and settings, by its key.
+        bounds: Which upper bounds a row may be, by their keys in `Entry`.
 
     Raises:
         UsageError: There is no row, or one is none.
@@ -305,13 +310,19 @@ def rows_of(
     for label, given in value.items():
         here = f"{what}: methods.{label}"
         table = table_of(here, given)
-        if unknown := sorted(set(table) - {"method", "settings", flag}):
-            raise UsageError(f"{here}: nothing is called {unknown[0]!r}", hint=f"method; settings; {flag}")
-        holds = table.get(flag, False)
-        if type(holds) is not bool or not label.isprintable() or "/" in label:
-            raise UsageError(f"{what}: methods.{label!a}: {flag} is true or false, and a label has no slash")
+        if unknown := sorted(set(table) - {"method", "settings", *bounds}):
+            raise UsageError(
+                f"{here}: nothing is called {unknown[0]!r}", hint="; ".join(("method", "settings", *bounds))
+            )
+        if not label.isprintable() or "/" in label:
+            raise UsageError(f"{what}: methods.{label!a}: a label is of one line and has no slash")
+        holds = {name: table.get(name, False) for name in bounds}
+        if odd := [name for name, each in holds.items() if type(each) is not bool]:
+            raise UsageError(f"{here}: {odd[0]} is true or false")
+        if sum(holds.values()) > 1:
+            raise UsageError(f"{here}: it is {' and '.join(bounds)}", hint="one of them, or a row for each")
         own = settings_of(f"{here}.settings", table.get("settings", {}))
-        yield label, text_of(here, "method", table) or label, {**shared, **own}, holds
+        yield Entry(label, text_of(here, "method", table) or label, {**shared, **own}, **holds)
 
 
 def _paper(what: str, value: Any, labels: list[str]) -> Paper:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from conceptctl import families
@@ -13,7 +14,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.evaluate.weight_history import follow
 
 FP32 = 4
-_TOLD = ("seconds_a_step", "peak_memory", "density", "trained_on", "precision")
+TOLD = ("seconds_a_step", "peak_memory", "density", "trained_on", "precision")
+"""What else is told of a training."""
 
 
 def weights_used(stores: Sequence[Store], names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -27,9 +29,8 @@ def weights_used(stores: Sequence[Store], names: Sequence[str]) -> Iterator[dict
         Numbers of one concept. Parameters are in % of the network that is adapted; what is stored is the bytes of its
         file but for features, in fp32 numbers.
     """
-    shapes = {path: info.shape for path, (_, _, info) in base.tensors(stores[0].layout, stores[0].head().base).items()}
-    adapted = {pattern.partition("/")[0] for pattern in families.facts_of(stores[0].head().base).targets}
-    network = sum(math.prod(shape) for path, shape in shapes.items() if path.partition("/")[0] in adapted)
+    shapes = shapes_in(stores[0])
+    network = network_size(stores[0], shapes)
     drifts: dict[str, Any] = {}
     for root in dict.fromkeys(store.layout.root for store in stores):
         store = Store(root)
@@ -37,9 +38,7 @@ def weights_used(stores: Sequence[Store], names: Sequence[str]) -> Iterator[dict
     for store, name in zip(stores, names, strict=True):
         path = store.blob(store.concept(name))
         record, drift = read_record(path), drifts[name]
-        kept = sum(
-            info.end - info.start for part, info in tensorfile.read_header(path).tensors.items() if part != "features"
-        )
+        kept = bytes_kept(path)
         trained = [record.settings.get(part) for part in ("trained_in_unet", "trained_parameters")]
         yield {
             "name": name,
@@ -50,8 +49,25 @@ def weights_used(stores: Sequence[Store], names: Sequence[str]) -> Iterator[dict
             "changed": 100 * drift.changed / network if drift else None,
             "first_time": drift.first_time if drift else None,
             "distance": drift.distance if drift else None,
-            **{part: record.settings.get(part) for part in _TOLD},
+            **{part: record.settings.get(part) for part in TOLD},
         }
+
+
+def shapes_in(store: Store) -> dict[str, tuple[int, ...]]:
+    """The shapes of a base's tensors, by parameter path."""
+    return {path: info.shape for path, (_, _, info) in base.tensors(store.layout, store.head().base).items()}
+
+
+def network_size(store: Store, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many parameters the network has that is adapted."""
+    adapted = {pattern.partition("/")[0] for pattern in families.facts_of(store.head().base).targets}
+    return sum(math.prod(shape) for path, shape in shapes.items() if path.partition("/")[0] in adapted)
+
+
+def bytes_kept(path: Path) -> int:
+    """The bytes of a concept's file, but for features."""
+    tensors = tensorfile.read_header(path).tensors
+    return sum(info.end - info.start for part, info in tensors.items() if part != "features")
 
 
 def _percent(count: Any, of: int) -> float | None:

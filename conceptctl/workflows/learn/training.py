@@ -154,7 +154,7 @@ def train_concept(
         DeviceFailed: What was learned is no number.
     """
     trainable = prepared.method.attach(task).to(prepared.device)
-    fit = _fit(prepared, model.backbone, trainable, dataset)
+    fit = fit_of(prepared, model.backbone, trainable, dataset)
     told = _Told(prepared, model.backbone, resumed)
     try:
         end = train(
@@ -179,7 +179,7 @@ def train_concept(
     return Trained(learned, factors, trainable, end, outcome, measures, told.pace.seconds_a_step)
 
 
-def _fit(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:
+def fit_of(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset: Dataset) -> Fit:
     """Fit a step into memory: as the request says, or by what a GPU has free."""
     request, config = prepared.request, prepared.method.config
     chosen = Fit(request.micro_batch, request.gradient_checkpointing)

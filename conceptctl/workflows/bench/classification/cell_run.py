@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,15 @@ from conceptctl.images.class_folders import LabelledClass, read_pictures
 from conceptctl.methods import find_classifier
 from conceptctl.store import durable
 from conceptctl.store.manifest import now
-from conceptctl.workflows.bench.cells import RESULTS
+from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.classification.cells import STATE, TASKS, ClassCell
+from conceptctl.workflows.bench.noted import write_results
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptctl.families.vit import VitBackbone
     from conceptctl.workflows.classification.learner import Learner, Taught
-
-Tell = Callable[[str, int], None]
 
 
 def run_class_cell(cell: ClassCell, home: Path, device: str, tell: Tell) -> None:
@@ -71,7 +70,7 @@ def run_class_cell(cell: ClassCell, home: Path, device: str, tell: Tell) -> None
         "program": conceptctl.__version__,
         "finished": now(),
     }
-    _write(home / RESULTS, json.dumps(results, indent=1).encode())
+    write_results(home / RESULTS, results)
     (home / STATE).unlink(missing_ok=True)
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import conceptctl
 from conceptctl.errors import UsageError
@@ -18,9 +16,10 @@ from conceptctl.images.class_folders import LabelledClass, classes_in, tasks_of
 from conceptctl.methods import find_classifier
 from conceptctl.presets import Preset, preset_for
 from conceptctl.store import durable
-from conceptctl.workflows.bench.cells import CELLS, DATA, RESULTS
-from conceptctl.workflows.bench.classification.spec import ClassSpec, Entry
+from conceptctl.workflows.bench.cell import DATA, Cell
+from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.sequences import write_styles
+from conceptctl.workflows.bench.spec import Entry
 from conceptctl.workflows.learn.request import configured
 
 STATE = "state.safetensors"
@@ -31,12 +30,11 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class ClassCell:
+class ClassCell(Cell):
     """One method, one order of tasks, one seed."""
 
-    label: str
-    method: str
-    seed: int
+    MEASURED: ClassVar[str] = f"{TASKS}/*.json"
+
     config: Mapping[str, Any]
     """Every setting of the method."""
     epochs: int
@@ -46,35 +44,6 @@ class ClassCell:
     """Those that are learned; all classes in one for what is learned at once."""
     groups: tuple[tuple[str, ...], ...]
     """The classes of each task, also of what is learned at once."""
-    content: Mapping[str, Any]
-    """What decides its result, as plain data."""
-
-    @property
-    def name(self) -> str:
-        """What it is called among the cells of its spec."""
-        return f"{self.label}/{self.seed}"
-
-    @property
-    def key(self) -> str:
-        """What its folder is called: cells of one content are one cell."""
-        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
-        method = re.sub(r"[^a-z0-9]+", "-", self.method)
-        return f"{method}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-    @property
-    def concepts(self) -> int:
-        """How many tasks there are to learn."""
-        return len(self.tasks)
-
-    def home(self, output: Path) -> Path:
-        """Its folder in an output folder."""
-        return output / CELLS / self.key
-
-    def learned(self, output: Path) -> int:
-        """How many of its tasks have been learned and measured."""
-        if (self.home(output) / RESULTS).exists():
-            return self.concepts
-        return len(list((self.home(output) / TASKS).glob("*.json")))
 
 
 def make_cells(
@@ -111,7 +80,6 @@ def make_cells(
     for entry, seed in rows:
         folder = folders[seed]
         tasks = tasks_of(classes[folder], spec.data.tasks, seed)[: spec.data.learned or None]
-        groups = tuple(tuple(each.name for each in task) for task in tasks)
         content: dict[str, Any] = {
             "version": VERSION,
             "program": conceptctl.__version__,
@@ -123,15 +91,28 @@ def make_cells(
             "seed": seed,
             "base": digest,
             "pictures_sha256": pictures[folder],
-            "tasks": [list(names) for names in groups],
+            "tasks": [[each.name for each in task] for task in tasks],
         }
-        learned = (tuple(each for task in tasks for each in task),) if entry.joint else tasks
-        made.append(
-            ClassCell(
-                entry.label, entry.method, seed, content["config"], content["epochs"], base, learned, groups, content
-            )
-        )
+        made.append(_cell(entry, seed, base, tasks, content))
     return made
+
+
+def _cell(
+    entry: Entry, seed: int, base: str, tasks: tuple[tuple[LabelledClass, ...], ...], content: dict[str, Any]
+) -> ClassCell:
+    learned = (tuple(each for task in tasks for each in task),) if entry.joint else tasks
+    return ClassCell(
+        label=entry.label,
+        method=entry.method,
+        seed=seed,
+        concepts=len(learned),
+        content=content,
+        config=content["config"],
+        epochs=content["epochs"],
+        base=base,
+        tasks=learned,
+        groups=tuple(map(tuple, content["tasks"])),
+    )
 
 
 def _config(entry: Entry, spec: ClassSpec, preset: Preset, unsupported: Mapping[str, str]) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from conceptctl.errors import UsageError
-from conceptctl.workflows.bench.spec import rows_of, seeds_of, settings_of, table_of, text_of
+from conceptctl.workflows.bench.spec import Entry, rows_of, seeds_of, settings_of, table_of, text_of
 
 KIND = "classification"
 _KEYS = {"kind", "title", "description", "base", "reference", "seeds", "settings", "data", "protocol", "methods"}
@@ -40,16 +40,10 @@ class Data:
     learned: int = 0
     """Only the first so many tasks are learned; 0 for all."""
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of a table: a method with its settings."""
-
-    label: str
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    joint: bool = False
-    """All classes are learned at once: an upper bound, which nothing is learned after."""
+    @property
+    def tasks_learned(self) -> int:
+        """How many tasks are learned."""
+        return self.learned or self.tasks
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> ClassSpec:
         raise UsageError(f"{what}: nothing is called {unknown[0]!r}", hint="; ".join(sorted(_KEYS)))
     texts = {key: text_of(what, key, value) for key in ("title", "description", "base", "reference")}
     shared = settings_of(f"{what}: settings", value.get("settings", {}))
-    entries = tuple(Entry(*row) for row in rows_of(what, value.get("methods"), shared, "joint"))
+    entries = tuple(rows_of(what, value.get("methods"), shared, ("joint",)))
     labels = [each.label for each in entries]
     if texts["reference"] not in ("", *labels):
         raise UsageError(f"{what}: reference is {texts['reference']!r}, and no method is called so", hint=str(labels))

@@ -1,0 +1,155 @@
+"""What a benchmark writes down as JSON, and how it is read again: a file that is not as it was written is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conceptctl.errors import StoreDamaged
+from conceptctl.store import durable
+from conceptctl.workflows.bench.cell import key_of
+from conceptctl.workflows.bench.measures import COSTS, LABELS
+
+DIGITS = 8
+"""Significant ones of a figure in results: more than any two machines agree in."""
+_NUMBER = (int, float, type(None))
+_TEXT = (str, type(None))
+_OF_ANY = {"device": str, "program": str}
+_FIGURES = dict.fromkeys(LABELS, _NUMBER)
+_CONCEPTS = {
+    **_OF_ANY,
+    "cell": {
+        "method": str, "alone": bool, "pictures": int, "sampling_steps": int, "pictures_sha256": str, "base": str,
+        "config": {"steps": int, "batch_size": int},
+    },
+    "concepts": [{"name": str, "class": str}],
+    "learned": [_FIGURES],
+    "evaluations": [{"after": int, "figures": [_FIGURES]}],
+    "pairs": (dict, type(None)),
+    "tasks": [{**dict.fromkeys((*COSTS, "distance", "first_time"), _NUMBER), "precision": _TEXT}],
+    "kernel": {"degree": int, "gamma": (int, float), "offset": (int, float), "unit_norm": bool, "biased": bool},
+    "extractor": {"name": str, "sha256": str},
+    "starts": int,
+}  # fmt: skip
+"""What the report reads of a cell in which concepts were learned: types by key, and what is in a list."""
+_CLASSES = {
+    **_OF_ANY,
+    "cell": {
+        "method": str, "joint": bool, "epochs": int, "base": str, "tasks": [[str]], "config": {"batch_size": int},
+    },
+    "tasks": [{
+        "labels": [str], "answers": [[str]], "n_param_trained": _NUMBER, "n_param_stored": _NUMBER, "seconds": _NUMBER,
+    }],
+}  # fmt: skip
+"""The same of one in which classes were."""
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file that is whole or not there."""
+    text = json.dumps(value, separators=(",", ":")) + "\n"
+    durable.replace_file(path, text.encode(), path.parent, mode=0o644)
+
+
+def write_results(path: Path, value: Mapping[str, Any]) -> None:
+    """Write the results of a cell, figures to `DIGITS` digits; what decides them, under "cell", stays as it is."""
+    write_json(path, {name: each if name == "cell" else _rounded(each) for name, each in value.items()})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def read_noted(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a file of a benchmark.
+
+    Args:
+        path: The file.
+        keys: What must be in it.
+
+    Raises:
+        StoreDamaged: It is not as it was written.
+    """
+    hint = "take the file away and run the cell again"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreDamaged(f"{path}: {error}", hint=hint) from None
+    if not isinstance(found, dict) or not set(keys) <= set(found):
+        raise StoreDamaged(f"{path}: not what a benchmark wrote", hint=hint)
+    return found
+
+
+def read_results(path: Path, *, classes: bool) -> dict[str, Any]:
+    """Read the results of a cell.
+
+    Args:
+        path: The file.
+        classes: Whether classes were learned, and not concepts.
+
+    Raises:
+        StoreDamaged: It is not as it was written: cut off, or changed so that nothing can be read off it.
+    """
+    hint = (
+        f"put {path.name} back as it was, or take it away: bench run then goes on from what else the cell's folder has"
+    )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreDamaged(f"{path} is cut off, or was changed: {error}", hint=hint) from None
+    where = _odd(found, _CLASSES if classes else _CONCEPTS) or (_unlike_classes if classes else _unlike_concepts)(found)
+    if where:
+        raise StoreDamaged(f"{path} is not what bench run wrote: {where}", hint=hint)
+    return dict(found)
+
+
+def _odd(value: Any, shape: Any, where: str = "it") -> str:
+    """What of a value is not of a shape, in words; "" where all is."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where} is no object"
+        if absent := [name for name in shape if name not in value]:
+            return f"{where} has no {absent[0]!r}"
+        return next(filter(None, (_odd(value[name], each, repr(name)) for name, each in shape.items())), "")
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{where} is no list"
+        return next(filter(None, (_odd(each, shape[0], f"one of {where}") for each in value)), "")
+    return "" if isinstance(value, shape) else f"{where} cannot be {str(value)[:40]!a}"
+
+
+def _unlike_concepts(found: Mapping[str, Any]) -> str:
+    """What of results does not fit together."""
+    count = len(found["concepts"])
+    if not count or {len(found["learned"]), len(found["tasks"])} != {count}:
+        return "'concepts', 'learned' and 'tasks' are not of one length"
+    if any(len(each["figures"]) != each["after"] for each in found["evaluations"]):
+        return "one of 'evaluations' has not as many figures as concepts"
+    if found["evaluations"] and found["evaluations"][-1]["after"] != count:
+        return "the last of 'evaluations' is not of all concepts"
+    if not all(isinstance(each, _NUMBER) for each in (found["pairs"] or {}).values()):
+        return "one of 'pairs' is no number"
+    return _unlike_its_key(found["cell"])
+
+
+def _unlike_classes(found: Mapping[str, Any]) -> str:
+    sizes = [len(task["labels"]) for task in found["tasks"]]
+    if not sizes or not all(sizes):
+        return "'tasks' holds none, or one without 'labels'"
+    for number, task in enumerate(found["tasks"], 1):
+        if [len(each) for each in task["answers"]] != sizes[:number]:
+            return "'answers' are not as many as 'labels'"
+    return _unlike_its_key(found["cell"])
+
+
+def _unlike_its_key(cell: Mapping[str, Any]) -> str:
+    """Whether what decides a result is what the cell's key was made of."""
+    content = {name: each for name, each in cell.items() if name != "key"}
+    if "key" not in cell or cell["key"] == key_of(cell["method"], cell.get("seed", 0), content):
+        return ""
+    return "'cell' is not what its key was made of"

@@ -45,13 +45,19 @@ class Family:
         components: The parts whose tensors make a base; a safety checker beside them changes nothing that a concept
             builds on.
         targets: Patterns (`fnmatch`) of the parameter paths that deltas go on.
-        token_tables: The pattern of each text encoder's token table, by the encoder's name.
+        token_tables: The pattern of each text encoder's token table, by the encoder's name; none where models read no
+            prompts, but tell classes of pictures apart.
     """
 
     name: str
     components: tuple[str, ...]
     targets: tuple[str, ...]
     token_tables: Mapping[str, str]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its models tell classes apart: a concept is a task then, and its rows are the head's, one a class."""
+        return not self.token_tables
 
     def is_target(self, path: str) -> bool:
         """Whether deltas go on a parameter."""
@@ -165,6 +171,8 @@ class Generation:
     @property
     def least_format(self) -> int:
         """The earliest format whose programs do not misread it."""
+        if self.base.family is not None and self.base.family.is_classifier:
+            return 5
         if any(each.factored for each in self.concepts):
             return 4
         return 3 if self.consolidated is not None or self.floor > 0 else 1

@@ -7,7 +7,7 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import action_text, minute, open_store, share_text, size_text
+from conceptctl.cli.stores import action_text, minute, noun_of, open_store, share_text, size_text
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def _lines(found: "GenerationDiff") -> list[str]:
     lines += [f"  renamed: {old.name} is {new.name}" for old, new in found.renamed]
     lines += [f"  without its delta: {_concept(each)}" for each in found.rewritten]
     if not _names(found):
-        lines.append("  the same concepts")
+        lines.append(f"  the same {noun_of(after)}s")
     lines.append(
-        f"  files of concepts: {size_text(_size(before))} ({count(len(before.concepts), 'concept')}) -> "
-        f"{size_text(_size(after))} ({count(len(after.concepts), 'concept')})"
+        f"  files of {noun_of(after)}s: {size_text(_size(before))} ({count(len(before.concepts), noun_of(after))}) -> "
+        f"{size_text(_size(after))} ({count(len(after.concepts), noun_of(after))})"
     )
     if found.distance is None:
         return [*lines, f"  weights: not compared, {found.gone}"]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import minute, open_store, size_text
+from conceptctl.cli.stores import minute, noun_of, open_store, size_text
+from conceptctl.families import is_classifier
 from conceptctl.wording import count
 
 EPILOG = epilog("conceptctl stats", "conceptctl stats --json", codes=(4, 5))
@@ -33,8 +34,8 @@ def stats(store: StoreOption = None, json: JsonOption = False, quiet: QuietOptio
         "gc_frees": None if found.gc is None else sum(found.gc),
     }
     rows = [
-        ("concepts", f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet"),
-        ("classes", _each(found.classes)),
+        (f"{noun_of(head)}s", f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet"),
+        ("classes", "" if is_classifier(head.base) else _each(found.classes)),
         ("methods", _each(found.methods)),
         ("generations", f"{head.seq + 1}: {_each(found.actions)}"),
         ("evaluations", str(found.evaluations)),

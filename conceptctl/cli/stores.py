@@ -62,6 +62,11 @@ def noun_of(head: Generation) -> str:
     return "task" if is_classifier(head.base) else "concept"
 
 
+def outcome_of(head: Generation) -> str:
+    """What a store's model makes."""
+    return "answers" if is_classifier(head.base) else "pictures"
+
+
 def check_meaningful(context: typer.Context, meaningful: Iterable[str], instead: str) -> None:
     """Refuse options that mean nothing in a store that tells classes apart.
 

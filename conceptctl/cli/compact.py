@@ -2,8 +2,7 @@
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, YesOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, noun_of, open_store, outcome_of, settle, size_text
-from conceptctl.families import is_classifier
+from conceptctl.cli.stores import go_on, open_store, outcome_of, settle, size_text
 from conceptctl.wording import count
 
 EPILOG = epilog("conceptctl compact --dry-run", "conceptctl compact --yes", codes=(2, 4, 5, 6, 7))
@@ -27,7 +26,7 @@ def compact(
     opened = open_store(store)
     settle(opened, "compact", wait=wait, dry_run=dry_run)
     plan = workflow.plan_compact(opened)
-    noun = noun_of(plan.head)
+    noun = plan.head.base.noun
     shown = [
         f"compact {count(len(plan.head.concepts), noun)}: all deltas become one increment, "
         f"{outcome_of(plan.head)} stay the same",
@@ -36,7 +35,7 @@ def compact(
         f"  once gc has run twice, the store {_net(plan.freed_bytes - plan.added_bytes)}",
         f"  cannot be gone back to any more: {count(plan.generations, 'generation')}",
         f"  what a {noun} alone had changed is not known any more"
-        + ("" if is_classifier(plan.head.base) else "; export gives it whole, and not --raw"),
+        + ("" if plan.head.base.is_classifier else "; export gives it whole, and not --raw"),
     ]
     done = go_on(output, shown, yes=yes, dry_run=dry_run)
     head = workflow.compact(opened, plan, wait=wait) if done else plan.head

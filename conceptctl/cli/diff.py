@@ -7,7 +7,7 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import action_text, minute, noun_of, open_store, share_text, size_text
+from conceptctl.cli.stores import action_text, minute, open_store, share_text, size_text
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def _names(found: "GenerationDiff") -> list[str]:
 
 def _lines(found: "GenerationDiff") -> list[str]:
     before, after = found.before, found.after
+    noun = after.base.noun
     lines = [
         f"generation {each.seq}, {minute(each.time)}, {action_text(each.action.verb, each.action.names)}"
         for each in (before, after)
@@ -59,10 +60,10 @@ def _lines(found: "GenerationDiff") -> list[str]:
     lines += [f"  renamed: {old.name} is {new.name}" for old, new in found.renamed]
     lines += [f"  without its delta: {_concept(each)}" for each in found.rewritten]
     if not _names(found):
-        lines.append(f"  the same {noun_of(after)}s")
+        lines.append(f"  the same {noun}s")
     lines.append(
-        f"  files of {noun_of(after)}s: {size_text(_size(before))} ({count(len(before.concepts), noun_of(after))}) -> "
-        f"{size_text(_size(after))} ({count(len(after.concepts), noun_of(after))})"
+        f"  files of {noun}s: {size_text(_size(before))} ({count(len(before.concepts), noun)}) -> "
+        f"{size_text(_size(after))} ({count(len(after.concepts), noun)})"
     )
     if found.distance is None:
         return [*lines, f"  weights: not compared, {found.gone}"]

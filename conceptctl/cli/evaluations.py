@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from conceptctl.families import is_classifier
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.evaluate import history
@@ -26,7 +25,7 @@ class Shown:
 
 def evaluations_of(store: Store, head: Generation, uid: str, warn: Callable[[str], None]) -> list[Shown]:
     """Read the evaluations of a concept, oldest first; one that is damaged is warned of and left out."""
-    if is_classifier(head.base):
+    if head.base.is_classifier:
         from conceptctl.workflows.classification import history as tests
 
         found = [each for _, each in tests.read_all(store.layout, head, uid, warn=warn)]

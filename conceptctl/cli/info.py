@@ -4,8 +4,8 @@ import shutil
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import next_text, noun_of, open_store, size_text
-from conceptctl.families import facts_of, is_classifier
+from conceptctl.cli.stores import next_text, open_store, size_text
+from conceptctl.families import facts_of
 from conceptctl.store import jobs
 from conceptctl.store.manifest import Generation
 from conceptctl.workflows.statistics import size_of
@@ -45,7 +45,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
     rows = [
         ("store", str(layout.root)),
         ("generation", f"{head.seq} ({head.identity[:12]})"),
-        (f"{noun_of(head)}s", f"{payload['concepts']}, {payload['folded']} folded"),
+        (f"{head.base.noun}s", f"{payload['concepts']}, {payload['folded']} folded"),
         ("base", f"{head.base.name}, family {family} ({head.base.sha256})"),
         ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
         *((name, size_text(size)) for name, size in sizes.items()),
@@ -66,4 +66,4 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
 
 def _gives_up(head: Generation, name: str) -> str:
     """What takes an interrupted run away."""
-    return "learning another task" if is_classifier(head.base) else f"forget {name} --purge"
+    return "learning another task" if head.base.is_classifier else f"forget {name} --purge"

@@ -4,7 +4,6 @@ from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import listed, minute, next_text, open_store, size_text
 from conceptctl.errors import ImportRefused, StoreDamaged
-from conceptctl.families import is_classifier
 from conceptctl.store import blobs
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept
@@ -22,7 +21,7 @@ def list_concepts(store: StoreOption = None, json: JsonOption = False, quiet: Qu
     output = Output(json, quiet)
     opened = open_store(store)
     head = opened.head()
-    of_classes = is_classifier(head.base)
+    of_classes = head.base.is_classifier
     classes = {each.uid: _classes(opened, each) for each in head.concepts} if of_classes else {}
     concepts = [
         {

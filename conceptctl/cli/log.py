@@ -8,7 +8,7 @@ from conceptctl.cli import completion
 from conceptctl.cli.evaluations import Shown, evaluations_of
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import action_text, minute, next_text, noun_of, open_store
+from conceptctl.cli.stores import action_text, minute, next_text, open_store
 from conceptctl.store.index import LogRow
 from conceptctl.store.store import Store, unknown_concept
 from conceptctl.workflows.concept_log import about
@@ -43,7 +43,7 @@ def log(
     if name is None:
         rows = [_row(row) for row in reversed(history)]
         head = opened.head()
-        columns = (*COLUMNS[:-1], f"{noun_of(head)}s")
+        columns = (*COLUMNS[:-1], f"{head.base.noun}s")
         out.table({"generations": [vars(row) for row in reversed(history)]}, columns, rows)
         if len(history) == 1:
             out.say(next_text(head))

@@ -7,7 +7,6 @@ import typer
 from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, WaitOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
-from conceptctl.families import is_classifier
 
 EPILOG = epilog("conceptctl rename alice ally", codes=(2, 4, 5, 6, 7))
 
@@ -31,7 +30,7 @@ def rename(
     if done.in_the_way:
         output.warn(f"a training of {new} was interrupted, and cannot go on under that name")
     seq, payload = done.head.seq, {"generation": done.head.seq, "from": name, "name": new}
-    if is_classifier(done.head.base):
+    if done.head.base.is_classifier:
         output.data(payload, [f"generation {seq}: {new}"], [new])
         output.say(f"renamed the task {name} to {new}; conceptctl undo takes that back")
         return

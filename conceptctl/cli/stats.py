@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import minute, noun_of, open_store, size_text
-from conceptctl.families import is_classifier
+from conceptctl.cli.stores import minute, open_store, size_text
 from conceptctl.wording import count
 
 EPILOG = epilog("conceptctl stats", "conceptctl stats --json", codes=(4, 5))
@@ -34,8 +33,11 @@ def stats(store: StoreOption = None, json: JsonOption = False, quiet: QuietOptio
         "gc_frees": None if found.gc is None else sum(found.gc),
     }
     rows = [
-        (f"{noun_of(head)}s", f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet"),
-        ("classes", "" if is_classifier(head.base) else _each(found.classes)),
+        (
+            f"{head.base.noun}s",
+            f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet",
+        ),
+        ("classes", "" if head.base.is_classifier else _each(found.classes)),
         ("methods", _each(found.methods)),
         ("generations", f"{head.seq + 1}: {_each(found.actions)}"),
         ("evaluations", str(found.evaluations)),

@@ -9,7 +9,7 @@ import typer
 
 from conceptctl.cli.output import Output
 from conceptctl.errors import UsageError
-from conceptctl.families import check_draws, is_classifier
+from conceptctl.families import check_draws
 from conceptctl.store.layout import chosen_root
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
@@ -49,22 +49,17 @@ def classifier_at(option: Path | None) -> Store | None:
     if not chosen_root(option).exists():
         return None
     opened = open_store(option)
-    return opened if is_classifier(opened.head().base) else None
+    return opened if opened.head().base.is_classifier else None
 
 
 def next_text(head: Generation) -> str:
     """What an empty store says."""
-    return NEXT_CLASSES if is_classifier(head.base) else NEXT
-
-
-def noun_of(head: Generation) -> str:
-    """What a store's concepts are called: tasks where classes are told apart."""
-    return "task" if is_classifier(head.base) else "concept"
+    return NEXT_CLASSES if head.base.is_classifier else NEXT
 
 
 def outcome_of(head: Generation) -> str:
     """What a store's model makes."""
-    return "answers" if is_classifier(head.base) else "pictures"
+    return "answers" if head.base.is_classifier else "pictures"
 
 
 def check_meaningful(context: typer.Context, meaningful: Iterable[str], instead: str) -> None:
@@ -117,13 +112,13 @@ NEXT_CLASSES = "no classes yet; next: conceptctl learn DIR, with one folder for 
 
 def left_text(head: Generation) -> str:
     """Say how many concepts a generation has."""
-    noun = noun_of(head)
+    noun = head.base.noun
     return f"{count(len(head.concepts), noun)} left" if head.concepts else f"no {noun}s left"
 
 
 def there_text(head: Generation) -> str:
     """Say how many concepts a generation has, where none has gone."""
-    return f"{count(len(head.concepts), noun_of(head))} in the store"
+    return f"{count(len(head.concepts), head.base.noun)} in the store"
 
 
 def listed(words: Sequence[str]) -> str:

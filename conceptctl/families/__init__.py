@@ -134,11 +134,6 @@ def family_of(base: Base) -> FamilyModule:
     return find_family(name)
 
 
-def is_classifier(base: Base) -> bool:
-    """Whether a base tells classes apart, and draws nothing."""
-    return facts_of(base).is_classifier
-
-
 def check_draws(base: Base, instead: str = "conceptctl classify PICTURE; conceptctl eval DIR") -> None:
     """Refuse a base that draws nothing.
 
@@ -149,7 +144,7 @@ def check_draws(base: Base, instead: str = "conceptctl classify PICTURE; concept
     Raises:
         UsageError: It tells classes apart.
     """
-    if is_classifier(base):
+    if base.is_classifier:
         raise UsageError(
             f"this store tells classes apart and draws nothing: its base is {base.name}, a vision transformer",
             hint=instead,
@@ -162,7 +157,7 @@ def check_classifies(base: Base) -> None:
     Raises:
         UsageError: It draws.
     """
-    if not is_classifier(base):
+    if not base.is_classifier:
         raise UsageError(
             f"this store draws, and tells no classes apart: its base is {base.name}",
             hint="conceptctl init --base pocket-vit --store DIR makes one that does; conceptctl generate draws",

@@ -82,6 +82,16 @@ class Base:
     texts: BlobRef
     family: Family | None = None
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it tells classes apart, and draws nothing: what is learned on it are tasks."""
+        return self.family is not None and self.family.is_classifier
+
+    @property
+    def noun(self) -> str:
+        """What the things that are learned on it are called."""
+        return "task" if self.is_classifier else "concept"
+
 
 @dataclasses.dataclass(frozen=True)
 class Concept:
@@ -171,7 +181,7 @@ class Generation:
     @property
     def least_format(self) -> int:
         """The earliest format whose programs do not misread it."""
-        if self.base.family is not None and self.base.family.is_classifier:
+        if self.base.is_classifier:
             return 5
         if any(each.factored for each in self.concepts):
             return 4
@@ -230,7 +240,7 @@ class Generation:
         refs |= {attachment.blob: attachment.kind for attachment in self.attachments}
         if self.consolidated:
             refs[self.consolidated] = "consolidated weights"
-        return refs | {concept.blob: f"concept {concept.name}" for concept in self.concepts}
+        return refs | {concept.blob: f"{self.base.noun} {concept.name}" for concept in self.concepts}
 
 
 def kept(history: Sequence[Generation], floor: int | None = None) -> Sequence[Generation]:

@@ -76,8 +76,14 @@ def _laid_out(folder: Path, name: str, beside: Path) -> Iterator[tuple[Path, Fam
 
 
 def _is_tower(folder: Path) -> bool:
-    """Whether a folder holds one model, as transformers and timm save one, and no pipeline of several."""
-    return (folder / "config.json").is_file() and not (folder / "model_index.json").exists()
+    """Whether a folder holds one model, as transformers and timm save one, and neither a pipeline nor a part of one."""
+    if (folder / "model_index.json").exists():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and not config.keys().isdisjoint(("model_type", "architecture"))
 
 
 @contextmanager

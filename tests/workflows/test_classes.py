@@ -1,6 +1,9 @@
 """Classes in a store: learned, told apart, undone, measured, interrupted, damaged."""
 
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -212,6 +215,24 @@ def test_pictures_that_have_changed_begin_anew(home, store, tmp_path, monkeypatc
             taught(store, folder)
     (folder / "cat" / "0.png").unlink()
     assert taught(store, folder).record.photos == 7
+
+
+def test_a_process_that_is_killed_changes_nothing(home, store):
+    """Whatever it was doing: learning takes until it is killed, and the same command works afterwards."""
+    words = ["learn", str(home / "one"), "--method", "lora", "--rank", "2", "--epochs", "100000", "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "conceptctl", *words, "--store", str(store.layout.root)], stderr=subprocess.DEVNULL
+    ) as process:
+        begins = time.monotonic()
+        while not list(store.layout.jobs.iterdir()) and time.monotonic() < begins + 120:
+            time.sleep(0.05)
+        # Somewhere between beginning a job and training.
+        time.sleep(1)
+        assert process.poll() is None
+        process.kill()
+    assert store.head().seq == 0
+    assert not verify.verify(store.layout, read_data=True).problems
+    assert taught(store, home / "one").generation.seq == 1
 
 
 def test_a_second_writer_waits_or_is_told(home, store):

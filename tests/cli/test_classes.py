@@ -159,6 +159,13 @@ def test_init_says_what_comes_next(home, verb, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_hub_id_is_a_base(home, verb, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **asked: str(home / "vit"))
+    code, out, err = verb("init", "--base", "acme/vit", "--store", tmp_path / "new", "--json")
+    assert code == 0, err
+    assert json.loads(out)["base"]["name"] == "acme/vit"
+
+
 def test_the_bundled_tower_makes_a_store(verb, tmp_path):
     code, out, err = verb("init", "--base", "pocket-vit", "--store", tmp_path / "new", "--json")
     assert code == 0, err

@@ -9,6 +9,8 @@ from transformers import ViTConfig, ViTModel
 
 from conceptctl.errors import NotFound
 from conceptctl.families import vit
+from conceptctl.store import base, weights
+from conceptctl.workflows.init import initialize
 
 CPU = torch.device("cpu")
 SIDE, HEADS = 32, 3
@@ -79,6 +81,22 @@ def test_the_features_are_those_of_the_same_weights(plain, tensors, tmp_path):
         expected = plain((pixels / 255 - mean) / deviation).last_hidden_state[:, 0]
         assert torch.allclose(backbone.features(pixels), expected, atol=1e-5)
     assert (backbone.side, backbone.width, backbone.layers) == (SIDE, 24, 2)
+
+
+def test_a_store_on_one_has_the_same_features_and_targets_by_the_names_of_its_file(tensors, tmp_path):
+    folder = write(tmp_path / "timm", tensors)
+    store = initialize(tmp_path / "store", folder).store
+    head = store.head()
+    with base.folder(store.layout, head) as laid_out:
+        backbone = vit.load_base(laid_out, CPU, head.base)
+    pixels = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(backbone.features(pixels), vit.load(folder, CPU).features(pixels))
+    kept = base.tensors(store.layout, head.base)
+    assert len(backbone.targets()) == 6
+    for path, module in backbone.targets().items():
+        assert vit.FAMILY.is_target(path)
+        assert torch.equal(torch.from_numpy(weights.read_floats(*kept[path][:2])), module.weight)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from conceptctl.cli.options import (
 )
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store
+from conceptctl.images.files import printable
 
 if TYPE_CHECKING:
     from conceptctl.workflows.classification.classify import Classified
@@ -76,4 +77,4 @@ def classify(
 
 
 def _rows(each: "Classified") -> list[tuple[str, str, str]]:
-    return [(str(each.path), name, f"{value:.3f}") for name, value in each.classes]
+    return [(printable(str(each.path)), name, f"{value:.3f}") for name, value in each.classes]

@@ -20,6 +20,7 @@ VERBS = {
     "init": "init:init",
     "learn": "learn:learn",
     "generate": "generate:generate",
+    "classify": "classify:classify",
     "eval": "eval_:evaluate",
     "list": "list_:list_concepts",
     "ls": "list_:list_concepts",
@@ -49,6 +50,7 @@ GROUPS = {
         "init": "Make a new store on a base",
         "learn": "Teach the model one concept from a folder of pictures",
         "generate": "Draw pictures",
+        "classify": "Tell the class of pictures",
         "eval": "Measure how every concept fares",
     },
     "Look": {

@@ -2,7 +2,7 @@
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, YesOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, open_store, settle, size_text
+from conceptctl.cli.stores import go_on, open_store, outcome_of, settle, size_text
 from conceptctl.wording import count
 
 EPILOG = epilog("conceptctl compact --dry-run", "conceptctl compact --yes", codes=(2, 4, 5, 6, 7))
@@ -26,13 +26,16 @@ def compact(
     opened = open_store(store)
     settle(opened, "compact", wait=wait, dry_run=dry_run)
     plan = workflow.plan_compact(opened)
+    noun = plan.head.base.noun
     shown = [
-        f"compact {count(len(plan.head.concepts), 'concept')}: all deltas become one increment, pictures stay the same",
+        f"compact {count(len(plan.head.concepts), noun)}: all deltas become one increment, "
+        f"{outcome_of(plan.head)} stay the same",
         f"  nothing needs any more: {size_text(plan.freed_bytes)} (conceptctl gc takes it out); "
         f"the increment: {size_text(plan.added_bytes)}",
         f"  once gc has run twice, the store {_net(plan.freed_bytes - plan.added_bytes)}",
         f"  cannot be gone back to any more: {count(plan.generations, 'generation')}",
-        "  what a concept alone had changed is not known any more; export gives it whole, and not --raw",
+        f"  what a {noun} alone had changed is not known any more"
+        + ("" if plan.head.base.is_classifier else "; export gives it whole, and not --raw"),
     ]
     done = go_on(output, shown, yes=yes, dry_run=dry_run)
     head = workflow.compact(opened, plan, wait=wait) if done else plan.head
@@ -51,7 +54,7 @@ def compact(
     )
     if done:
         output.say(
-            f"compacted {count(len(head.concepts), 'concept')}, which draw what they drew; "
+            f"compacted {count(len(head.concepts), noun)}: {outcome_of(head)} are what they were; "
             f"conceptctl gc takes out what nothing needs any more"
         )
 

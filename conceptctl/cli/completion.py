@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from conceptctl.methods import METHODS
+from conceptctl.methods import CLASSIFIERS, METHODS
 
 if TYPE_CHECKING:
     from typer._click.shell_completion import CompletionItem
@@ -126,5 +126,5 @@ def config_values(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, st
     return [(method, "") for method in METHODS] if ctx.params.get("key") == "train.method" else []
 
 
-methods = one_of(*METHODS)
+methods = one_of(*METHODS, *(CLASSIFIERS.keys() - METHODS.keys()))
 devices = one_of("auto", "cpu", "cuda")

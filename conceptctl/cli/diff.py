@@ -49,6 +49,7 @@ def _names(found: "GenerationDiff") -> list[str]:
 
 def _lines(found: "GenerationDiff") -> list[str]:
     before, after = found.before, found.after
+    noun = after.base.noun
     lines = [
         f"generation {each.seq}, {minute(each.time)}, {action_text(each.action.verb, each.action.names)}"
         for each in (before, after)
@@ -59,10 +60,10 @@ def _lines(found: "GenerationDiff") -> list[str]:
     lines += [f"  renamed: {old.name} is {new.name}" for old, new in found.renamed]
     lines += [f"  without its delta: {_concept(each)}" for each in found.rewritten]
     if not _names(found):
-        lines.append("  the same concepts")
+        lines.append(f"  the same {noun}s")
     lines.append(
-        f"  files of concepts: {size_text(_size(before))} ({count(len(before.concepts), 'concept')}) -> "
-        f"{size_text(_size(after))} ({count(len(after.concepts), 'concept')})"
+        f"  files of {noun}s: {size_text(_size(before))} ({count(len(before.concepts), noun)}) -> "
+        f"{size_text(_size(after))} ({count(len(after.concepts), noun)})"
     )
     if found.distance is None:
         return [*lines, f"  weights: not compared, {found.gone}"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptctl.cli import completion
+from conceptctl.cli.eval_classes import eval_classes
 from conceptctl.cli.options import (
     OUTPUT,
     DeviceOption,
@@ -23,7 +24,7 @@ from conceptctl.cli.options import (
     epilog,
 )
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store
+from conceptctl.cli.stores import classifier_at, open_store
 from conceptctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ SHOWN = {"closeness": "closeness", "A_mmd": "A_mmd", "F_mmd": "F_mmd", "P_mmd": 
 """Columns of the full table."""
 FolderArgument = Annotated[
     Path | None,
-    typer.Argument(help="Holds a folder of held-out pictures for each concept: DIR/NAME/*.png.", metavar="DIR"),
+    typer.Argument(help="A folder of held-out pictures for each concept, or class: DIR/NAME/*.png.", metavar="DIR"),
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -54,6 +55,7 @@ ImagesOption = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     folder: FolderArgument = None,
     images: ImagesOption = None,
     count: Annotated[
@@ -79,8 +81,14 @@ def evaluate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure how every concept fares: its quality, what was forgotten, and how well it was learned."""
+    """Measure how every concept fares: its quality, what was forgotten, and how well it was learned.
+
+    Where classes are told apart: the accuracy of every task and class, and what was forgotten.
+    """
     out = Output(json, quiet)
+    if of_classes := classifier_at(store):
+        eval_classes(context, of_classes, out)
+        return
     pairs = list(map(_pair, images or []))
     named = dict(pairs)
     if twice := [name for name in named if sum(name == other for other, _ in pairs) > 1]:

@@ -11,7 +11,7 @@ from conceptctl.cli import completion
 from conceptctl.cli.options import OUTPUT, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.progress import in_megabytes
-from conceptctl.cli.stores import listed, open_store, share_text, size_text, warn_of_damaged
+from conceptctl.cli.stores import KEPT_WHOLE, listed, open_drawing, share_text, size_text, warn_of_damaged
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
 from conceptctl.wording import count
@@ -119,16 +119,16 @@ def export(
     if to in SHARED:
         from conceptctl.cli.export_shared import write
 
-        write(out, open_store(store), chosen, output, to, at=at, rank=rank, dtype=dtype)
+        write(out, open_drawing(store, KEPT_WHOLE), chosen, output, to, at=at, rank=rank, dtype=dtype)
         return
     if to == "diffusers":
         if output is None:
             raise UsageError("--to diffusers makes a folder, which needs a name", hint="--output DIR")
-        _folder(out, open_store(store), (*chosen, *others), Path(output), at, raw)
+        _folder(out, open_drawing(store, KEPT_WHOLE), (*chosen, *others), Path(output), at, raw)
         return
     if at is not None:
         raise UsageError("a concept file is of the newest generation", hint="leave out --at")
-    _files(out, open_store(store), chosen, output or ".", raw, others)
+    _files(out, open_drawing(store, KEPT_WHOLE), chosen, output or ".", raw, others)
 
 
 def _check(to: str, chosen: tuple[str, ...], others: tuple[str, ...], *, raw: bool, of_shared: bool) -> None:

@@ -2,7 +2,7 @@
 
 from conceptctl.cli.options import DryRunOption, JsonOption, QuietOption, StoreOption, WaitOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import NEXT, listed, open_store
+from conceptctl.cli.stores import listed, next_text, open_store, outcome_of
 
 EPILOG = epilog("conceptctl fold", "conceptctl fold --dry-run", codes=(4, 5, 6, 7))
 
@@ -34,6 +34,6 @@ def fold(
     if dry_run:
         output.say("dry run: nothing was changed")
     elif names:
-        output.say(f"folded {listed(names)}: pictures stay the same; conceptctl undo takes that back")
+        output.say(f"folded {listed(names)}: {outcome_of(result.head)} stay the same; conceptctl undo takes that back")
     elif not result.head.concepts:
-        output.say(NEXT)
+        output.say(next_text(result.head))

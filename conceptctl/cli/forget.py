@@ -15,7 +15,7 @@ from conceptctl.cli.options import (
     epilog,
 )
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import go_on, kept_lines, left_text, listed, open_store, settle, share_text, size_text
+from conceptctl.cli.stores import go_on, kept_lines, left_text, listed, open_drawing, settle, share_text, size_text
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def forget(
     from conceptctl.workflows import forget as workflow
 
     output = Output(json, quiet)
-    opened = open_store(store)
+    opened = open_drawing(store, "conceptctl undo takes back the task that was learned last")
     settle(opened, "forget", wait=wait, dry_run=dry_run)
     with output.progress() as bar:
         plan = workflow.plan_forget(opened, name, purge_it=purge, progress=bar("reading prompts"))

@@ -19,7 +19,7 @@ from conceptctl.cli.options import (
     epilog,
 )
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import open_store
+from conceptctl.cli.stores import open_drawing
 from conceptctl.config import load_config
 from conceptctl.diffusion.samplers import SAMPLERS, check_sampler
 from conceptctl.errors import UsageError
@@ -147,7 +147,7 @@ def generate(
         batch_size=batch_size,
         low_vram=low_vram,
     )
-    _draw(out, open_store(store), request, prompt_file, Path(output), Path(grid) if grid else None, device)
+    _draw(out, open_drawing(store), request, prompt_file, Path(output), Path(grid) if grid else None, device)
 
 
 def _check(prompt: str | None, prompt_file: str | None, output: str, grid: str | None) -> None:

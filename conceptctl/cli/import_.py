@@ -10,7 +10,7 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, WaitOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import SHOWN, kept_lines, listed, open_store, share_text, there_text, warn_of_damaged
+from conceptctl.cli.stores import SHOWN, kept_lines, listed, open_drawing, share_text, there_text, warn_of_damaged
 from conceptctl.store.concept import UID
 from conceptctl.wording import count
 
@@ -101,9 +101,16 @@ def import_file(
 
     out = Output(json, quiet)
     elsewhere = Elsewhere(class_word, trigger, embedding, license, consent)
+    drawing = open_drawing(store, "conceptctl learn DIR, with one folder for each class in it")
     with out.progress() as bar:
         found = import_concept(
-            open_store(store), file, rename, elsewhere, raw=raw, wait=wait, progress=bar("reading prompts")
+            drawing,
+            file,
+            rename,
+            elsewhere,
+            raw=raw,
+            wait=wait,
+            progress=bar("reading prompts"),
         )
     _show(out, found)
 

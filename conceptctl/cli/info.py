@@ -4,9 +4,10 @@ import shutil
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import NEXT, open_store, size_text
+from conceptctl.cli.stores import next_text, open_store, size_text
 from conceptctl.families import facts_of
 from conceptctl.store import jobs
+from conceptctl.store.manifest import Generation
 from conceptctl.workflows.statistics import size_of
 
 EPILOG = epilog("conceptctl info", codes=(4, 5))
@@ -44,7 +45,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
     rows = [
         ("store", str(layout.root)),
         ("generation", f"{head.seq} ({head.identity[:12]})"),
-        ("concepts", f"{payload['concepts']}, {payload['folded']} folded"),
+        (f"{head.base.noun}s", f"{payload['concepts']}, {payload['folded']} folded"),
         ("base", f"{head.base.name}, family {family} ({head.base.sha256})"),
         ("", "a store has one base; for another: conceptctl init --base ... --store DIR"),
         *((name, size_text(size)) for name, size in sizes.items()),
@@ -52,7 +53,7 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
         *(
             (
                 "interrupted",
-                f"{name}: begun and not finished; the same learn command goes on, forget {name} --purge removes it",
+                f"{name}: begun and not finished; the same learn command goes on, {_gives_up(head, name)} removes it",
             )
             for name in waiting
         ),
@@ -60,4 +61,9 @@ def info(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption
     output = Output(json, quiet)
     output.table(payload, ("what", "value"), rows)
     if not head.concepts:
-        output.say(NEXT)
+        output.say(next_text(head))
+
+
+def _gives_up(head: Generation, name: str) -> str:
+    """What takes an interrupted run away."""
+    return "learning another task" if head.base.is_classifier else f"forget {name} --purge"

@@ -12,6 +12,7 @@ from conceptctl.store.layout import chosen_root
 
 EPILOG = epilog(
     "conceptctl init",
+    "conceptctl init --base pocket-vit --store ./animals.store",
     "conceptctl init --base stable-diffusion-v1-5/stable-diffusion-v1-5 --store ~/photos.store",
     codes=(4, 5, 7, 8),
 )
@@ -22,16 +23,20 @@ def init(
         str,
         typer.Option(
             "--base",
-            help="pocket, a hub id, a diffusers folder or a .safetensors checkpoint.",
+            help="pocket, a hub id, a diffusers folder or a .safetensors checkpoint; to tell classes apart: "
+            "pocket-vit, or a folder or hub id of a vision transformer.",
             metavar="BASE",
-            autocompletion=completion.one_of("pocket"),
+            autocompletion=completion.one_of("pocket", "pocket-vit"),
         ),
     ] = "pocket",
     store: StoreOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a new store on a base. A store has one base; for another base make another store."""
+    """Make a new store on a base. A store has one base; for another base make another store.
+
+    On a model that draws, concepts are learned and drawn; on a vision transformer, classes are learned and told apart.
+    """
     from conceptctl.workflows.init import initialize
 
     made = initialize(chosen_root(store), base)
@@ -43,4 +48,7 @@ def init(
         [root],
     )
     named = "" if store is None else f" --store {shlex.quote(str(store))}"
-    output.say(f"next: conceptctl learn DIR --token NAME --class WORD{named}")
+    if made.is_classifier:
+        output.say(f"next: conceptctl learn DIR{named}, with one folder for each class in DIR")
+    else:
+        output.say(f"next: conceptctl learn DIR --token NAME --class WORD{named}")

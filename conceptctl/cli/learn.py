@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from conceptctl.cli.learn_classes import learn_classes
 from conceptctl.cli.learn_display import Display
 from conceptctl.cli.learn_options import (
     AccumulationOption,
@@ -18,6 +19,7 @@ from conceptctl.cli.learn_options import (
     CheckpointingOption,
     ClassOption,
     ConsentOption,
+    EpochsOption,
     FlipOption,
     FolderArgument,
     FoldOption,
@@ -45,7 +47,7 @@ from conceptctl.cli.learn_options import (
 )
 from conceptctl.cli.learn_run import taught
 from conceptctl.cli.learn_stores import store_to_learn_in, store_to_plan_with
-from conceptctl.cli.learn_text import learned_lines, learned_payload, plan_lines, plan_payload
+from conceptctl.cli.learn_text import learned_lines, learned_payload, plan_lines, plan_payload, settings_in
 from conceptctl.cli.options import (
     DeviceOption,
     DryRunOption,
@@ -60,6 +62,7 @@ from conceptctl.cli.options import (
     epilog,
 )
 from conceptctl.cli.output import Output
+from conceptctl.cli.stores import classifier_at
 from conceptctl.config import load_config
 from conceptctl.errors import UsageError
 from conceptctl.store.store import Store
@@ -73,6 +76,7 @@ EPILOG = epilog(
     "conceptctl learn ./photos --token alice --class person --dry-run",
     'conceptctl learn ./falls --token falls --class waterfall --sample-prompt "V*falls at night" --fold',
     "conceptctl learn --batch runs.toml",
+    "conceptctl learn ./animals --method c-lora --epochs 12 --store ./animals.store",
     'conceptctl learn ./photos --token alice --license "all rights reserved" --consent "Alice, 2026-11-01"',
     codes=(2, 3, 4, 5, 6, 7, 9, 130, 143),
 )
@@ -88,6 +92,7 @@ def learn(
     method: MethodOption = None,
     preset: PresetOption = None,
     steps: StepsOption = None,
+    epochs: EpochsOption = None,
     max_train_steps: MostStepsOption = None,
     batch_size: BatchOption = None,
     learning_rate: RateOption = None,
@@ -126,20 +131,27 @@ def learn(
 ) -> None:
     """Teach the model one concept from a folder of pictures, none of which is kept.
 
-    The pictures are checked first. An interrupted run goes on when the same command comes again.
+    Where classes are told apart, a folder for each class is learned, all of them as one task. Pictures are checked
+    first. An interrupted run goes on when the same command comes again.
     """
     out = Output(json, quiet)
-    if batch is not None:
-        from conceptctl.cli.learn_batch import learn_batch
+    if of_classes := classifier_at(store):
+        learn_classes(context, of_classes, out)
+    elif batch is not None:
+        _learn_several(context, batch, out)
+    elif dry_run:
+        _show_plan(store, _entry(context.params), out, full=full)
+    else:
+        entry = _entry(context.params)
+        _learn(store_to_learn_in(store, [entry], out), entry, out, wait=wait)
 
-        _check_alone(context)
-        learn_batch(context, batch, _entry, out, store=store, wait=wait, dry_run=dry_run)
-        return
-    entry = _entry(context.params)
-    if dry_run:
-        _show_plan(store, entry, out, full=full)
-        return
-    _learn(store_to_learn_in(store, [entry], out), entry, out, wait=wait)
+
+def _learn_several(context: typer.Context, batch: Path, out: Output) -> None:
+    from conceptctl.cli.learn_batch import learn_batch
+
+    _check_alone(context)
+    said = context.params
+    learn_batch(context, batch, _entry, out, store=said["store"], wait=said["wait"], dry_run=said["dry_run"])
 
 
 def _check_alone(context: typer.Context) -> None:
@@ -163,10 +175,12 @@ def _entry(options: Mapping[str, Any]) -> Entry:
     """What is learned, by the parameters of the command."""
     from conceptctl.workflows.learn.batch import Entry
 
+    if options["epochs"] is not None:
+        raise UsageError("--epochs is of classes that are told apart, and this store draws", hint="--steps 500")
     for name, shown in (("folder", "DIR"), ("token", "--token")):
         if options[name] is None:
             raise UsageError(f"missing {shown}", hint="conceptctl learn DIR --token NAME --class WORD, or --batch FILE")
-    return Entry(_request(options, _settings(options["more"] or [])), options["device"], options["fold"])
+    return Entry(_request(options, settings_in(options["more"] or [])), options["device"], options["fold"])
 
 
 def _request(options: Mapping[str, Any], settings: Mapping[str, Any]) -> Request:
@@ -214,23 +228,3 @@ def _learn(store: Store, entry: Entry, out: Output, *, wait: bool) -> None:
     learned, head, samples = made
     payload = {**learned_payload(learned, head.seq, folded=entry.fold), "samples": samples}
     out.data(payload, learned_lines(learned, head.seq, folded=entry.fold), [entry.request.name])
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """Read `NAME=VALUE` settings; a value is a number where it looks like one.
-
-    Raises:
-        UsageError: One has no `=`.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set {pair!r} is no NAME=VALUE", hint="--set rank=8")
-        found[name] = text
-        for kind in (float, int):
-            try:
-                found[name] = kind(text)
-            except ValueError:
-                continue
-    return found

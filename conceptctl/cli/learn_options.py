@@ -6,13 +6,24 @@ from typing import Annotated
 import typer
 
 from conceptctl.cli import completion
-from conceptctl.methods import METHODS
+from conceptctl.methods import CLASSIFIERS, METHODS
 from conceptctl.presets import AUTO
 
-FolderArgument = Annotated[Path | None, typer.Argument(help="Pictures of the one thing to learn.", metavar="DIR")]
+FolderArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Pictures of the one thing to learn; where classes are told apart, a folder of each.", metavar="DIR"
+    ),
+]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", help="Its name: V*NAME in prompts.", metavar="NAME", autocompletion=completion.lessons),
+    typer.Option(
+        "--token",
+        "--name",
+        help="Its name: V*NAME in prompts. Of a task, by default its folder's.",
+        metavar="NAME",
+        autocompletion=completion.lessons,
+    ),
 ]
 ClassOption = Annotated[
     str,
@@ -26,7 +37,10 @@ ClassOption = Annotated[
 MethodOption = Annotated[
     str | None,
     typer.Option(
-        "--method", help=f"One of {', '.join(METHODS)}.", rich_help_panel="Training", autocompletion=completion.methods
+        "--method",
+        help=f"One of {', '.join(METHODS)}; where classes are told apart, of {', '.join(CLASSIFIERS)}.",
+        rich_help_panel="Training",
+        autocompletion=completion.methods,
     ),
 ]
 PresetOption = Annotated[
@@ -59,6 +73,12 @@ StepsOption = Annotated[
         metavar="INT/auto",
         parser=_steps,
         rich_help_panel="Training",
+    ),
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Where classes are told apart: how often each picture is drawn, in the mean.", rich_help_panel="Training"
     ),
 ]
 MostStepsOption = Annotated[int | None, typer.Option(help="The most steps.", rich_help_panel="Training")]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.cli.stores import size_text
+from conceptctl.errors import UsageError
 from conceptctl.wording import article, count
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def plan_lines(plan: Plan, expected: Estimate, *, replaces: bool, slow: str, ful
         ("steps", _steps(plan)),
         *((("at", _sizes(plan)),) if _sizes(plan) else ()),
         ("on", f"{plan.device}, in {'fp32' if plan.precision == 'no' else plan.precision}"),
-        ("preset", plan.preset + (f", but {_listed(plan.differs)}" if plan.differs else "")),
+        ("preset", plan.preset + (f", but {listed_settings(plan.differs)}" if plan.differs else "")),
     ]
     if full:
-        facts.append(("settings", _listed(plan.config)))
+        facts.append(("settings", listed_settings(plan.config)))
     what = f"{count(plan.pictures, 'picture')}{f' of {article(plan.class_word)}' if plan.class_word else ''}"
     place = " in the place of the one that is there" if replaces else ""
     return [
@@ -82,7 +83,8 @@ def _wrapped(name: str, text: str) -> list[str]:
     return textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False) or [line]
 
 
-def _listed(settings: Any) -> str:
+def listed_settings(settings: Any) -> str:
+    """Say settings and their values."""
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
@@ -229,3 +231,23 @@ def learned_lines(learned: LearnedConcept, generation: int, *, folded: bool) -> 
     lines += [f"note: {note}" for note in learned.plan.notes]
     lines += [f"skipped: {refusal}" for refusal in learned.plan.skipped]
     return lines
+
+
+def settings_in(pairs: list[str]) -> dict[str, Any]:
+    """Read `NAME=VALUE` settings; a value is a number where it looks like one.
+
+    Raises:
+        UsageError: One has no `=`.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {pair!r} is no NAME=VALUE", hint="--set rank=8")
+        found[name] = text
+        for kind in (float, int):
+            try:
+                found[name] = kind(text)
+            except ValueError:
+                continue
+    return found

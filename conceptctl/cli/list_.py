@@ -1,16 +1,19 @@
-"""`conceptctl list`: the concepts."""
+"""`conceptctl list`: the concepts, or the tasks and their classes."""
 
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import NEXT, minute, open_store, size_text
+from conceptctl.cli.stores import listed, minute, next_text, open_store, size_text
+from conceptctl.errors import ImportRefused, StoreDamaged
 from conceptctl.store import blobs
+from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept
+from conceptctl.store.store import Store
 
 EPILOG = epilog("conceptctl list", "conceptctl list --json", codes=(4, 5))
 
 
 def list_concepts(store: StoreOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """List the concepts, oldest first, and where their weights are.
+    """List the concepts, oldest first, and where their weights are; where classes are told apart, the tasks.
 
     A concept has a delta of its own until it is folded into the stored weights, or consolidated with others by a
     forget or a compaction. One whose file is missing or has another size is marked as DAMAGED.
@@ -18,10 +21,12 @@ def list_concepts(store: StoreOption = None, json: JsonOption = False, quiet: Qu
     output = Output(json, quiet)
     opened = open_store(store)
     head = opened.head()
+    of_classes = head.base.is_classifier
+    classes = {each.uid: _classes(opened, each) for each in head.concepts} if of_classes else {}
     concepts = [
         {
             "name": each.name,
-            "class": each.class_word,
+            **({"classes": classes[each.uid]} if of_classes else {"class": each.class_word}),
             "method": each.method,
             "learned": each.learned,
             "folded": each.folded,
@@ -34,7 +39,7 @@ def list_concepts(store: StoreOption = None, json: JsonOption = False, quiet: Qu
     rows = [
         (
             each.name,
-            each.class_word,
+            listed(classes[each.uid]) if of_classes else each.class_word,
             each.method,
             minute(each.learned),
             _place(each),
@@ -43,9 +48,18 @@ def list_concepts(store: StoreOption = None, json: JsonOption = False, quiet: Qu
         for each, entry in zip(head.concepts, concepts, strict=True)
     ]
     payload = {"generation": head.seq, "concepts": concepts}
-    output.table(payload, ("name", "class", "method", "learned", "weights", "size"), rows)
+    columns = ("task", "classes") if of_classes else ("name", "class")
+    output.table(payload, (*columns, "method", "learned", "weights", "size"), rows)
     if not rows:
-        output.say(NEXT)
+        output.say(next_text(head))
+
+
+def _classes(store: Store, concept: Concept) -> list[str]:
+    """The classes of a task; none where its file is damaged."""
+    try:
+        return list(read_record(store.blob(concept)).classes)
+    except (StoreDamaged, ImportRefused):
+        return []
 
 
 def _place(concept: Concept) -> str:

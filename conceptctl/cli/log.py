@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from conceptctl.cli import completion
+from conceptctl.cli.evaluations import Shown, evaluations_of
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.stores import NEXT, action_text, minute, open_store
+from conceptctl.cli.stores import action_text, minute, next_text, open_store
 from conceptctl.store.index import LogRow
 from conceptctl.store.store import Store, unknown_concept
 from conceptctl.workflows.concept_log import about
-from conceptctl.workflows.evaluate.history import Kept, as_dict, by_generation, read_all, summary
+from conceptctl.workflows.evaluate.history import by_generation
 
 EPILOG = epilog("conceptctl log", "conceptctl log alice", "conceptctl log --json", codes=(4, 5))
 
@@ -41,24 +42,25 @@ def log(
     history = opened.log()
     if name is None:
         rows = [_row(row) for row in reversed(history)]
-        out.table({"generations": [vars(row) for row in reversed(history)]}, COLUMNS, rows)
+        head = opened.head()
+        columns = (*COLUMNS[:-1], f"{head.base.noun}s")
+        out.table({"generations": [vars(row) for row in reversed(history)]}, columns, rows)
         if len(history) == 1:
-            out.say(NEXT)
+            out.say(next_text(head))
         return
     found = about(history, name)
     if not found.events:
         raise unknown_concept(name, opened.head())
     # One that was forgotten has a history still, and nothing else.
     kept = _kept(opened, found.now, history, out) if found.now else {}
-    figures = {seq: as_dict(each) for seq, each in kept.items()}
+    figures = {seq: each.figures for seq, each in kept.items()}
     events = found.events[::-1]
     payload = {
         "generations": [
             {**vars(each.row), "effect": each.effect, "figures": figures.get(each.row.seq)} for each in events
         ]
     }
-    newest = kept[max(kept)] if kept else None
-    said = {seq: summary(each, newest) for seq, each in kept.items() if newest}
+    said = {seq: each.text for seq, each in kept.items()}
     shown = [(*_row(each.row)[:-1], each.effect or said.get(each.row.seq, "")) for each in events]
     out.table(payload, (*COLUMNS[:-1], "effect"), shown)
 
@@ -72,9 +74,9 @@ def _goal(seq: int, restores: int) -> str:
     return "" if seq == restores else f"to {restores}"
 
 
-def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Kept]:
+def _kept(store: Store, name: str, history: list[LogRow], out: Output) -> dict[int, Shown]:
     """What each `eval` of a concept found, by the generation that it committed."""
     head = store.head()
     concept = head.concept(name)
-    kept = read_all(store.layout, head, concept.uid, warn=out.warn) if concept else []
-    return by_generation([each for _, each in kept], [row.seq for row in history if row.verb == "eval"])
+    kept = evaluations_of(store, head, concept.uid, out.warn) if concept else []
+    return by_generation(kept, [row.seq for row in history if row.verb == "eval"])

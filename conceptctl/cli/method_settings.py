@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import conceptctl
-from conceptctl.methods import METHODS
+from conceptctl.methods import CLASSIFIERS, METHODS
 
 
 def settings_of(method: str) -> dict[str, str]:
     """Return the settings of a method, in their order, each with what is said about it."""
-    module, _, name = METHODS[method].partition(":")
+    module, _, name = {**CLASSIFIERS, **METHODS}[method].partition(":")
     where, node = _class_in(f"methods.{module}", name)
     found = _configuration(where, node)
     assert found is not None

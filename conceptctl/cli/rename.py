@@ -29,9 +29,10 @@ def rename(
     done = workflow.rename(open_store(store), name, new, wait=wait)
     if done.in_the_way:
         output.warn(f"a training of {new} was interrupted, and cannot go on under that name")
-    output.data(
-        {"generation": done.head.seq, "from": name, "name": new, "token": f"V*{new}"},
-        [f"generation {done.head.seq}: V*{new}"],
-        [new],
-    )
+    seq, payload = done.head.seq, {"generation": done.head.seq, "from": name, "name": new}
+    if done.head.base.is_classifier:
+        output.data(payload, [f"generation {seq}: {new}"], [new])
+        output.say(f"renamed the task {name} to {new}; conceptctl undo takes that back")
+        return
+    output.data({**payload, "token": f"V*{new}"}, [f"generation {seq}: V*{new}"], [new])
     output.say(f"renamed V*{name} to V*{new}, as prompts must say from now on; conceptctl undo takes that back")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from conceptctl.cli.evaluations import evaluations_of
 from conceptctl.cli.learn_text import ended_text
 from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
@@ -16,7 +17,6 @@ from conceptctl.store.index import LogRow
 from conceptctl.store.manifest import Base, Concept
 from conceptctl.wording import count
 from conceptctl.workflows.adding import names_of
-from conceptctl.workflows.evaluate.history import as_dict, read_all, summary
 
 EPILOG = epilog("conceptctl show alice", "conceptctl show alice --full", codes=(4, 5))
 
@@ -35,22 +35,23 @@ def show(
     record = read_record(opened.blob(entry))
     head = opened.head()
     facts: dict[str, Any] = dataclasses.asdict(record)
-    found = [kept for _, kept in read_all(opened.layout, head, entry.uid, warn=out.warn)]
-    # Of files only: in a store both follow from history.
-    facts = {key: value for key, value in facts.items() if key not in ("stands_on", "start")}
+    found = evaluations_of(opened, head, entry.uid, out.warn)
+    # Of files only: in a store both follow from history. Only tasks have classes, and only concepts a token.
+    unsaid = {"stands_on", "start", *(() if record.classes else ("classes",))}
+    facts = {key: value for key, value in facts.items() if key not in unsaid}
     facts |= {
         "contains": names_of(opened, record.contains),
         "name": name,
-        "token": f"V*{name}",
+        **({} if record.classes else {"token": f"V*{name}"}),
         "folded": entry.folded,
         "consolidated": entry.consolidated,
         "bytes": entry.blob.size,
         "blob": entry.blob.sha256,
         "generation": _first_seen(opened.log(), name),
-        "evaluations": [{"generation": kept.generation, "time": kept.time, **as_dict(kept)} for kept in found],
+        "evaluations": [{"generation": kept.generation, "time": kept.time, **kept.figures} for kept in found],
     }
     rows = _most_of_it(entry, record, head.base, facts)
-    rows += [(f"at generation {kept.generation}", summary(kept, found[-1])) for kept in found]
+    rows += [(f"at generation {kept.generation}", kept.text) for kept in found]
     if full:
         rows += _the_rest(record, facts)
     out.table(facts, ("fact", "value"), rows)
@@ -73,7 +74,9 @@ def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, 
         str(record.settings.get("imported_from"))
     )
     said = {
-        "token": facts["token"],
+        "token": facts.get("token", ""),
+        "task": entry.name if record.classes else "",
+        "classes": ", ".join(record.classes),
         "class": entry.class_word,
         "learned": f"{date_text(record.learned)}, generation {facts['generation']}",
         "from": foreign or count(record.photos, "picture"),

@@ -33,8 +33,11 @@ def stats(store: StoreOption = None, json: JsonOption = False, quiet: QuietOptio
         "gc_frees": None if found.gc is None else sum(found.gc),
     }
     rows = [
-        ("concepts", f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet"),
-        ("classes", _each(found.classes)),
+        (
+            f"{head.base.noun}s",
+            f"{len(head.concepts)} now, {found.concepts_ever} ever, {found.unfolded} not folded yet",
+        ),
+        ("classes", "" if head.base.is_classifier else _each(found.classes)),
         ("methods", _each(found.methods)),
         ("generations", f"{head.seq + 1}: {_each(found.actions)}"),
         ("evaluations", str(found.evaluations)),

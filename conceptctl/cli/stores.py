@@ -9,6 +9,7 @@ import typer
 
 from conceptctl.cli.output import Output
 from conceptctl.errors import UsageError
+from conceptctl.families import check_draws
 from conceptctl.store.layout import chosen_root
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
@@ -25,6 +26,61 @@ def open_store(option: Path | None) -> Store:
         NotFound: There is none there.
     """
     return Store(chosen_root(option))
+
+
+def open_drawing(option: Path | None, instead: str = "conceptctl classify PICTURE") -> Store:
+    """Open the store that a user means, if it draws.
+
+    Args:
+        option: As in `open_store`.
+        instead: What does what was asked for where classes are told apart.
+
+    Raises:
+        NotFound: There is none there.
+        UsageError: It draws nothing.
+    """
+    opened = open_store(option)
+    check_draws(opened.head().base, instead)
+    return opened
+
+
+def classifier_at(option: Path | None) -> Store | None:
+    """Open the store that a user means, if it is there and tells classes apart."""
+    if not chosen_root(option).exists():
+        return None
+    opened = open_store(option)
+    return opened if opened.head().base.is_classifier else None
+
+
+def next_text(head: Generation) -> str:
+    """What an empty store says."""
+    return NEXT_CLASSES if head.base.is_classifier else NEXT
+
+
+def outcome_of(head: Generation) -> str:
+    """What a store's model makes."""
+    return "answers" if head.base.is_classifier else "pictures"
+
+
+def check_meaningful(context: typer.Context, meaningful: Iterable[str], instead: str) -> None:
+    """Refuse options that mean nothing in a store that tells classes apart.
+
+    Args:
+        context: Of the verb.
+        meaningful: The parameters that mean something there.
+        instead: A command that does.
+
+    Raises:
+        UsageError: Another one was given.
+    """
+    known = set(meaningful)
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in known:
+            raise UsageError(
+                f"{parameter.opts[0]} is of concepts that are drawn, and this store tells classes apart",
+                hint=instead,
+            )
 
 
 def go_on(output: Output, plan: Iterable[str], *, yes: bool, dry_run: bool) -> bool:
@@ -49,17 +105,20 @@ def go_on(output: Output, plan: Iterable[str], *, yes: bool, dry_run: bool) -> b
 SHOWN = 6
 """How many names a line or a list has before it says how many more there are."""
 NEXT = "no concepts yet; next: conceptctl learn DIR --token NAME --class WORD"
-"""What an empty store says."""
+KEPT_WHOLE = "a copy of the store's folder is a copy of all that it has learned"
+"""What to do where nothing can be exported."""
+NEXT_CLASSES = "no classes yet; next: conceptctl learn DIR, with one folder for each class in it"
 
 
 def left_text(head: Generation) -> str:
     """Say how many concepts a generation has."""
-    return f"{count(len(head.concepts), 'concept')} left" if head.concepts else "no concepts left"
+    noun = head.base.noun
+    return f"{count(len(head.concepts), noun)} left" if head.concepts else f"no {noun}s left"
 
 
 def there_text(head: Generation) -> str:
     """Say how many concepts a generation has, where none has gone."""
-    return f"{count(len(head.concepts), 'concept')} in the store"
+    return f"{count(len(head.concepts), head.base.noun)} in the store"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from conceptctl.store.manifest import Base, Family
 
 FAMILIES = ("sd", "sdxl", "sd3", "flux")
-"""Every family, by its module; a folder is of the first that does not refuse it."""
+"""Every family that draws, by its module; a folder is of the first that does not refuse it."""
+CLASSIFYING = ("vit",)
+"""Every family that tells classes apart."""
 UNSAID = "sd"
 """The family of bases whose stores do not say: they were made when there was one."""
 _SMALLEST_SIDE = 256
@@ -120,8 +122,46 @@ def find_family(name: str) -> FamilyModule:
 
 
 def family_of(base: Base) -> FamilyModule:
-    """Return the module of a base's family."""
-    return find_family(base.family.name if base.family else UNSAID)
+    """Return the module of a base's family.
+
+    Raises:
+        UsageError: It draws nothing.
+        StoreTooNew: This program knows no such family.
+    """
+    name = base.family.name if base.family else UNSAID
+    if name in CLASSIFYING:
+        check_draws(base)
+    return find_family(name)
+
+
+def check_draws(base: Base, instead: str = "conceptctl classify PICTURE; conceptctl eval DIR") -> None:
+    """Refuse a base that draws nothing.
+
+    Args:
+        base: The base.
+        instead: What does on it what was asked for, if anything; it becomes the hint.
+
+    Raises:
+        UsageError: It tells classes apart.
+    """
+    if base.is_classifier:
+        raise UsageError(
+            f"this store tells classes apart and draws nothing: its base is {base.name}, a vision transformer",
+            hint=instead,
+        )
+
+
+def check_classifies(base: Base) -> None:
+    """Refuse a base that tells no classes apart.
+
+    Raises:
+        UsageError: It draws.
+    """
+    if not base.is_classifier:
+        raise UsageError(
+            f"this store draws, and tells no classes apart: its base is {base.name}",
+            hint="conceptctl init --base pocket-vit --store DIR makes one that does; conceptctl generate draws",
+        )
 
 
 def picture_sizes(base: Base, configs: Mapping[str, Any]) -> PictureSizes:

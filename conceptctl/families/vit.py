@@ -7,34 +7,40 @@ token is.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conceptctl.errors import AlreadyExists, NotFound
+from conceptctl.errors import AlreadyExists, StoreDamaged
+from conceptctl.families import vit_checkpoints
 from conceptctl.learning.backbone import Crop, Noised, Noising
 from conceptctl.learning.prompts import Prefix, Prompts, prefixed
+from conceptctl.store.manifest import Family
 
 if TYPE_CHECKING:
     import numpy as np
 
     from conceptctl.learning.weights import TableNumbers, TokenRows
+    from conceptctl.store.manifest import Base
 
 NAME = "vit"
-BUNDLED = "pocket-vit"
-"""The image tower of the bundled CLIP model."""
+BUNDLED = vit_checkpoints.BUNDLED
 HEAD = "head"
 COMPONENT = "vision"
+FAMILY = Family(
+    name=NAME,
+    components=(COMPONENT,),
+    targets=tuple(f"{COMPONENT}/*.{name}.weight" for name in vit_checkpoints.SELF_QKV),
+    token_tables={},
+)
 _CONCEPTS = "it is of concepts that are drawn, and here classes are told apart"
 UNSUPPORTED: Mapping[str, str] = {
     "snr_gamma": _CONCEPTS,
@@ -44,12 +50,9 @@ UNSUPPORTED: Mapping[str, str] = {
     "stopping": "classes are learned in epochs",
 }
 """Methods' settings that mean nothing here, and why."""
-_SELF_QKV = ("q_proj", "k_proj", "v_proj", "query", "key", "value")
-"""What the projections of self-attention are called: CLIP's, and those of ViT in later and in earlier releases."""
 _ATTENTION = "prompted"
 _TOGETHER = 256
 """Pictures that are classified together."""
-_HINT = f"a folder, or a hub id in the cache, of a ViT or a CLIP model of transformers, in safetensors; or {BUNDLED}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,15 @@ class ClassObjective:
 class VitBackbone:
     """A vision transformer with a head that grows; see `learning.backbone.Network`."""
 
-    def __init__(self, model: Any, scaling: tuple[Tensor, Tensor], *, name: str, sha256: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        scaling: tuple[Tensor, Tensor],
+        *,
+        name: str,
+        sha256: str,
+        called: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Take a model whose attention is `_ATTENTION`.
 
         Args:
@@ -135,12 +146,14 @@ class VitBackbone:
             scaling: Mean and deviation of pixels, (3, 1, 1) each, as the model was trained with.
             name: What it is called; never a path of the user's.
             sha256: Digest of its weights.
+            called: What parameter paths call its modules, where that is not what the model does.
         """
         self.name, self.sha256 = name, sha256
         self.device: torch.device = model.device
         self.width, self.side = int(model.config.hidden_size), int(model.config.image_size)
         self.layers = int(model.config.num_hidden_layers)
         self._model = model
+        self._called = called
         self._mean, self._deviation = (each.to(self.device) for each in scaling)
         self._head = nn.Embedding(0, self.width + 1, device=self.device)
         self._numbers: dict[str, int] = {}
@@ -148,7 +161,7 @@ class VitBackbone:
         self._prompts: Prompts | None = None
         # Of a ViT the embeddings themselves go into the layers.
         getattr(model, "pre_layrnorm", model.embeddings).register_forward_hook(self._prepend)
-        for layer, module in enumerate(_attentions(model)):
+        for layer, module in enumerate(vit_checkpoints.attentions(model)):
             module.prefix_of = partial(self._prefix, layer)
 
     def token_tables(self) -> Mapping[str, nn.Embedding]:
@@ -184,9 +197,7 @@ class VitBackbone:
     def targets(self) -> Mapping[str, nn.Linear]:
         """Queries, keys and values of self-attention in every layer, by parameter path."""
         return {
-            f"{COMPONENT}/{name}.weight": module
-            for name, module in self._model.named_modules()
-            if name.rpartition(".")[2] in _SELF_QKV and isinstance(module, nn.Linear)
+            f"{COMPONENT}/{self._called.get(name, name)}.weight": module for name, module in _projections(self._model)
         }
 
     def parameter_count(self) -> int:
@@ -281,15 +292,6 @@ class VitBackbone:
         return output if prepended is None else torch.cat([prepended.to(output.dtype), output], 1)
 
 
-def _attentions(model: Any) -> list[Any]:
-    """The modules of self-attention, layer by layer."""
-    return [
-        module
-        for module in model.modules()
-        if sum(isinstance(getattr(module, name, None), nn.Linear) for name in _SELF_QKV) == 3
-    ]
-
-
 def _attend(
     module: Any, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Any, **rest: Any
 ) -> tuple[Tensor, None]:
@@ -310,90 +312,65 @@ def load(named: str, device: torch.device) -> VitBackbone:
     Raises:
         NotFound: There is none, or it is another kind of model.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers import AttentionInterface, CLIPVisionModel, ViTModel
-    from transformers.utils import logging as transformers_logging
+    folder, name = vit_checkpoints.find(named)
+    tower = _read(folder, named)
+    return VitBackbone(tower.model.to(device), tower.scaling, name=name, sha256=vit_checkpoints.digest_of(folder))
 
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    folder, name = _place(named)
-    config = _read(folder / "config.json")
-    kind = config.get("model_type")
-    classes = {"vit": ViTModel, "clip": CLIPVisionModel, "clip_vision_model": CLIPVisionModel}
-    if not isinstance(kind, str) or kind not in classes:
-        raise NotFound(f"{named}: no vision transformer that is known here: its kind is {kind!r}", hint=_HINT)
+
+def write_base(named: Path, shown: str, folder: Path) -> None:
+    """Lay the tower of a model out as the base of a store.
+
+    Args:
+        named: The folder of the model.
+        shown: What messages call it.
+        folder: Where to; it is there, and empty.
+
+    Raises:
+        NotFound: It is another kind of model, or not whole.
+    """
+    vit_checkpoints.write(_read(named, shown), folder / COMPONENT)
+
+
+def load_base(folder: Path, device: torch.device, base: Base) -> VitBackbone:
+    """Load the base of a store, whose targets are called as its file calls them.
+
+    Args:
+        folder: The base as the store lays it out; see `write_base`.
+        device: Where to.
+        base: What the store knows of it.
+
+    Raises:
+        NotFound: It cannot be read with this release of transformers.
+    """
+    tower = _read(folder / COMPONENT, base.name)
+    modules = [name for name, _ in _projections(tower.model)]
+    called = vit_checkpoints.kept_names(folder / COMPONENT, modules)
+    return VitBackbone(tower.model.to(device), tower.scaling, name=base.name, sha256=base.sha256, called=called)
+
+
+def picture_side(configs: Mapping[str, Any]) -> int:
+    """The side of the pictures that a store's base is given, in pixels, from its configurations by place.
+
+    Raises:
+        StoreDamaged: They do not say.
+    """
+    try:
+        return int(configs[f"{COMPONENT}/config.json"]["image_size"])
+    except (KeyError, TypeError, ValueError):
+        raise StoreDamaged("the base's configuration does not say how large its pictures are") from None
+
+
+def _read(folder: Path, shown: str) -> vit_checkpoints.Tower:
+    from transformers import AttentionInterface
+
     AttentionInterface.register(_ATTENTION, _attend)
-    more = {"add_pooling_layer": False} if kind == NAME else {}
-    try:
-        model, info = classes[kind].from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation=_ATTENTION,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **more,
-        )
-        if absent := sorted(info["missing_keys"]):
-            raise ValueError(f"it has no {absent[0]}")
-        if not _attentions(model):
-            raise ValueError("it has no layers")
-        return VitBackbone(model.to(device), _scaling(folder), name=name, sha256=_digest_of(folder))
-    # Whatever the libraries make of numbers that cannot be meant, and of damaged files.
-    except (
-        ValueError, OSError, AttributeError, TypeError, LookupError, RuntimeError, ArithmeticError,
-        SafetensorError, StrictDataclassError,
-    ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NotFound(f"{named}: no whole vision transformer: {reason}", hint=_HINT) from error
+    return vit_checkpoints.read(folder, shown, _ATTENTION)
 
 
-def _place(named: str) -> tuple[Path, str]:
-    """The folder of a model, and what it is called."""
-    if named == BUNDLED:
-        from conceptctl import pocket
-
-        return pocket.clip_folder(), BUNDLED
-    if Path(named).is_dir():
-        return Path(named), "local folder"
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(named, local_files_only=True)), named
-    except (HFValidationError, LocalEntryNotFoundError, OSError):
-        raise NotFound(
-            f"there is no folder {named!r}, and no hub model of that name in the cache", hint=_HINT
-        ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotFound(
-            f"{path.parent}: no vision transformer: {path.name} cannot be read: {error}", hint=_HINT
-        ) from None
-    return found if isinstance(found, dict) else {}
-
-
-def _scaling(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of pixels, as the model's image processor has them."""
-    path = folder / "preprocessor_config.json"
-    config = _read(path) if path.exists() else {}
-    mean, deviation = (
-        torch.tensor(config.get(key, [0.5, 0.5, 0.5])).float().view(3, 1, 1) for key in ("image_mean", "image_std")
-    )
-    if not (mean.isfinite().all() and deviation.isfinite().all() and (deviation > 0).all()):
-        raise ValueError(f"{path.name}: image_mean and image_std cannot be meant")
-    return mean, deviation
-
-
-def _digest_of(folder: Path) -> str:
-    """The sha256 over the weights of a folder: of the digests of their files, in the order of their names."""
-    digests = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+def _projections(model: Any) -> list[tuple[str, nn.Linear]]:
+    """Queries, keys and values of self-attention in every layer, by their names in the model."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in vit_checkpoints.SELF_QKV and isinstance(module, nn.Linear)
+    ]

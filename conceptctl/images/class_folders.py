@@ -8,7 +8,7 @@ picture or a symbolic link is refused with its name.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +67,25 @@ def classes_in(folder: Path, *, split_seed: int = 0) -> tuple[LabelledClass, ...
     return tuple(classes)
 
 
+def class_folders(folder: Path, part: str, *, follow: bool = False) -> dict[str, Path]:
+    """List the folders of classes by the classes' names: those in `part` where there is one, else those in the folder.
+
+    Args:
+        folder: Of a user's.
+        part: `TRAIN` or `TEST`.
+        follow: Read what symbolic links point to.
+
+    Raises:
+        PicturesRefused: It is not there, holds no class or the other part alone, or a picture beside its classes.
+    """
+    parts = _folders(folder, follow=follow)
+    if part in parts:
+        return _class_folders(parts[part], follow=follow)
+    if other := {TRAIN, TEST} & set(parts):
+        raise PicturesRefused(f"{_shown(folder)} has a folder {other.pop()}, and no folder {part}", hint=LAYOUT)
+    return _class_folders(folder, follow=follow)
+
+
 def tasks_of(classes: Sequence[LabelledClass], count: int, seed: int) -> tuple[tuple[LabelledClass, ...], ...]:
     """Deal classes out into tasks, in the order of learning.
 
@@ -107,40 +126,67 @@ def read_pictures(paths: Sequence[Path], side: int) -> np.ndarray:
     """
     import numpy as np
 
-    wanted = Wanted(side, min_side=1, first_frame=True)
     read = np.empty((len(paths), side, side, 3), np.uint8)
     refused: list[str] = []
-    with Decoder() as decoder:
-        for place, path in enumerate(paths):
-            try:
-                pixels = decoder.cropped(path, wanted, follow=False).pixels
-            except PicturesRefused as refusal:
-                refused.append(f"{_shown(path)}: {refusal}")
-            else:
-                read[place] = np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+    for place, (path, found) in enumerate(decoded(paths, side, first_frame=True)):
+        if isinstance(found, PicturesRefused):
+            refused.append(f"{_shown(path)}: {found}")
+        else:
+            read[place] = found
     _refuse(refused, f"of {len(paths)} pictures")
     return read
 
 
-def _folders(folder: Path) -> dict[str, Path]:
+def decoded(
+    paths: Sequence[Path], side: int, *, first_frame: bool, follow: bool = False
+) -> Iterator[tuple[Path, np.ndarray | PicturesRefused]]:
+    """Decode pictures one by one to the middle square of each, in a process of their own.
+
+    Args:
+        paths: Of any number and size.
+        side: Of the square, in pixels.
+        first_frame: Take the first frame of an animation instead of refusing it.
+        follow: Read what symbolic links point to.
+
+    Yields:
+        Each path with its pixels, (side, side, 3), sRGB, 8 bits, or why there are none.
+
+    Raises:
+        DeviceFailed: The process that decodes could not be started.
+    """
+    import numpy as np
+
+    wanted = Wanted(side, min_side=1, first_frame=first_frame)
+    with Decoder() as decoder:
+        for path in paths:
+            try:
+                files.check_regular(path, follow=follow)
+                pixels = decoder.cropped(path, wanted, follow=follow).pixels
+            except PicturesRefused as refusal:
+                yield path, refusal
+            else:
+                yield path, np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+
+
+def _folders(folder: Path, *, follow: bool = False) -> dict[str, Path]:
     """The folders in a folder; a file that is nothing that may lie about beside them is refused."""
     found: dict[str, Path] = {}
     refused: list[str] = []
     for path in files.entries(folder, LAYOUT):
         if is_junk(path.name):
             continue
-        if files.is_folder(path, follow=False):
+        if files.is_folder(path, follow=follow):
             found[path.name] = path
-        elif path.is_symlink():
+        elif path.is_symlink() and not follow:
             refused.append(f"{_shown(path)}: {_LINK}")
-        elif files.is_picture(path, follow=False):
+        elif files.is_picture(path, follow=follow):
             refused.append(f"{_shown(path)}: a picture that is in no class's folder")
     _refuse(refused, f"in {_shown(folder)}")
     return found
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
-    found = _folders(folder)
+def _class_folders(folder: Path, *, follow: bool = False) -> dict[str, Path]:
+    found = _folders(folder, follow=follow)
     if not found:
         raise PicturesRefused(f"no class in {_shown(folder)}", hint=LAYOUT)
     return found

@@ -1,6 +1,7 @@
 """The picture gate: every file in a folder is judged before anything is learned from one of them."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from conceptctl.errors import PicturesRefused
 from conceptctl.images import captions, files
 from conceptctl.images.buckets import Size
 from conceptctl.images.decoder import Decoder, Limits
-from conceptctl.images.listing import NAME_A_FOLDER, Listing, list_folder, named
+from conceptctl.images.listing import MOST_FILES, NAME_A_FOLDER, Listing, list_folder, named
 from conceptctl.images.pixels import Cropped, Wanted
 
 
@@ -24,6 +25,8 @@ class Rules:
     """Shorter side a picture must have."""
     fewest: int = 1
     """Different pictures there must be."""
+    most: int | None = MOST_FILES
+    """Files that are looked at; None for any number."""
     skip_bad: bool = False
     """Go on without the pictures that are refused."""
     first_frame: bool = False
@@ -95,6 +98,7 @@ def check_folder(
     rules: Rules,
     *,
     limits: Limits | None = None,
+    decoder: Decoder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Checked:
     """Judge every file in a folder, and return the pictures at the sizes that are learned from.
@@ -105,6 +109,7 @@ def check_folder(
         folder: Where the pictures are; folders in it are not looked into.
         rules: What is asked of the pictures.
         limits: What decoding one picture may take.
+        decoder: What decodes, where several folders are judged with one.
         progress: Called with the number of files judged and of all files.
 
     Raises:
@@ -112,11 +117,12 @@ def check_folder(
             picture; the message names every such file with its reason.
         DeviceFailed: The process that decodes could not be started.
     """
-    listing = list_folder(folder, follow=rules.follow_symlinks)
+    listing = list_folder(folder, follow=rules.follow_symlinks, most=rules.most)
     if not listing.candidates:
         inside = f"; it holds folders: {', '.join(listing.folders[:3])}" if listing.folders else ""
         raise PicturesRefused(f"no picture in {_shown(folder)}{inside}", hint=NAME_A_FOLDER)
-    found, refusals = _judge(listing, rules, limits, progress)
+    with nullcontext(decoder) if decoder else Decoder(limits) as decodes:
+        found, refusals = _judge(listing, rules, decodes, progress)
     distinct, notes = _distinct(found)
     lines = [f"\n  {refusal}" for refusal in refusals]
     if refusals and not rules.skip_bad:
@@ -138,17 +144,16 @@ def check_folder(
 
 
 def _judge(
-    listing: Listing, rules: Rules, limits: Limits | None, progress: Callable[[int, int], None]
+    listing: Listing, rules: Rules, decoder: Decoder, progress: Callable[[int, int], None]
 ) -> tuple[list[tuple[Picture, Cropped]], list[Refusal]]:
     found: list[tuple[Picture, Cropped]] = []
     refused: list[Refusal] = []
-    with Decoder(limits) as decoder:
-        for done, path in enumerate(listing.candidates, start=1):
-            try:
-                found.append(_picture(path, listing.captions.get(path, []), rules, decoder))
-            except PicturesRefused as refusal:
-                refused.append(Refusal(path, str(refusal)))
-            progress(done, len(listing.candidates))
+    for done, path in enumerate(listing.candidates, start=1):
+        try:
+            found.append(_picture(path, listing.captions.get(path, []), rules, decoder))
+        except PicturesRefused as refusal:
+            refused.append(Refusal(path, str(refusal)))
+        progress(done, len(listing.candidates))
     return found, refused
 
 

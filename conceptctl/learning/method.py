@@ -345,6 +345,10 @@ class Method:
         """Make what trains, on the CPU."""
         raise NotImplementedError
 
+    def prompts(self, task: Task) -> PromptSource | None:
+        """What gives pictures their prompts once the tasks before one are learned; None where nothing does."""
+        return None
+
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """What is added to the denoising loss while the concept is learned, by name."""
         return {}

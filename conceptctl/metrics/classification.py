@@ -79,9 +79,18 @@ def accuracy(labels: Sequence[int], predicted: Sequence[int]) -> float:
     Raises:
         ValueError: There are not as many predictions as labels, or none.
     """
-    if not labels:
+    return share(sum(label == answer for label, answer in zip(labels, predicted, strict=True)), len(labels))
+
+
+def share(correct: int, pictures: int) -> float:
+    """Return the accuracy of so many correct predictions.
+
+    Raises:
+        ValueError: There are no pictures.
+    """
+    if not pictures:
         raise ValueError("an accuracy needs pictures")
-    return sum(label == answer for label, answer in zip(labels, predicted, strict=True)) / len(labels)
+    return correct / pictures
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The base: a diffusers folder, copied in once, and known by the sha256 of its tensors.
+"""The base: a folder as diffusers lays models out, copied in once, and known by the sha256 of its tensors.
 
 It is copied and not referred to: a folder can be moved, a hub can forget, and a new release of this program may
 bring another bundled base, and none of that may take a concept away. What the files and the tensors are called, how
@@ -60,7 +60,7 @@ def inspect(folder: Path, family: Family) -> Source:
         ImportRefused: It has weights that only a pickle holds, files that break the format's rules, or numbers that are
             none.
     """
-    if not (folder / "model_index.json").is_file():
+    if not family.is_classifier and not (folder / "model_index.json").is_file():
         raise NotFound(f"{folder}: not a diffusers folder: it has no model_index.json")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
     named = {path.relative_to(folder).as_posix(): path for path in files}

@@ -1,4 +1,4 @@
-"""One concept as one file: its delta, its token rows, and where it came from.
+"""One concept, or one task of a classifier, as one file: its delta, its token rows, and where it came from.
 
 It is a blob in the store, and what `export --to concept` gives: whole on the base, or, raw, as it is in the store.
 
@@ -7,7 +7,7 @@ Tensors:
     delta/PLACE/values  what is added to those weights, fp32, in C order
     delta/PLACE/up      in their place, where that is smaller: the delta's factors (D1, r)
     delta/PLACE/down    and (r, D2), fp32 on the grids of `store.factors`, with a mask where not all entries pass
-    token               rows of the token table, fp32
+    token               rows of the token table, fp32; of a task, the head's: a row of weights and a bias for each class
     features            features of pictures drawn just after learning, fp32; optional
     state/KIND/PLACE    what a method keeps for its next concept, fp32; optional
 PLACE is a component and a parameter of the base, like `COMPONENT/block.0.proj.weight`.
@@ -56,6 +56,7 @@ class Record:
             history, and earlier versions did not write it.
         start: In an exported file whose delta is as it was learned, the digest of the weights that it was learned on
             (`Generation.start`); empty elsewhere.
+        classes: Of a task, its classes in the order of their rows in the head. Written only where there are any.
     """
 
     uid: str
@@ -76,16 +77,16 @@ class Record:
     contains: tuple[str, ...] = ()
     stands_on: tuple[str, ...] | None = None
     start: str = ""
+    classes: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, str]:
         """Return the record as a file's metadata."""
         entry = dataclasses.asdict(self)
-        if not self.contains:
-            del entry["contains"]
+        for name in ("contains", "start", "classes"):
+            if not entry[name]:
+                del entry[name]
         if self.stands_on is None:
             del entry["stands_on"]
-        if not self.start:
-            del entry["start"]
         return {METADATA_KEY: canonical({"concept": entry}).decode()}
 
 
@@ -96,6 +97,9 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "after": int, "seed": int, "steps": int, "photos": int, "settings": dict, "loss_curve": list,
     "license": str, "consent": str,
 }  # fmt: skip
+OPTIONAL = {"contains", "stands_on", "start", "classes"}
+MOST_LETTERS = 255
+"""Of a class's name: no file system has a longer one for its folder."""
 
 
 def new_uid() -> str:
@@ -131,7 +135,7 @@ def read_record(path: Path) -> Record:
             f"{path.name}: not a concept file: it has no record",
             hint="a file of export --to concept, a LoRA or an embedding",
         ) from None
-    if not isinstance(entry, dict) or set(entry) - {"contains", "stands_on", "start"} != set(TYPES):
+    if not isinstance(entry, dict) or set(entry) - OPTIONAL != set(TYPES):
         raise ImportRefused(f"{path.name}: the record's fields are not those of a concept file")
     for field, kind in TYPES.items():
         if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
@@ -141,7 +145,20 @@ def read_record(path: Path) -> Record:
     if not isinstance(entry.get("start", ""), str) or not DIGEST.fullmatch(entry.get("start", "0" * 64)):
         raise ImportRefused(f"{path.name}: the record's start is no digest")
     uids = {field: _uids(path, entry, field) for field in ("contains", "stands_on") if field in entry}
-    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"]), **uids})
+    classes = _classes(path, entry.get("classes", []))
+    return Record(**{**entry, "loss_curve": tuple(entry["loss_curve"]), **uids, "classes": classes})
+
+
+def _classes(path: Path, found: Any) -> tuple[str, ...]:
+    plain = isinstance(found, list) and all(isinstance(name, str) and is_class(name) for name in found)
+    if not plain or len(set(found)) < len(found):
+        raise ImportRefused(f"{path.name}: the record's classes are not a row of names")
+    return tuple(found)
+
+
+def is_class(name: str) -> bool:
+    """Whether a class can be called so: a line that a terminal prints."""
+    return 0 < len(name) <= MOST_LETTERS and name.isprintable()
 
 
 def _uids(path: Path, entry: Mapping[str, Any], field: str) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from conceptctl.config import at_home
 from conceptctl.errors import NotFound, StoreDamaged, StoreTooNew
 
-FORMAT_NUMBER = 4
+FORMAT_NUMBER = 5
 """The format of stores that this program makes."""
-READABLE = (1, 2, 3, FORMAT_NUMBER)
+READABLE = (1, 2, 3, 4, FORMAT_NUMBER)
 """Formats that it works on. In 1 a manifest does not say what family its base is of; in 2 nothing is consolidated; in 3
-no delta is kept as its factors."""
+no delta is kept as its factors; in 4 every base draws."""
 
 PRIVATE = 0o700
 """What a store knows about people's pictures is nobody else's business."""

@@ -45,13 +45,19 @@ class Family:
         components: The parts whose tensors make a base; a safety checker beside them changes nothing that a concept
             builds on.
         targets: Patterns (`fnmatch`) of the parameter paths that deltas go on.
-        token_tables: The pattern of each text encoder's token table, by the encoder's name.
+        token_tables: The pattern of each text encoder's token table, by the encoder's name; none where models read no
+            prompts, but tell classes of pictures apart.
     """
 
     name: str
     components: tuple[str, ...]
     targets: tuple[str, ...]
     token_tables: Mapping[str, str]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its models tell classes apart: a concept is a task then, and its rows are the head's, one a class."""
+        return not self.token_tables
 
     def is_target(self, path: str) -> bool:
         """Whether deltas go on a parameter."""
@@ -75,6 +81,16 @@ class Base:
     files: Mapping[str, BlobRef]
     texts: BlobRef
     family: Family | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it tells classes apart, and draws nothing: what is learned on it are tasks."""
+        return self.family is not None and self.family.is_classifier
+
+    @property
+    def noun(self) -> str:
+        """What the things that are learned on it are called."""
+        return "task" if self.is_classifier else "concept"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +181,8 @@ class Generation:
     @property
     def least_format(self) -> int:
         """The earliest format whose programs do not misread it."""
+        if self.base.is_classifier:
+            return 5
         if any(each.factored for each in self.concepts):
             return 4
         return 3 if self.consolidated is not None or self.floor > 0 else 1
@@ -222,7 +240,7 @@ class Generation:
         refs |= {attachment.blob: attachment.kind for attachment in self.attachments}
         if self.consolidated:
             refs[self.consolidated] = "consolidated weights"
-        return refs | {concept.blob: f"concept {concept.name}" for concept in self.concepts}
+        return refs | {concept.blob: f"{self.base.noun} {concept.name}" for concept in self.concepts}
 
 
 def kept(history: Sequence[Generation], floor: int | None = None) -> Sequence[Generation]:

@@ -218,13 +218,15 @@ def unknown_concept(name: str, head: Generation) -> NotFound:
     """Return the error for a concept that is not there, with the nearest names."""
     import difflib
 
+    noun = head.base.noun
     if not head.concepts:
+        kind = "" if head.base.is_classifier else " --class WORD"
         return NotFound(
-            f"no concept {name!r}: the store has none yet", hint=f"conceptctl learn DIR --token {name} --class WORD"
+            f"no {noun} {name!r}: the store has none yet", hint=f"conceptctl learn DIR --token {name}{kind}"
         )
     near = difflib.get_close_matches(name, [concept.name for concept in head.concepts])
     return NotFound(
-        f"no concept {name!r}",
+        f"no {noun} {name!r}",
         hint=f"did you mean {', '.join(near)}?" if near else "conceptctl list",
     )
 

@@ -1,4 +1,4 @@
-"""`init`: find the base that a user names, and make a store on it."""
+"""`init`: find the base that a user names, and make a store on it: one that draws, or one that tells classes apart."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from conceptctl import families
 from conceptctl.errors import ImportRefused, NotFound, UsageError
@@ -16,9 +17,10 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
+POCKET_VIT = "pocket-vit"
 HUB_ID = re.compile(r"(?:[A-Za-z0-9_](?:[\w.-]*\w)?/[A-Za-z0-9_](?:[\w.-]*\w)?)(?<!\.git)", re.ASCII)
 """What the hub allows, nearly; `./model` and `../model` are folders, also where there are none."""
-_BASES = "--base takes pocket, a hub id like owner/name, a folder or a .safetensors file"
+_BASES = "--base takes pocket, pocket-vit, a hub id like owner/name, a folder or a .safetensors file"
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which a tokenizer has at least one; without any, libraries make one that knows no words, and say nothing."""
 _FETCH = "fetch all of it: hf download ID --local-dir DIR; then: conceptctl init --base DIR"
@@ -32,10 +34,14 @@ class Initialized:
     store: Store
     base_name: str
     base_sha256: str
+    is_classifier: bool = False
+    """Whether it tells classes apart, and draws nothing."""
 
 
 def initialize(root: Path, named: str) -> Initialized:
-    """Make a store on a base: `pocket`, a folder, a single file, or a hub id.
+    """Make a store on a base: `pocket`, `pocket-vit`, a folder, a single file, or a hub id.
+
+    What the base is decides what the store is: on a vision transformer it tells classes apart, else it draws.
 
     Raises:
         NotFound: There is no such base, or it cannot be had from here; names the command that would work.
@@ -43,26 +49,55 @@ def initialize(root: Path, named: str) -> Initialized:
         AlreadyExists: There is a store already, or something else.
         UsageError: Nothing can be written there.
     """
-    with _base_folder(named, root) as (folder, name):
-        family = families.recognized(folder).family_in(folder)
-        foreign.refuse_folder(folder, family)
-        source = base.inspect(folder, family)
-        _check_tokenizers(folder, family)
+    with _base_folder(named, root) as (folder, name), _laid_out(folder, name, _nearest(root)) as (laid_out, family):
+        source = base.inspect(laid_out, family)
+        if not family.is_classifier:
+            _check_tokenizers(laid_out, family)
         if root.is_symlink() and not root.exists():
             raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
             store = Store.create(root, source, name)
-    return Initialized(store, name, source.sha256)
+    return Initialized(store, name, source.sha256, family.is_classifier)
+
+
+@contextmanager
+def _laid_out(folder: Path, name: str, beside: Path) -> Iterator[tuple[Path, Family]]:
+    """Say what family a folder's model is of, and lay it out as a store copies it in."""
+    if not _is_tower(folder):
+        family = families.recognized(folder).family_in(folder)
+        foreign.refuse_folder(folder, family)
+        yield folder, family
+        return
+    from conceptctl.families import vit
+
+    with TemporaryDirectory(prefix="conceptctl-", dir=beside) as made:
+        vit.write_base(folder, name if name == POCKET_VIT else str(folder), Path(made))
+        yield Path(made), vit.FAMILY
+
+
+def _is_tower(folder: Path) -> bool:
+    """Whether a folder holds one model, as transformers and timm save one, and neither a pipeline nor a part of one."""
+    if (folder / "model_index.json").exists():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and not config.keys().isdisjoint(("model_type", "architecture"))
 
 
 @contextmanager
 def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
-    """Find the diffusers folder that a user means, and what to call it: never a path of the user's."""
+    """Find the folder of the model that a user means, and what to call it: never a path of the user's."""
     path = Path(named)
     if named == POCKET:
         from conceptctl import pocket
 
         yield pocket.base_folder(), POCKET
+    elif named == POCKET_VIT:
+        from conceptctl import pocket
+
+        yield pocket.clip_folder(), POCKET_VIT
     elif path.is_dir():
         yield path, "local folder"
     elif path.is_file():
@@ -112,6 +147,8 @@ def _from_hub(repository: str) -> Path:
     try:
         # What cannot be a base is said before gigabytes of it have come.
         texts = Path(snapshot_download(repository, allow_patterns=HUB_TEXTS))
+        if _is_tower(texts):
+            return Path(snapshot_download(repository, allow_patterns=[*HUB_TEXTS, "model*.safetensors"]))
         return _fetched(repository, families.recognized(texts).family_in(texts))
     except HFValidationError:
         raise NotFound(f"no base {repository!r}: no folder, no file, and no hub id can be so", hint=_BASES) from None

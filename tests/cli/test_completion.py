@@ -76,7 +76,7 @@ def offered(stores, monkeypatch, capsys):
         (["config", "train.ra"], ["train.rank"]),
         (["config", "train.method", "d"], ["dsc", "dsc-ewc", "dsc-ewc-dc"]),
         (["config", "train.rank", ""], []),
-        (["init", "--base", ""], ["pocket"]),
+        (["init", "--base", ""], ["pocket", "pocket-vit"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -31,6 +31,10 @@ COMMANDS = (
     "import out.safetensors --as bob2 --store second", "bench data more --concepts 1",
     "bench list", "bench run smoke --cells lora -o bench --device cpu", "bench report bench",
     "diff 1 2", "stats", "rename alice ally",
+    "init --base pocket-vit --store tasks", "learn task --store tasks --epochs 1 --dry-run",
+    "learn task --store tasks --epochs 1 --method lora", "list --store tasks", "eval task --store tasks",
+    "classify task/ann --top 2 --store tasks", "show task --store tasks", "log task --store tasks",
+    "rename task people --store tasks", "generate x --store tasks",
     "show nobody", "learn nowhere --token x", "list --nonsense", "import config.toml",
 )  # fmt: skip
 
@@ -40,6 +44,8 @@ def answers(after_tutorials, tmp_path_factory):
     """What every command prints, and its exit code."""
     home = tmp_path_factory.mktemp("json") / "home"
     shutil.copytree(after_tutorials.folder, home, symlinks=True)
+    for number, name in enumerate(("ann", "bob")):
+        shutil.copytree(home / f"concepts/person-00{number}/train", home / "task" / name)
     found = []
     with Reader(home).at_home():
         for command in COMMANDS:
@@ -53,6 +59,8 @@ def answers(after_tutorials, tmp_path_factory):
 def _schema(command, code):
     words = command.split()
     name = "error" if code and code != 4 else "-".join(words[:2]) if words[0] == "bench" else words[0]
+    if "--store tasks" in command and f"{name}-classes" in SCHEMAS:
+        name = f"{name}-classes"
     return json.loads(SCHEMAS[name].read_text(encoding="utf-8"))
 
 
@@ -70,7 +78,8 @@ def _closed(schema):
 
 def test_every_verb_has_a_schema():
     verbs = {verb for verb in parsing.verbs() if verb not in app.ALIASES}
-    assert (verbs - {"bench"}) | {"bench-data", "bench-list", "bench-run", "bench-report", "error"} == set(SCHEMAS)
+    benches = {"bench-data", "bench-list", "bench-run", "bench-report"}
+    assert (verbs - {"bench"}) | benches | {"learn-classes", "eval-classes", "error"} == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("path", SCHEMAS.values(), ids=SCHEMAS)

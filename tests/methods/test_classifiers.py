@@ -81,6 +81,7 @@ def test_a_run_that_goes_on_ends_as_a_whole_one(folder, name):
     taught(begun, 0)
     kept = {key: value.clone() for key, value in begun.tensors().items()}
     resumed.restore(kept, begun.names, begun.tasks)
+    assert torch.equal(resumed.classify(pictures(1)), begun.classify(pictures(1)))
     taught(resumed, 1)
     expected = whole.classify(pictures(1))
     assert torch.allclose(resumed.classify(pictures(1)), expected, atol=1e-5)

@@ -16,7 +16,7 @@ from conceptctl.learning.weights import adapted
 from conceptctl.methods import METHODS, find_method
 from conceptctl.parts.masks import FORMS
 from conceptctl.store import tensorfile, weights
-from conceptctl.workflows.learn.training import as_stored
+from conceptctl.workflows.learn.stored import as_stored
 from tests.methods.bench import Bench, earlier_of
 from tests.tiny_pipeline import write_tiny_pipeline
 

@@ -10,6 +10,7 @@ from conceptctl import families
 from conceptctl.errors import StoreDamaged
 from conceptctl.families.sd import FAMILY
 from conceptctl.store import base
+from conceptctl.store.layout import READABLE
 from conceptctl.store.manifest import canonical, decode, parse
 from conceptctl.store.repair import repair
 from conceptctl.store.store import Store
@@ -157,3 +158,14 @@ def test_it_holds_what_a_store_of_now_holds(earlier, tmp_path, base_folder):
     assert dataclasses.replace(ours.base, family=None) == theirs.base
     assert ours.concepts == theirs.concepts
     assert fold(now).head.folded == fold(earlier).head.folded
+
+
+@pytest.mark.parametrize("number", READABLE)
+def test_a_store_that_draws_keeps_the_format_that_it_was_made_in(store, number):
+    """Until something enters that its programs would misread; stores that tell classes apart are the latest at once."""
+    store.layout.format.write_text(f"{number}\n")
+    opened = Store(store.layout.root)
+    synthetic.learn(opened, "alice")
+    fold(opened)
+    assert opened.layout.format_number() == number
+    assert not verify(opened.layout, read_data=True).problems

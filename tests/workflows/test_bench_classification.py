@@ -137,7 +137,7 @@ def test_a_cell_that_was_stopped_goes_on_after_its_last_task(home, monkeypatch):
 def test_shipped_specs_name_methods_that_there_are_and_presets_settings_that_they_have(spec):
     base = spec.base or vit.BUNDLED
     for entry in spec.entries:
-        config = cells._config(entry, spec, preset_for(vit.NAME, base), vit.UNSUPPORTED)
+        config = cells._config(entry, spec, preset_for(vit.NAME, base))
         assert isinstance(
             find_classifier(entry.method).configuration(**config), find_classifier(entry.method).configuration
         )

@@ -57,13 +57,23 @@ class PromptMethod(Method):
 
     def attach(self, task: Task) -> Trainable:
         """Let a pool grow by a task, with what earlier ones left in it, beside the task's rows of the head."""
-        pool, number, rate = self.pool(task), len(task.earlier), self.config.learning_rate
+        pool, number, rate = self._kept(task), len(task.earlier), self.config.learning_rate
+        pool.grow(number)
+        return Trainable(None, TokenEmbedding(task.token_start), rate, Prompting(pool, number, rate))
+
+    def prompts(self, task: Task) -> Prompting | None:
+        """The prompts that earlier tasks left."""
+        number = len(task.earlier)
+        return Prompting(self._kept(task), number - 1, self.config.learning_rate) if number else None
+
+    def _kept(self, task: Task) -> Pool:
+        """The pool as earlier tasks left it."""
+        pool, number = self.pool(task), len(task.earlier)
         if number:
             pool.grow(number - 1)
             kept = task.earlier[-1].state()
             pool.load_state_dict({name.removeprefix(_KIND): each for name, each in kept.items()})
-        pool.grow(number)
-        return Trainable(None, TokenEmbedding(task.token_start), rate, Prompting(pool, number, rate))
+        return pool
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:
         """What the prompts of a step add to the loss that was taken before, by name."""

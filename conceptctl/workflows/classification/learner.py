@@ -1,4 +1,4 @@
-"""A transformer that learns classes, one task after the other, with one method."""
+"""A transformer that tells apart the classes that it has learned, and learns more, one task after the other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, train
-from conceptctl.learning.method import Earlier, Task
+from conceptctl.learning.method import Earlier, Task, Trainable
 from conceptctl.learning.processes import make_accelerator
 from conceptctl.learning.weights import Deltas, shapes_of
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptctl.families.vit import VitBackbone
-    from conceptctl.learning.method import Config, Learned, Method, State, Trainable
+    from conceptctl.learning.checkpoint import TrainingState
+    from conceptctl.learning.method import Config, Learned, Method, State
     from conceptctl.learning.prompts import Prompts
     from conceptctl.learning.weights import TokenRows
 
@@ -39,12 +41,18 @@ class Taught:
     """Numbers that trained beside the head."""
     kept: int
     """Numbers that are kept beside the weights and the head."""
+    learned: Learned
+    """What the method left; on the device."""
+    curve: tuple[float, ...]
+    """The loss over the training."""
 
 
 class Learner:
     """A method on a backbone; all that it learned is in both."""
 
-    def __init__(self, backbone: VitBackbone, method: type[Method], config: Config, *, epochs: int, seed: int) -> None:
+    def __init__(
+        self, backbone: VitBackbone, method: type[Method], config: Config, *, epochs: int = 1, seed: int = 0
+    ) -> None:
         """Begin with nothing learned.
 
         Args:
@@ -69,7 +77,10 @@ class Learner:
         names: Sequence[str],
         pixels: Tensor,
         labels: Sequence[str],
-        tell: Callable[[int, int], None] | None = None,
+        tell: Callable[[int, int], None] = lambda done, steps: None,
+        *,
+        state: TrainingState | None = None,
+        save: Callable[[TrainingState], None] = lambda state: None,
     ) -> Taught:
         """Learn a task.
 
@@ -78,6 +89,8 @@ class Learner:
             pixels: Its pictures, as the backbone encodes them.
             labels: The class of each.
             tell: Told of the steps that are done, and of all.
+            state: Where an earlier run of the same task stopped.
+            save: Called now and then, and when the training is interrupted.
 
         Raises:
             AlreadyExists: A class was learned before.
@@ -85,23 +98,26 @@ class Learner:
         """
         nothing = self.backbone.token_start()
         numbers = [self.backbone.add_token(name, nothing) for name in names]
-        batch = min(self.config.batch_size, len(labels))
-        steps = -(-self.epochs * len(labels) // batch)
+        steps, batch = steps_of(self.config, self.epochs, len(labels))
         method = self.method(replace(self.config, steps=steps, batch_size=batch))
         task = self._task(method)
         start = self._start(method.attach(task).to(self.backbone.device), names, pixels, labels)
         task = replace(task, token_start=start)
         trainable = method.attach(task).to(self.backbone.device)
-        told = Listener(step=lambda done: tell(done, steps)) if tell else None
+        told = Listener(step=lambda done: tell(done, steps), save=save)
         examples = Examples(pixels, labels, len(labels))
-        train(self.backbone, numbers, method, task, trainable, examples, accelerator=self._accelerator, listener=told)
+        end = train(
+            self.backbone, numbers, method, task, trainable, examples,
+            accelerator=self._accelerator, state=state, listener=told,
+        )  # fmt: skip
         with torch.no_grad():
             learned = method.finish(task, trainable)
             self._take(learned, numbers, names)
         self._prompts = _asked(trainable)
         head = sum(each.numel() for each in trainable.token.parameters())
         trained = sum(each.numel() for each in trainable.parameters() if each.requires_grad) - head
-        return Taught(steps, trained, sum(each.numel() for each in self._state.values()))
+        kept = sum(each.numel() for each in self._state.values())
+        return Taught(steps, trained, kept, learned, tuple(end.curve))
 
     def classify(self, pixels: Tensor) -> Tensor:
         """The probability of each class that was learned, (N, C), whatever its task."""
@@ -116,17 +132,33 @@ class Learner:
         return {name: each.detach().cpu().contiguous() for name, each in {**heads, **change, **state}.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], names: Sequence[str], tasks: int) -> None:
-        """Put back what was learned in so many tasks, in a learner that has learned nothing.
-
-        With prompts, classifying comes after the next task only.
-        """
-        for table in self.backbone.token_tables():
-            for name, row in zip(names, tensors[_HEAD + table].split(1), strict=True):
-                self.backbone.add_token(name, {table: row})
-        self.names, self.tasks = list(names), tasks
+        """Put back what was learned in so many tasks, in a learner that has learned nothing."""
         change = _named(tensors, _CHANGE)
         self._add({path: each.to(self.backbone.device) for path, each in change.items()})
-        self._state = _named(tensors, _STATE)
+        self.go_on(names, _named(tensors, _HEAD), tasks, _named(tensors, _STATE), self._change)
+
+    def go_on(
+        self, names: Sequence[str], rows: TokenRows, tasks: int, state: State, change: Mapping[str, Tensor]
+    ) -> None:
+        """Go on from tasks whose deltas the backbone's weights have already.
+
+        Args:
+            names: Every class, in the order of learning.
+            rows: Their rows of the head, (C, D + 1) by table.
+            tasks: How many tasks they were learned in.
+            state: What the last of them left.
+            change: By how much the targets have changed in all, by path; of all of them, or of none.
+        """
+        for table in self.backbone.token_tables():
+            for name, row in zip(names, rows[table].split(1), strict=True):
+                self.backbone.add_token(name, {table: row})
+        self.names, self.tasks = list(names), tasks
+        self._state, self._change = dict(state), dict(change)
+        method = self.method(self.config)
+        prompts = method.prompts(self._task(method)) if tasks else None
+        if prompts is not None:
+            trainable = Trainable(None, nn.Identity(), 0.0, prompts).to(self.backbone.device)
+            self._prompts = _asked(trainable)
 
     @torch.no_grad()
     def _start(self, attached: Trainable, names: Sequence[str], pixels: Tensor, labels: Sequence[str]) -> TokenRows:
@@ -175,6 +207,12 @@ class Learner:
         targets = self.backbone.targets()
         self.backbone.set_weights({path: targets[path].weight + delta for path, delta in deltas.items()})
         self._change |= {path: self._change.get(path, 0) + delta.detach() for path, delta in deltas.items()}
+
+
+def steps_of(config: Config, epochs: int, pictures: int) -> tuple[int, int]:
+    """How many steps so many epochs are, and how many pictures are in each."""
+    batch = min(config.batch_size, pictures)
+    return -(-epochs * pictures // batch), batch
 
 
 def _asked(trainable: Trainable) -> Callable[[Tensor], Prompts] | None:

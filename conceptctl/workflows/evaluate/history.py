@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from conceptctl.errors import ImportRefused, StoreDamaged
 from conceptctl.store import blobs, tensorfile
@@ -63,12 +63,23 @@ def new_run() -> str:
     return os.urandom(8).hex()
 
 
-def commit(store: Store, measured: Sequence[tuple[str, Kept]], *, wait: bool = False) -> Generation | None:
+class OfGeneration(Protocol):
+    """Figures of one concept that were found in some generation: a dataclass of plain data."""
+
+    @property
+    def generation(self) -> int:
+        """With which they were found."""
+
+
+Figures = TypeVar("Figures", bound=OfGeneration)
+
+
+def commit(store: Store, measured: Sequence[tuple[str, Any]], *, wait: bool = False) -> Generation | None:
     """Keep figures as one generation.
 
     Args:
-        store: The store; it may have changed since the pictures were drawn.
-        measured: The uid of each concept, and its figures.
+        store: The store; it may have changed since they were found.
+        measured: The uid of each concept, and its figures: a dataclass of plain data.
         wait: Wait while somebody else changes the store.
 
     Returns:
@@ -87,7 +98,7 @@ def commit(store: Store, measured: Sequence[tuple[str, Kept]], *, wait: bool = F
         return writer.commit(writer.head.after(action, attachments=(*writer.head.attachments, *added)))
 
 
-def _add(writer: Writer, kept: Kept) -> BlobRef:
+def _add(writer: Writer, kept: Any) -> BlobRef:
     return writer.add_tensors({}, {METADATA_KEY: canonical({KIND: asdict(kept)}).decode()})
 
 
@@ -109,17 +120,39 @@ def read_all(
     Returns:
         The uid of the concept, and its figures.
     """
+    return attached(layout, generation, uid, _kept, warn=warn)
+
+
+def attached(
+    layout: Layout,
+    generation: Generation,
+    uid: str | None,
+    parse: Callable[[Mapping[str, Any]], Figures],
+    *,
+    warn: Callable[[str], None] = lambda text: None,
+) -> list[tuple[str, Figures]]:
+    """Read the evaluations that a generation holds, whatever was measured; see `read_all`.
+
+    Args:
+        layout: The store.
+        generation: Usually the head.
+        uid: Only those of this concept; None for all.
+        parse: Makes figures of what a file says; a KeyError, TypeError or ValueError means that it holds none.
+        warn: As in `read_all`.
+    """
     found = []
     for attachment in generation.attachments:
         if attachment.kind == KIND and uid in (None, attachment.concept):
             try:
-                found.append((attachment.concept, _read(layout, attachment)))
+                found.append((attachment.concept, parse(_entry(layout, attachment))))
             except (StoreDamaged, ImportRefused) as error:
                 warn(f"left out: {error}")
+            except (KeyError, TypeError, ValueError):
+                warn(f"left out: {KIND}: blob {attachment.blob.sha256[:12]}: it holds no figures")
     return found
 
 
-def by_generation(kept: Sequence[Kept], generations: Sequence[int]) -> dict[int, Kept]:
+def by_generation(kept: Sequence[Figures], generations: Sequence[int]) -> dict[int, Figures]:
     """Find with which generation each evaluation was committed.
 
     Args:
@@ -170,15 +203,17 @@ def summary(kept: Kept, newest: Kept) -> str:
     return line
 
 
-def _read(layout: Layout, attachment: Attachment) -> Kept:
+def _entry(layout: Layout, attachment: Attachment) -> dict[str, Any]:
     path = blobs.checked(layout, attachment.blob, KIND, read=True)
-    try:
-        entry = json.loads(tensorfile.read_header(path).metadata[METADATA_KEY])[KIND]
-        if "then" in entry:
-            # What earlier versions called it.
-            entry["after_learning"] = {"remembered": FROM_FEATURES}.get(entry["then"], entry["then"])
-        # Fields that a later version adds are not this one's concern.
-        optional = {each.name for each in fields(Kept) if each.default_factory is not MISSING}
-        return Kept(**{each.name: entry[each.name] for each in fields(Kept) if each.name not in optional - set(entry)})
-    except (KeyError, TypeError, ValueError):
-        raise StoreDamaged(f"{KIND}: blob {attachment.blob.sha256[:12]}: it holds no figures") from None
+    entry: dict[str, Any] = json.loads(tensorfile.read_header(path).metadata[METADATA_KEY])[KIND]
+    return entry
+
+
+def _kept(entry: Mapping[str, Any]) -> Kept:
+    there = dict(entry)
+    if "then" in there:
+        # What earlier versions called it.
+        there["after_learning"] = {"remembered": FROM_FEATURES}.get(there["then"], there["then"])
+    # Fields that a later version adds are not this one's concern.
+    optional = {each.name for each in fields(Kept) if each.default_factory is not MISSING}
+    return Kept(**{each.name: there[each.name] for each in fields(Kept) if each.name not in optional - set(there)})

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from conceptctl.errors import DeviceFailed
 from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
 from conceptctl.learning.stopping import StoppingRule
 from conceptctl.learning.weights import Deltas
-from conceptctl.store import weights
-from conceptctl.store.factors import Factors, smaller
+from conceptctl.store.factors import Factors
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.cost import LOSS_BATCHES
@@ -27,10 +23,9 @@ from conceptctl.workflows.learn.memory import Fit, fitted
 from conceptctl.workflows.learn.model import Model
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, Pace, in_whole_batches, steps_a_picture
 from conceptctl.workflows.learn.prepared import Prepared
+from conceptctl.workflows.learn.stored import as_stored
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from conceptctl.learning.backbone import Backbone
     from conceptctl.learning.checkpoint import TrainingState
     from conceptctl.learning.method import Task, Trainable
@@ -200,54 +195,6 @@ def fit_of(prepared: Prepared, backbone: Backbone, trainable: Trainable, dataset
 def _largest(dataset: Dataset) -> tuple[int, ...]:
     """The shape of the largest of all latents, (C, H, W)."""
     return max((tuple(each.shape) for each in dataset.examples.latents), key=math.prod)
-
-
-def _on_cpu(learned: Learned) -> Learned:
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.detach().float().cpu()
-
-    return Learned(
-        Deltas(
-            {paths: moved(stack) for paths, stack in learned.deltas.stacks.items()},
-            {paths: each.to(torch.device("cpu")) for paths, each in learned.deltas.products.items()},
-        ),
-        {table: moved(rows) for table, rows in learned.tokens.items()},
-        {name: moved(value) for name, value in learned.state.items()},
-        learned.contains,
-    )
-
-
-def as_stored(learned: Learned) -> tuple[Learned, dict[str, Factors]]:
-    """Make deltas the ones that a store makes of their factors, where those are smaller than they are themselves.
-
-    Args:
-        learned: What a method keeps.
-
-    Returns:
-        The same on the CPU and with these deltas, and the factors by path: what draws from now on is what will be read.
-
-    Raises:
-        DeviceFailed: What was learned is no number, or one with which no model draws.
-    """
-    learned = _on_cpu(learned)
-    drawn = (*learned.deltas.values(), *learned.tokens.values())
-    if not all(bool(each.isfinite().all()) for each in (*drawn, *learned.state.values())):
-        raise DeviceFailed("what was learned holds nan or inf; nothing is kept", hint="a smaller --learning-rate")
-    if not all(weights.is_drawable(each.numpy()) for each in drawn):
-        raise DeviceFailed(
-            f"what was learned has numbers beyond {weights.LARGEST:g}, with which no model draws; nothing is kept",
-            hint="a smaller --learning-rate",
-        )
-    stacks, found = dict(learned.deltas.stacks), {}
-    for paths, products in learned.deltas.products.items():
-        matrices = dict(zip(paths, stacks[paths], strict=True))
-        for path, (up, down, mask) in zip(paths, products.unbind(), strict=True):
-            passing = None if mask is None else mask.numpy()
-            if factors := smaller(up.numpy(), down.numpy(), passing, matrices[path].numpy()):
-                found[path] = factors
-                matrices[path] = torch.from_numpy(factors.product())
-        stacks[paths] = torch.stack(list(matrices.values()))
-    return replace(learned, deltas=Deltas(stacks)), found
 
 
 def _measures(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import conceptctl
 from conceptctl.errors import UsageError
-from conceptctl.families import check_unsupported
 from conceptctl.images.class_folders import LabelledClass, classes_in, tasks_of
 from conceptctl.methods import find_classifier
 from conceptctl.presets import Preset, preset_for
@@ -20,7 +19,7 @@ from conceptctl.workflows.bench.cell import DATA, Cell
 from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.sequences import write_styles
 from conceptctl.workflows.bench.spec import Entry
-from conceptctl.workflows.learn.request import configured
+from conceptctl.workflows.classification.settings import settings_of
 
 STATE = "state.safetensors"
 """What a cell has learned so far."""
@@ -65,7 +64,7 @@ def make_cells(
 
     base = spec.base or vit.BUNDLED
     preset = preset_for(vit.NAME, base)
-    configs = {entry.label: _config(entry, spec, preset, vit.UNSUPPORTED) for entry, _ in rows}
+    configs = {entry.label: _config(entry, spec, preset) for entry, _ in rows}
     # A cell would find out after the pictures are drawn, and every cell anew.
     digest = vit.load(base, torch.device("cpu")).sha256
     if spec.data.folder:
@@ -115,18 +114,13 @@ def _cell(
     )
 
 
-def _config(entry: Entry, spec: ClassSpec, preset: Preset, unsupported: Mapping[str, str]) -> dict[str, Any]:
+def _config(entry: Entry, spec: ClassSpec, preset: Preset) -> dict[str, Any]:
     """Every setting of a row: the method's, the preset's, the protocol's, the spec's."""
     found = find_classifier(entry.method)
     protocol = {"batch_size": spec.protocol.batch_size} if spec.protocol.batch_size else {}
     if "steps" in entry.settings:
         raise UsageError(f"{entry.label}: classes are learned in epochs, not in steps", hint="[protocol] epochs = 50")
-    known = {each.name for each in dataclasses.fields(found.configuration)}
-    # What the preset says of every method is said of those that have it.
-    ours = {name: value for name, value in preset.settings(entry.method).items() if name in known}
-    config = configured(found, {**ours, **protocol, **entry.settings})
-    check_unsupported(unsupported, config)
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(settings_of(found, preset, {**protocol, **entry.settings}))
 
 
 def _digest_of(classes: Sequence[LabelledClass]) -> str:

@@ -170,7 +170,8 @@ def _settings_page() -> str:
         "## Presets",
         "Files in `conceptctl/presets/`; a base takes the one that names it, or that of its family.",
         _presets_table(),
-        "`--preset paper` puts the papers' own values over a base's, but for `mask`, which follows from the base's size. What it sets beside the defaults: "
+        "`--preset paper` puts the papers' own values over a base's, but for `mask`, which follows from the base's "
+        "size. What it sets beside the defaults: "
         + "; ".join(
             f"`{name}`: {', '.join(f'`{key}={value}`' for key, value in values.items())}"
             for name, values in presets.shipped()["paper"].methods.items()

@@ -125,8 +125,9 @@ def _train(
     from conceptctl.diffusion.models import training_dtype
     from conceptctl.learning.loop import Listener, train
     from conceptctl.workflows.learn.dataset import Dataset
+    from conceptctl.workflows.learn.stored import as_stored
     from conceptctl.workflows.learn.task import make_task
-    from conceptctl.workflows.learn.stored import as_stored, fit_of
+    from conceptctl.workflows.learn.training import fit_of
 
     method, device, seed = prepared.method, prepared.device, prepared.request.train.seed
     dtype = training_dtype(device, prepared.precision)

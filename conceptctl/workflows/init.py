@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conceptctl import families
-from conceptctl.errors import ImportRefused, NotFound, UsageError
+from conceptctl.errors import ImportRefused, NotFound, StoreDamaged, UsageError
 from conceptctl.formats import foreign
 from conceptctl.store import base
 from conceptctl.store.manifest import Family
@@ -64,8 +64,10 @@ def initialize(root: Path, named: str) -> Initialized:
 def _laid_out(folder: Path, name: str, beside: Path) -> Iterator[tuple[Path, Family]]:
     """Say what family a folder's model is of, and lay it out as a store copies it in."""
     if not _is_tower(folder):
-        family = families.recognized(folder).family_in(folder)
+        module = families.recognized(folder)
+        family = module.family_in(folder)
         foreign.refuse_folder(folder, family)
+        _check_sizes(folder, module)
         yield folder, family
         return
     from conceptctl.families import vit
@@ -112,6 +114,24 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
         yield _from_hub(named), named
     else:
         raise NotFound(f"no base {named!r}", hint=_BASES)
+
+
+def _check_sizes(folder: Path, family: families.FamilyModule) -> None:
+    """Make sure that a folder says how large its pictures are.
+
+    Raises:
+        ImportRefused: It does not.
+    """
+    configs = {}
+    for path in folder.glob("*/config.json"):
+        with suppress(ValueError):
+            configs[path.relative_to(folder).as_posix()] = json.loads(path.read_bytes())
+    try:
+        sound = family.picture_side(configs) > 0 and (family.longest_side(configs) or 1) > 0
+    except StoreDamaged:
+        sound = False
+    if not sound:
+        raise ImportRefused(f"{folder}: its configurations do not say how large its pictures are", hint=_FETCH)
 
 
 def _check_tokenizers(folder: Path, family: Family) -> None:

@@ -308,6 +308,16 @@ def test_a_base_whose_numbers_are_none(tmp_path, part, dtype, value):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("side", ["big", 0, None, -8])
+def test_a_base_that_does_not_say_how_large_its_pictures_are(tmp_path, side):
+    folder = write_tiny_pipeline(tmp_path / "sd")
+    config = json.loads((folder / "unet/config.json").read_bytes())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"sample_size": side}))
+    with pytest.raises(ImportRefused, match="how large its pictures are"):
+        initialize(tmp_path / "store", str(folder))
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("named", ["../x", "-a/b", "a/.b", "a/b.git"])
 def test_what_is_no_hub_id_is_not_asked_for(tmp_path, named):
     with pytest.raises(NotFound, match="no base"):

@@ -14,7 +14,7 @@ from conceptctl.workflows.init import initialize
 SMALL = {
     "stamina": {"rank": 2}, "c-lora": {"rank": 2, "forgetting_weight": 1.0}, "lora": {"rank": 2},
     "l2p": {"pool_size": 4, "prompt_length": 2, "chosen": 2}, "dual-prompt": {"expert_length": 4, "general_layers": 1},
-    "coda-prompt": {"added": 2}, "fine-tuning": {},
+    "coda-prompt": {"added": 2}, "fine-tuning": {}, "linear-probe": {},
 }  # fmt: skip
 
 

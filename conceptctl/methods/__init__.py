@@ -46,6 +46,7 @@ CLASSIFIERS: Mapping[str, str] = MappingProxyType(
         "dual-prompt": "dual_prompt:DualPrompt",
         "coda-prompt": "coda_prompt:CodaPrompt",
         "fine-tuning": "fine_tuning:FineTuning",
+        "linear-probe": "linear_probe:LinearProbe",
     }
 )
 """Every method that learns to tell classes apart, likewise."""

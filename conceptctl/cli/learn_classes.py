@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from conceptctl.cli.learn_run import folded
 from conceptctl.cli.learn_text import duration, fall, listed_settings, settings_in
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import check_meaningful, listed, size_text
-from conceptctl.errors import ConceptctlError, UsageError
+from conceptctl.errors import UsageError
 from conceptctl.learning.launch import processes
 from conceptctl.store.store import Store
 from conceptctl.wording import count
@@ -50,7 +51,8 @@ def learn_classes(context: typer.Context, store: Store, out: Output) -> None:
             return
         learned = workflow.learn(store, request, device=device, wait=options["wait"], watch=watch)
     fold = options["fold"]
-    seq = _folded(store, learned, wait=options["wait"]) if fold else learned.generation.seq
+    what = f"the task {learned.plan.name}"
+    seq = folded(store, what, out, wait=options["wait"]).seq if fold else learned.generation.seq
     out.data(_payload(learned, seq, folded=fold), _lines(learned, seq, folded=fold), [learned.plan.name])
 
 
@@ -63,7 +65,7 @@ def _request(options: Mapping[str, Any]) -> Request:
     given = {name: options[name] for name in _SETTINGS if options[name] is not None}
     return Request(
         folder=Path(options["folder"]),
-        name=options["token"] or "",
+        name=options["token"],
         method=options["method"],
         epochs=options["epochs"],
         seed=options["seed"] or 0,
@@ -81,15 +83,6 @@ def _watch(shown: Progress) -> Watch:
         shown.stage(what, total)
 
     return Watch(stage=begin, done=shown.update)
-
-
-def _folded(store: Store, learned: LearnedTask, *, wait: bool) -> int:
-    from conceptctl.workflows.fold import fold
-
-    try:
-        return fold(store, wait=wait).head.seq
-    except ConceptctlError as error:
-        raise type(error)(f"learned {learned.plan.name}, but not folded: {error}", hint="conceptctl fold") from error
 
 
 def _plan_payload(planned: Plan) -> dict[str, Any]:

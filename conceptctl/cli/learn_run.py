@@ -30,18 +30,19 @@ def taught(
         learned = learn_concept(store, entry.request, device=entry.device, wait=wait, watch=display.watch())
     if learned is None:
         return None
-    head = _folded(store, entry.request.name, out, wait=wait) if entry.fold else learned.generation
+    head = folded(store, f"V*{entry.request.name}", out, wait=wait) if entry.fold else learned.generation
     return learned, head, [str(path) for path in display.samples]
 
 
-def _folded(store: Store, name: str, out: Output, *, wait: bool) -> Generation:
+def folded(store: Store, what: str, out: Output, *, wait: bool) -> Generation:
+    """Fold what was learned, and say that it was learned where it cannot be folded."""
     from conceptctl.workflows.fold import fold
 
     try:
         return fold(store, wait=wait).head
     except ConceptctlError as error:
         # The same command would find the concept taken.
-        raise type(error)(f"learned V*{name}, but not folded: {error}", hint="conceptctl fold") from error
+        raise type(error)(f"learned {what}, but not folded: {error}", hint="conceptctl fold") from error
     except KeyboardInterrupt:
-        out.say(f"learned V*{name}, but not folded; to fold it: conceptctl fold")
+        out.say(f"learned {what}, but not folded; to fold it: conceptctl fold")
         raise

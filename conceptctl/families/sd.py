@@ -57,7 +57,7 @@ def check_channels(folder: Path, hint: str) -> None:
     """
     try:
         channels = json.loads((folder / "unet" / "config.json").read_bytes()).get("in_channels", _CHANNELS)
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, RecursionError, AttributeError):
         # What is missing or damaged is said by what needs it.
         return
     if channels != _CHANNELS:

@@ -79,7 +79,7 @@ def check_transformer(folder: Path, kind: str, patch: int, hint: str) -> None:
         transformer, vae = (json.loads((folder / part / "config.json").read_bytes()) for part in ("transformer", "vae"))
         found, channels = transformer.get("_class_name"), transformer.get("in_channels")
         wanted = patch * vae.get("latent_channels", 0)
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):
         found, channels, wanted = None, 0, 0
     if found != kind:
         raise ImportRefused(f"{folder}: it has no {kind}", hint=hint)

@@ -126,8 +126,8 @@ def _configuration(tensors: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
         inner = tensors["blocks.0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"it is no plain vision transformer: {error}") from None
-    side = math.isqrt(patches)
-    if side * side != patches:
+    side = math.isqrt(max(patches, 0))
+    if side < 1 or side * side != patches:
         raise ValueError(f"its {patches} patches are no square with a class token")
     if channels != 3:
         raise ValueError(f"its pictures have {channels} channels, not 3")

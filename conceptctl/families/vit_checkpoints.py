@@ -108,13 +108,18 @@ def _from_transformers(folder: Path, config: Mapping[str, Any], shown: str, atte
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            # They are named below; transformers itself logs which they are, and does not say it.
+            ignore_mismatched_sizes=True,
             **({"add_pooling_layer": False} if kind == "vit" else {}),
         )
+        if odd := sorted(info["mismatched_keys"]):
+            name, found, wanted = odd[0]
+            raise ValueError(f"its {name} has the shape {tuple(found)}, not {tuple(wanted)}")
         if absent := sorted(info["missing_keys"]):
             raise ValueError(f"it has no {absent[0]}")
         if not attentions(model):
             raise ValueError("it has no layers")
-        if not isinstance(model.config.image_size, int):
+        if not isinstance(model.config.image_size, int) or model.config.image_size < 1:
             raise ValueError(f"its pictures of {model.config.image_size} are no squares")
         return Tower(model, _scaling(folder, shown))
     # Whatever the libraries make of numbers that cannot be meant, and of damaged files.
@@ -163,7 +168,7 @@ def _place(name: str) -> tuple[str, ...] | None:
 def _json(path: Path, shown: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotFound(f"{shown}: no vision transformer: {path.name} cannot be read: {error}", hint=HINT) from None
     return found if isinstance(found, dict) else {}
 

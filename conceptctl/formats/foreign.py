@@ -99,7 +99,7 @@ def refuse_folder(folder: Path, family: Family) -> None:
     for component in family.components:
         try:
             config = json.loads((folder / component / "config.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             # What is missing or damaged is said by what needs it.
             continue
         if isinstance(config, dict) and (said := config.get("quantization_config")):

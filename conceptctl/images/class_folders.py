@@ -30,6 +30,7 @@ CODA-Prompt's keep 6,000 of its 30,000."""
 MOST_NAMED = 10
 """Refused files that a message names."""
 _LINK = "a symbolic link: only what stands in the folder itself is read"
+_LINK_NOT_FOLLOWED = "a symbolic link; --follow-symlinks reads what it points to"
 LAYOUT = "one folder for each class, or train/CLASS and test/CLASS, with pictures in it"
 
 
@@ -168,24 +169,39 @@ def decoded(
                 yield path, np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
 
 
-def _folders(folder: Path, *, follow: bool = False) -> dict[str, Path]:
-    """The folders in a folder; a file that is nothing that may lie about beside them is refused."""
+def _folders(folder: Path, *, follow: bool | None = None) -> dict[str, Path]:
+    """The folders in a folder; a file that is nothing that may lie about beside them is refused.
+
+    Args:
+        folder: Of a user's.
+        follow: Read what symbolic links point to; None where a user has no such choice.
+    """
     found: dict[str, Path] = {}
     refused: list[str] = []
     for path in files.entries(folder, LAYOUT):
         if is_junk(path.name):
             continue
-        if files.is_folder(path, follow=follow):
+        if files.is_folder(path, follow=bool(follow)):
             found[path.name] = path
-        elif path.is_symlink() and not follow:
-            refused.append(f"{_shown(path)}: {_LINK}")
-        elif files.is_picture(path, follow=follow):
-            refused.append(f"{_shown(path)}: a picture that is in no class's folder")
-    _refuse(refused, f"in {_shown(folder)}")
+        elif reason := _out_of_place(path, follow):
+            refused.append(f"{_shown(path)}: {reason}")
+    _refuse(refused, f"in {_shown(folder)}", hint=LAYOUT)
     return found
 
 
-def _class_folders(folder: Path, *, follow: bool = False) -> dict[str, Path]:
+def _out_of_place(path: Path, follow: bool | None) -> str:
+    """Why what is no folder must not stand beside those of classes; "" where it may."""
+    if path.is_symlink():
+        if not follow:
+            return _LINK if follow is None else _LINK_NOT_FOLLOWED
+        try:
+            files.check_regular(path, follow=True)
+        except PicturesRefused as refusal:
+            return f"a symbolic link: {refusal}"
+    return "a picture that is in no class's folder" if files.is_picture(path, follow=bool(follow)) else ""
+
+
+def _class_folders(folder: Path, *, follow: bool | None = None) -> dict[str, Path]:
     found = _folders(folder, follow=follow)
     if not found:
         raise PicturesRefused(f"no class in {_shown(folder)}", hint=LAYOUT)
@@ -231,11 +247,11 @@ def _split(name: str, pictures: tuple[Path, ...], folder: Path, seed: int) -> La
     )
 
 
-def _refuse(refused: list[str], where: str) -> None:
+def _refuse(refused: list[str], where: str, *, hint: str = "fix or remove what is named above") -> None:
     if refused:
         more = [f"and {len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
         lines = "".join(f"\n  {line}" for line in [*refused[:MOST_NAMED], *more])
-        raise PicturesRefused(f"{len(refused)} {where} refused:{lines}", hint="fix or remove what is named above")
+        raise PicturesRefused(f"{len(refused)} {where} refused:{lines}", hint=hint)
 
 
 def _shown(path: Path) -> str:

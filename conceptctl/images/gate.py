@@ -13,6 +13,7 @@ from conceptctl.images.buckets import Size
 from conceptctl.images.decoder import Decoder, Limits
 from conceptctl.images.listing import MOST_FILES, NAME_A_FOLDER, Listing, list_folder, named
 from conceptctl.images.pixels import Cropped, Wanted
+from conceptctl.wording import count
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def check_folder(
         raise PicturesRefused(f"{len(refusals)} of {total} files in {_shown(folder)} refused:" + "".join(lines))
     if len(distinct) < rules.fewest:
         lines += [f"\n  {note}" for note in notes]
-        have = f"{len(distinct)} different pictures in {_shown(folder)}, at least {rules.fewest} are needed"
+        have = f"{count(len(distinct), 'different picture')} in {_shown(folder)}, at least {rules.fewest} are needed"
         if not distinct:
             have = f"no picture in {_shown(folder)} is left"
         hint = "add pictures of the same subject, each a little different"

@@ -157,7 +157,7 @@ def _check_header(picture: Image.Image, wanted: Wanted) -> list[str]:
     if max(width, height) > WIDEST * min(width, height):
         raise PicturesRefused(f"{width} x {height} pixels: more than {WIDEST} times as long as wide")
     if enlarges(picture.size, wanted.bucket(picture.size)):
-        about = f"the base draws {wanted.side} x {wanted.side} pixels"
+        about = f"the base's own pictures are {wanted.side} x {wanted.side} pixels"
         notes.append(f"enlarged: {f'about {wanted.side**2} pixels are learned from' if wanted.step else about}")
     return notes
 

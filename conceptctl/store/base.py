@@ -21,6 +21,7 @@ from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Base, Family, Generation, canonical
 from conceptctl.store.tensorfile import Tensor, TensorInfo
 
+_FETCH_AGAIN = "fetch the model again; if it is the same then, take another"
 TEXTS = {".json", ".txt", ".model"}
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 _WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
@@ -199,7 +200,7 @@ def _check_finite(weights: Mapping[str, Path], family: Family) -> None:
         if info.dtype in FLOATS and not np.isfinite(to_array(info, view)).all():
             raise ImportRefused(
                 f"{component}: {name}: not all numbers are finite",
-                hint="fetch the model again; if it is the same then, take another: conceptctl init --base pocket",
+                hint=_FETCH_AGAIN,
             )
 
 
@@ -216,7 +217,11 @@ def _as_half(info: TensorInfo, view: memoryview) -> memoryview:
 
 
 def ingest(layout: Layout, source: Source, name: str) -> Base:
-    """Copy a base into a store."""
+    """Copy a base into a store.
+
+    Raises:
+        ImportRefused: A configuration is no JSON.
+    """
     files = {place: blobs.add_file(layout, path) for place, path in source.weights.items()}
     texts = {}
     for place, path in source.texts.items():
@@ -226,11 +231,18 @@ def ingest(layout: Layout, source: Source, name: str) -> Base:
 
 
 def without_host_paths(path: Path) -> bytes:
-    """Return a configuration's bytes without the place the model once lay in, which libraries write into it."""
+    """Return a configuration's bytes without the place the model once lay in, which libraries write into it.
+
+    Raises:
+        ImportRefused: It is none.
+    """
     data = path.read_bytes()
     if path.suffix != ".json" or b"name_or_path" not in data:
         return data
-    value = json.loads(data)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ImportRefused(f"{path}: no JSON", hint=_FETCH_AGAIN) from None
     if isinstance(value, dict):
         # Models write the one, tokenizers the other.
         for key in ("_name_or_path", "name_or_path"):

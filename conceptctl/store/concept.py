@@ -107,15 +107,19 @@ def new_uid() -> str:
     return os.urandom(8).hex()
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, noun: str = "concept") -> str:
     """Return a concept's name if it can be one.
+
+    Args:
+        name: The name.
+        noun: What is called so.
 
     Raises:
         UsageError: It has other characters than a token and a file name both can have.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be a concept's name",
+            f"{name!r} cannot be a {noun}'s name",
             hint="1 to 64 of a-z, 0-9, - and _, starting with a letter or a digit",
         )
     return name

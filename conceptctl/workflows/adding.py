@@ -73,12 +73,13 @@ def check_name_free(name: str, head: Generation, layout: Layout) -> None:
         AlreadyExists: A concept has it, or the base has its token.
         UsageError: It cannot be a name.
     """
-    concept.check_name(name)
+    noun = head.base.noun
+    concept.check_name(name, noun)
     if head.concept(name):
-        raise AlreadyExists(
-            f"a concept {name!r} is there already",
-            hint=f"another name (import: --as NAME); to learn it anew: learn with --replace; conceptctl forget {name}",
-        )
+        hint = f"another name (import: --as NAME); to learn it anew: learn with --replace; conceptctl forget {name}"
+        if head.base.is_classifier:
+            hint = "another name (learn: --token NAME); or conceptctl undo"
+        raise AlreadyExists(f"a {noun} {name!r} is there already", hint=hint)
     if f"v*{name}" in base.token_words(layout, head.base):
         raise AlreadyExists(f"V*{name} is a token of the base already", hint="take another name")
 

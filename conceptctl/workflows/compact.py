@@ -43,7 +43,8 @@ def plan_compact(store: Store) -> CompactPlan:
     past = manifest.kept(purge.history(store.layout))
     names = tuple(each.name for each in head.concepts if not _is_bare(store, each))
     if not head.concepts or (not names and all(each.concepts == head.concepts for each in past)):
-        raise NotFound("there is nothing to compact: no concept has a delta of its own", hint="conceptctl list")
+        noun = head.base.noun
+        raise NotFound(f"there is nothing to compact: no {noun} has a delta of its own", hint="conceptctl list")
     left = {*head.base.files.values(), head.base.texts, *(each.blob for each in head.attachments)}
     freed = {ref for each in past for ref in each.blobs()} | {head.folded}
     size = sum(ref.size for ref in freed - left if ref)

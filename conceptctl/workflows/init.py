@@ -83,7 +83,7 @@ def _is_tower(folder: Path) -> bool:
         return False
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and not config.keys().isdisjoint(("model_type", "architecture"))
 
@@ -124,7 +124,7 @@ def _check_sizes(folder: Path, family: families.FamilyModule) -> None:
     """
     configs = {}
     for path in folder.glob("*/config.json"):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             configs[path.relative_to(folder).as_posix()] = json.loads(path.read_bytes())
     try:
         sound = family.picture_side(configs) > 0 and (family.longest_side(configs) or 1) > 0
@@ -143,7 +143,7 @@ def _check_tokenizers(folder: Path, family: Family) -> None:
     """
     try:
         index = json.loads((folder / "model_index.json").read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         index = None
     if not isinstance(index, dict):
         raise ImportRefused(f"{folder}: its model_index.json is no JSON object", hint=_FETCH)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from conceptctl.cli.app import run
+from conceptctl.errors import Busy
 from conceptctl.store.store import Store
 from tests import synthetic
 from tests.small_classes import copied, make, taught, write_task
@@ -63,6 +64,29 @@ def test_a_task_is_learned_looked_at_and_taken_back(home, verb):
     assert verb("verify", "--read-data")[0] == 0
     assert verb("gc", "--yes")[0] == 0
     assert verb("compact", "--yes")[0] == 0
+
+
+def test_a_name_that_cannot_be_is_said_with_what_works_here(home, verb):
+    code, out, _ = verb("learn", home / "two", "--token", "", *SMALL, "--json")
+    assert (code, json.loads(out)["error"]["message"]) == (2, "'' cannot be a task's name")
+    assert verb("learn", home / "two", *SMALL)[0] == 0
+    code, out, _ = verb("rename", "one", "two", "--json")
+    assert code == 5
+    assert json.loads(out)["error"] == {
+        "code": 5, "kind": "AlreadyExists", "message": "a task 'two' is there already",
+        "hint": "another name (learn: --token NAME); or conceptctl undo",
+    }  # fmt: skip
+
+
+def test_what_was_learned_is_said_where_it_cannot_be_folded(home, verb, monkeypatch):
+    def busy(*words, **options):
+        raise Busy("somebody else is at it")
+
+    monkeypatch.setattr("conceptctl.workflows.fold.fold", busy)
+    code, out, _ = verb("learn", home / "two", "--fold", *SMALL, "--json")
+    assert code == 6
+    assert json.loads(out)["error"]["message"].startswith("learned the task two, but not folded")
+    assert "two" in verb("list")[1]
 
 
 def test_pictures_are_classified(home, verb):

@@ -122,6 +122,8 @@ def test_what_is_no_plain_vision_transformer_is_refused_by_its_configuration(ten
     ("change", "said"),
     [
         ({"blocks.0.ls1.gamma": torch.ones(24)}, "it has blocks.0.ls1.gamma"),
+        ({"pos_embed": torch.zeros(1, 0, 24)}, "its -1 patches are no square"),
+        ({"pos_embed": torch.zeros(1, 1, 24)}, "its 0 patches are no square"),
         ({"reg_token": torch.ones(1, 4, 24)}, "it has reg_token"),
         ({"norm.weight": None}, "it has no "),
         ({"blocks.1.attn.qkv.weight": None}, "it has no "),

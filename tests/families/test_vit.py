@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from conceptctl.errors import AlreadyExists, NotFound
@@ -139,11 +140,13 @@ def test_a_class_is_there_once(backbone):
     assert backbone.classify(pixels()).shape == (3, 2)
 
 
-@pytest.mark.parametrize("spoil", ["config", "weights", "kind"])
+@pytest.mark.parametrize("spoil", ["config", "nested", "weights", "kind"])
 def test_what_is_no_vision_transformer_is_refused(tmp_path, spoil):
     folder = write_tiny_vit(tmp_path / "model")
     if spoil == "config":
         (folder / "config.json").write_text("{")
+    elif spoil == "nested":
+        (folder / "config.json").write_text("[" * 100_000)
     elif spoil == "weights":
         (folder / "model.safetensors").unlink()
     else:
@@ -159,8 +162,9 @@ def test_what_is_no_vision_transformer_is_refused(tmp_path, spoil):
         *(
             ("config.json", {name: value})
             for name, value in [
-                ("image_size", [16, 16]), ("image_size", None), ("hidden_size", "x"), ("num_attention_heads", 0),
-                ("num_hidden_layers", 0), ("num_hidden_layers", 99), ("model_type", [1]), ("hidden_act", "none"),
+                ("image_size", [16, 16]), ("image_size", None), ("image_size", -16), ("hidden_size", "x"),
+                ("num_attention_heads", 0), ("num_hidden_layers", 0), ("num_hidden_layers", 99),
+                ("model_type", [1]), ("hidden_act", "none"),
             ]
         ),
         *(
@@ -181,6 +185,15 @@ def test_numbers_that_cannot_be_meant_and_damaged_files_are_refused(tmp_path, fi
     with pytest.raises(NotFound) as caught:
         vit.load(str(path.parent), CPU)
     assert "ViT" in caught.value.hint
+
+
+def test_a_weight_of_another_shape_is_named(tmp_path):
+    path = write_tiny_vit(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(path)
+    name = next(each for each in sorted(tensors) if each.endswith(("query.weight", "q_proj.weight")))
+    save_file({**tensors, name: tensors[name][:3].contiguous()}, path, {"format": "pt"})
+    with pytest.raises(NotFound, match=r"q(uery|_proj)\.weight has the shape \(3, 16\), not \(16, 16\)"):
+        vit.load(str(path.parent), CPU)
 
 
 def test_a_name_that_is_neither_a_folder_nor_in_the_cache_is_not_found():

@@ -1,6 +1,7 @@
 """Class-per-folder trees: what is listed, split and dealt out, and every fault with its name."""
 
 import random
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from conceptctl.errors import PicturesRefused, UsageError
-from conceptctl.images.class_folders import LabelledClass, classes_in, read_pictures, tasks_of
+from conceptctl.images.class_folders import TRAIN, LabelledClass, class_folders, classes_in, read_pictures, tasks_of
 from tests.images.faulty import encoded, good_folder, picture
 
 
@@ -103,6 +104,18 @@ def test_symbolic_links_are_refused_without_an_option_that_there_is_not(tree, tm
     good_folder(tmp_path / "elsewhere", 5)
     (tree / "owl").symlink_to(tmp_path / "elsewhere")
     assert f"{tree / 'owl'}: a symbolic link: only" in refusal(tree)
+
+
+def test_links_are_followed_where_that_is_asked_and_one_to_nothing_is_no_class(tree, tmp_path):
+    (tmp_path / "link").symlink_to(next(path for path in tree.iterdir() if path.is_dir()))
+    shutil.copytree(tmp_path / "link", tmp_path / "linked" / "own")
+    (tmp_path / "linked" / "other").symlink_to(tmp_path / "link")
+    with pytest.raises(PicturesRefused, match="--follow-symlinks reads what it points to"):
+        class_folders(tmp_path / "linked", TRAIN)
+    assert list(class_folders(tmp_path / "linked", TRAIN, follow=True)) == ["other", "own"]
+    (tmp_path / "linked" / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.raises(PicturesRefused, match=r"gone: a symbolic link: .*No such file"):
+        class_folders(tmp_path / "linked", TRAIN, follow=True)
 
 
 def test_faults_of_the_tree_are_said(tree, parted, tmp_path):

@@ -57,7 +57,7 @@ def test_a_larger_picture_is_averaged_down(tmp_path):
 def test_a_smaller_picture_is_enlarged_and_noted(tmp_path):
     only = read(tmp_path, encoded(picture(1, (300, 256))), Rules(side=512, fewest=1))
     assert only.image().size == (512, 512)
-    assert only.notes == ("enlarged: the base draws 512 x 512 pixels",)
+    assert only.notes == ("enlarged: the base's own pictures are 512 x 512 pixels",)
 
 
 def test_first_frame(tmp_path):

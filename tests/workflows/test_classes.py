@@ -11,6 +11,7 @@ import torch
 from conceptctl.errors import (
     AlreadyExists,
     Busy,
+    DeviceFailed,
     NotFound,
     PicturesRefused,
     StoreDamaged,
@@ -22,10 +23,12 @@ from conceptctl.methods import CLASSIFIERS
 from conceptctl.store import garbage, jobs, tensorfile, verify
 from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
+from conceptctl.workflows.classification import classify as classifying
+from conceptctl.workflows.classification import evaluate as evaluating
 from conceptctl.workflows.classification import learn as learning
 from conceptctl.workflows.classification.evaluate import evaluate
 from conceptctl.workflows.classification.history import read_all
-from conceptctl.workflows.classification.model import classifier
+from conceptctl.workflows.classification.model import classifier, records_of
 from conceptctl.workflows.classification.pictures import Rules
 from conceptctl.workflows.compact import compact, plan_compact
 from conceptctl.workflows.fold import fold
@@ -104,7 +107,8 @@ def test_prompts_of_the_last_task_are_what_classifying_goes_on_with(home, store,
     monkeypatch.setattr(learning, "learner", lambda *words, **options: made.append(real(*words, **options)) or made[-1])
     for task in ("one", "two"):
         taught(store, home / task, "dual-prompt")
-    read = classifier(store, store.head(), "cpu")
+    head = store.head()
+    read = classifier(store, head, records_of(store, head), "cpu")
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     assert torch.equal(read.classify(pixels), made[-1].classify(pixels))
 
@@ -127,9 +131,11 @@ def test_what_cannot_be_meant_is_refused_before_a_picture_is_read(home, begun, m
     for options, error, said in (
         ({"epochs": 0}, UsageError, "epochs"),
         ({"seed": -1}, UsageError, "seed"),
-        ({"name": "A b"}, UsageError, "cannot be a concept's name"),
+        ({"name": "A b"}, UsageError, "cannot be a task's name"),
+        ({"name": ""}, UsageError, "'' cannot be a task's name"),
         ({"name": "one"}, AlreadyExists, "a task 'one' is there"),
         ({"settings": {"steps": 5}}, UsageError, "epochs, not in steps"),
+        ({"settings": {"epochs": 5}}, UsageError, "epochs are no setting"),
         ({"settings": {"colour": 5}}, NotFound, "no setting 'colour'"),
         ({"settings": {"snr_gamma": 5.0}}, UsageError, "snr_gamma cannot be set"),
     ):
@@ -156,10 +162,48 @@ def test_every_bad_picture_of_every_class_is_named_and_nothing_changes(home, sto
     assert len(learned.plan.skipped) == 2
 
 
+def test_the_largest_seed_learns(home, store):
+    assert taught(store, home / "one", seed=2**63 - 1).record.seed == 2**63 - 1
+
+
+def test_what_helps_is_said_of_bad_pictures_and_of_too_few(store, tmp_path):
+    folder = write_task(tmp_path / "few", "a", "b", pictures=1)
+    with pytest.raises(PicturesRefused) as refused:
+        taught(store, folder)
+    assert refused.value.hint == "add pictures to a class, 2 or more in all, or take its folder out"
+    (folder / "c").mkdir()
+    (folder / "c" / "0.png").write_text("no picture")
+    with pytest.raises(PicturesRefused) as refused:
+        taught(store, folder)
+    assert refused.value.hint.startswith("fix or remove the pictures named above, or pass --skip-bad; add pictures")
+
+
+def test_no_picture_is_read_where_nothing_could_be_told_of_it(home, store, begun, monkeypatch):
+    for module in (classifying, evaluating):
+        for name in ("read_pictures", "read_classes"):
+            monkeypatch.setattr(module, name, None, raising=False)
+    for of, device, error in ((store, "cpu", NotFound), (begun, "nothing", DeviceFailed)):
+        with pytest.raises(error):
+            classifying.classify(of, [home / "one" / "cat"], device=device)
+        with pytest.raises(error):
+            evaluate(of, home / "one", device=device)
+
+
+def test_memory_that_runs_out_is_said(home, begun, monkeypatch):
+    def full(*words):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(vit.VitBackbone, "classify", full)
+    with pytest.raises(DeviceFailed, match="out of GPU memory"):
+        answers(begun, home / "one" / "cat")
+    with pytest.raises(DeviceFailed, match="out of GPU memory"):
+        evaluate(begun, home / "one", device="cpu")
+
+
 def test_a_task_has_two_classes_and_a_class_two_pictures(home, store, tmp_path):
     with pytest.raises(PicturesRefused, match="one class"):
         taught(store, write_task(tmp_path / "single", "only"))
-    with pytest.raises(PicturesRefused, match="1 different pictures"):
+    with pytest.raises(PicturesRefused, match="1 different picture in"):
         taught(store, write_task(tmp_path / "few", "a", "b", pictures=1))
     with pytest.raises(PicturesRefused, match="no folder train"):
         write_task(tmp_path / "tested" / "test", "a", "b")
@@ -294,7 +338,7 @@ def test_what_nothing_needs_goes_and_answers_stay(home, begun):
 def test_nothing_is_told_of_a_store_without_classes_or_of_no_picture(home, store, begun, tmp_path):
     with pytest.raises(NotFound, match="no classes yet"):
         answers(store, home / "one" / "cat")
-    with pytest.raises(NotFound, match="no class is learned"):
+    with pytest.raises(NotFound, match="no classes yet"):
         evaluate(store, home / "one", device="cpu")
     with pytest.raises(PicturesRefused, match="holds folders: cat, dog"):
         answers(begun, home / "one")

@@ -318,6 +318,18 @@ def test_a_base_that_does_not_say_how_large_its_pictures_are(tmp_path, side):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("place", ["config.json", "unet/config.json", "model_index.json", "vae/config.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"_name_or_path": '], ids=["nested", "cut off"])
+def test_a_configuration_that_is_no_json(tmp_path, place, text):
+    folder = write_tiny_pipeline(tmp_path / "sd")
+    if place == "config.json":
+        (folder / "model_index.json").unlink()
+    (folder / place).write_text(text)
+    with pytest.raises((ImportRefused, NotFound)):
+        initialize(tmp_path / "store", str(folder))
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("named", ["../x", "-a/b", "a/.b", "a/b.git"])
 def test_what_is_no_hub_id_is_not_asked_for(tmp_path, named):
     with pytest.raises(NotFound, match="no base"):

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import UsageError
-from conceptctl.families import check_classifies
 from conceptctl.store import base
 from conceptctl.store.store import Store
-from conceptctl.workflows.classification.model import classifier
+from conceptctl.workflows.classification.model import check_ready, probabilities
 from conceptctl.workflows.classification.pictures import USUAL, Progress, Rules, read_pictures
 
 if TYPE_CHECKING:
@@ -63,18 +62,19 @@ def classify(
         NotFound: There is no such generation, or no class in it.
         PicturesRefused: Something is no usable picture.
         StoreDamaged: The base or a task is damaged.
+        DeviceFailed: There is no such device, or memory ran out.
     """
     if top < 1:
         raise UsageError(f"1 or more classes are told of a picture, not {top}", hint="--top 1")
     with store.reading() as head:
-        check_classifies(head.base)
         generation = head if at is None else store.drawable(at)
+        records = check_ready(store, generation, device)
         side = picture_side(store, generation)
         found, pixels, skipped = read_pictures(paths, side, rules, progress=progress)
-        learner = classifier(store, generation, device)
-    likely = learner.classify(learner.backbone.encode(pixels)).cpu().sort(dim=1, descending=True, stable=True)
+        names, found_likely = probabilities(store, generation, records, pixels, device)
+    likely = found_likely.sort(dim=1, descending=True, stable=True)
     named = tuple(
-        Classified(path, tuple((learner.names[place], value) for place, value in zip(places, values, strict=True)))
+        Classified(path, tuple((names[place], value) for place, value in zip(places, values, strict=True)))
         for path, places, values in zip(
             found, likely.indices[:, :top].tolist(), likely.values[:, :top].tolist(), strict=True
         )

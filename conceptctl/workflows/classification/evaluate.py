@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conceptctl.errors import NotFound, PicturesRefused
+from conceptctl.errors import PicturesRefused
 from conceptctl.images import class_folders
 from conceptctl.metrics.classification import share
 from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
 from conceptctl.workflows.classification.classify import picture_side
 from conceptctl.workflows.classification.history import Tested, best, read_all
-from conceptctl.workflows.classification.model import NEXT, classifier, records_of
+from conceptctl.workflows.classification.model import check_ready, probabilities
 from conceptctl.workflows.classification.pictures import USUAL, Progress, Rules, folders_of, read_classes
 from conceptctl.workflows.evaluate.history import commit, new_run
 
@@ -103,11 +103,10 @@ def evaluate(
         PicturesRefused: The folder holds something that is no usable picture, or no class that was learned.
         Busy: Somebody else changes the store.
         StoreDamaged: The base or a task is damaged.
+        DeviceFailed: There is no such device, or memory ran out.
     """
     with store.reading() as head:
-        records = records_of(store, head)
-        if not records:
-            raise NotFound("no class is learned yet", hint=NEXT)
+        records = check_ready(store, head, device)
         found = folders_of(folder, class_folders.TEST, follow=rules.follow_symlinks)
         known = [name for record in records for name in record.classes]
         folders = {name: found[name] for name in known if name in found}
@@ -117,11 +116,10 @@ def evaluate(
                 hint=f"a folder of test pictures for each class: {folder}/{known[0]}/*.jpg",
             )
         pictures = read_classes(folders, picture_side(store, head), rules, fewest=1, progress=progress)
-        learner = classifier(store, head, device)
-        places = learner.classify(learner.backbone.encode(pictures.pixels)).argmax(1).tolist()
+        names, likely = probabilities(store, head, records, pictures.pixels, device)
         correct = dict.fromkeys(known, 0)
-        for label, place in zip(pictures.labels, places, strict=True):
-            correct[label] += learner.names[place] == label
+        for label, place in zip(pictures.labels, likely.argmax(1).tolist(), strict=True):
+            correct[label] += names[place] == label
         earlier = read_all(store.layout, head)
         tasks = _tasks(head, records, pictures.counts, correct, earlier)
     committed = commit(store, [(each.record.uid, each.tested) for each in tasks], wait=wait)

@@ -20,7 +20,7 @@ from conceptctl.store import concept, jobs, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation, now
 from conceptctl.store.store import Store, Writer
-from conceptctl.workflows.adding import add_concept
+from conceptctl.workflows.adding import add_concept, check_name_free
 from conceptctl.workflows.classification.model import learner, records_of
 from conceptctl.workflows.classification.pictures import USUAL, Rules, folders_of, read_classes
 from conceptctl.workflows.classification.settings import check_goes_on, settings_of
@@ -45,7 +45,7 @@ class Request:
 
     folder: Path
     """With a folder for each class in it, or in `train` in it."""
-    name: str = ""
+    name: str | None = None
     """The task's; by default the folder's."""
     method: str | None = None
     epochs: int | None = None
@@ -190,14 +190,13 @@ def _prepare(store: Store, head: Generation, request: Request, device: str, watc
     from conceptctl.diffusion.models import choose_device
     from conceptctl.workflows.classification.classify import picture_side
 
-    name = concept.check_name(request.name or name_of(request.folder))
+    records = records_of(store, head)
+    name = name_of(request.folder) if request.name is None else request.name
+    check_name_free(name, head, store.layout)
     if not 0 <= request.seed < MOST_SEEDS:
         raise UsageError("a seed is a number from 0 to 2^63")
     if request.epochs is not None and not 1 <= request.epochs <= MOST_EPOCHS:
         raise UsageError(f"1 to {MOST_EPOCHS} epochs are learned, not {request.epochs}", hint="--epochs 50")
-    records = records_of(store, head)
-    if head.concept(name):
-        raise AlreadyExists(f"a task {name!r} is there already", hint="--token NAME for another; or conceptctl undo")
     preset = preset_of(head.base)
     method = find_classifier(request.method or preset.learn.method)
     config = settings_of(method, preset, request.settings)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from conceptctl.learning.weights import TokenRows
 
 MOST_TASKS = 1000
+MOST_SEEDS = 2**63
+"""What generators take as a seed is below it."""
 _LEAST_SPREAD = 1e-6
 """Below it pictures of a class are all alike."""
 _CHANGE, _HEAD, _STATE = "change/", "head/", "state/"
@@ -189,7 +191,7 @@ class Learner:
             self.backbone.token_start(),
             earlier=earlier,
             change=Deltas.of({path: self._change[path].abs() for path in targets}) if changed else Deltas(),
-            seed=self.seed * MOST_TASKS + self.tasks,
+            seed=(self.seed * MOST_TASKS + self.tasks) % MOST_SEEDS,
             layers=self.backbone.layers,
         )
 

@@ -15,6 +15,7 @@ from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from conceptctl.families.vit import VitBackbone
@@ -35,17 +36,63 @@ def records_of(store: Store, generation: Generation) -> tuple[Record, ...]:
     return tuple(dataclasses.replace(read_record(store.blob(each)), name=each.name) for each in generation.concepts)
 
 
-def classifier(store: Store, generation: Generation, device: str = "auto") -> Learner:
-    """Load what tells the classes of a generation apart.
+def check_ready(store: Store, generation: Generation, device: str) -> tuple[Record, ...]:
+    """Refuse what cannot tell anything apart, before pictures are looked at; return the records of its tasks.
 
     Raises:
         UsageError: The store draws.
         NotFound: No class is learned in it.
-        StoreDamaged: The base or a task is damaged.
+        DeviceFailed: There is no such device.
+        StoreDamaged: A task's file is missing or changed.
     """
+    from conceptctl.diffusion.models import choose_device
+
     records = records_of(store, generation)
     if not records:
         raise NotFound(f"generation {generation.seq} has no classes yet", hint=NEXT)
+    choose_device(device)
+    return records
+
+
+def probabilities(
+    store: Store, generation: Generation, records: Sequence[Record], pixels: np.ndarray, device: str
+) -> tuple[list[str], Tensor]:
+    """Tell the classes of a generation apart.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        records: Those of its tasks.
+        pixels: Pictures of the base's size, (N, S, S, 3), sRGB, 8 bits.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        The classes, and the probability of each, (N, C); on the CPU.
+
+    Raises:
+        StoreDamaged: The base or a task is damaged.
+        DeviceFailed: Memory ran out.
+    """
+    from conceptctl.diffusion.models import enough_memory
+
+    with enough_memory("fewer pictures at once, or --device cpu"):
+        learned = classifier(store, generation, records, device)
+        return learned.names, learned.classify(learned.backbone.encode(pixels)).cpu()
+
+
+def classifier(store: Store, generation: Generation, records: Sequence[Record], device: str = "auto") -> Learner:
+    """Load what tells the classes of a generation apart.
+
+    Args:
+        store: The store.
+        generation: One of its generations.
+        records: Those of its tasks; there is one.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        NotFound: The base cannot be read with this release of transformers.
+        StoreDamaged: The base or a task is damaged.
+    """
     last = records[-1]
     found = find_classifier(last.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}

@@ -109,16 +109,16 @@ def read_classes(
         captioned=False,
     )
     checked: dict[str, Checked] = {}
-    refused: list[str] = []
+    refused: list[PicturesRefused] = []
     with Decoder() as decoder:
         for done, (name, folder) in enumerate(folders.items(), start=1):
             try:
                 checked[name] = gate.check_folder(folder, asked, decoder=decoder)
             except PicturesRefused as refusal:
-                refused.append(str(refusal))
+                refused.append(refusal)
             progress(done, len(folders))
     if refused:
-        raise PicturesRefused("\n".join(refused))
+        raise PicturesRefused("\n".join(map(str, refused)), hint=_hint(refused, fewest))
     pixels = [
         np.frombuffer(picture.pixels, np.uint8).reshape(side, side, 3)
         for each in checked.values()
@@ -130,6 +130,13 @@ def read_classes(
         tuple(str(refusal) for each in checked.values() for refusal in each.refusals),
         tuple(f"{name}: {note}" for name, each in checked.items() for note in each.notes),
     )
+
+
+def _hint(refused: Sequence[PicturesRefused], fewest: int) -> str:
+    """What helps where classes are refused: some for a picture in them, and some because there are too few."""
+    bad = [each for each in refused if each.hint == each.default_hint]
+    few = f"add pictures to a class, {fewest} or more in all, or take its folder out"
+    return "; ".join([*([PicturesRefused.default_hint] if bad else []), *([few] if len(bad) < len(refused) else [])])
 
 
 def read_pictures(

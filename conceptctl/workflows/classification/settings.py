@@ -29,12 +29,14 @@ def settings_of(found: type[Method], preset: Preset, asked: Mapping[str, Any]) -
 
     Raises:
         NotFound: There is no such setting.
-        UsageError: A number or a word that cannot be meant, or a number of steps.
+        UsageError: A number or a word that cannot be meant, or a number of steps or epochs.
     """
     from conceptctl.families import vit
 
     if _STEPS & set(asked):
         raise UsageError("classes are learned in epochs, not in steps", hint="--epochs 50")
+    if "epochs" in asked:
+        raise UsageError("epochs are no setting of a method", hint="--epochs 50")
     known = {each.name for each in dataclasses.fields(found.configuration)}
     ours = {name: value for name, value in preset.settings(found.name).items() if name in known}
     config = configured(found, {**ours, **asked})

@@ -13,6 +13,7 @@ from conceptctl.cli.learn_text import duration, fall, listed_settings, settings_
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import check_meaningful, listed, size_text
 from conceptctl.errors import UsageError
+from conceptctl.images.class_folders import MOST_NAMED
 from conceptctl.learning.launch import processes
 from conceptctl.store.store import Store
 from conceptctl.wording import count
@@ -140,4 +141,7 @@ def _lines(learned: LearnedTask, generation: int, *, folded: bool) -> list[str]:
 
 
 def _beside(planned: Plan) -> list[str]:
-    return [*(f"note: {note}" for note in planned.notes), *(f"skipped: {each}" for each in planned.skipped)]
+    """What else to say of pictures: the first few of many classes' notes."""
+    said = [*(f"note: {note}" for note in planned.notes), *(f"skipped: {each}" for each in planned.skipped)]
+    more = len(said) - MOST_NAMED
+    return [*said[:MOST_NAMED], f"and {count(more, 'more note')}: --json has all"] if more > 0 else said

@@ -1,6 +1,7 @@
 """The verbs where classes are told apart, and what each says in a store of the other kind."""
 
 import json
+import shutil
 
 import pytest
 
@@ -64,6 +65,20 @@ def test_a_task_is_learned_looked_at_and_taken_back(home, verb):
     assert verb("verify", "--read-data")[0] == 0
     assert verb("gc", "--yes")[0] == 0
     assert verb("compact", "--yes")[0] == 0
+
+
+def test_of_many_notes_the_first_are_shown(verb, tmp_path):
+    names = [f"class-{number:02}" for number in range(12)]
+    folder = write_task(tmp_path / "many", *names, pictures=3)
+    for name in names:
+        first = min((folder / name).iterdir())
+        shutil.copy(first, first.with_name(f"again{first.suffix}"))
+    code, out, err = verb("learn", folder, *SMALL, "--dry-run")
+    assert code == 0, err
+    shown = [line for line in (out + err).splitlines() if line.startswith("note: class-")]
+    assert len(shown) == 10
+    assert "and 2 more notes: --json has all" in out + err
+    assert len(json.loads(verb("learn", folder, *SMALL, "--dry-run", "--json")[1])["plan"]["notes"]) == 12
 
 
 def test_a_name_that_cannot_be_is_said_with_what_works_here(home, verb):

@@ -48,6 +48,7 @@ def write_base(folder: Path, shapes=None, width=WIDTH, seed=0) -> Path:
     write_safetensors(folder / "vae/diffusion_pytorch_model.safetensors", {"w": np.ones(3, np.float32)})
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (folder / "unet/config.json").write_text('{"_name_or_path": "/home/someone/models/x", "sample_size": 4}')
+    (folder / "vae/config.json").write_text('{"block_out_channels": [4]}')
     (folder / "tokenizer").mkdir(exist_ok=True)
     (folder / "tokenizer/tokenizer_config.json").write_text('{"name_or_path": "/home/someone/models/x"}')
     (folder / "tokenizer/vocab.json").write_text(json.dumps({"a</w>": 0, "v*taken</w>": 1}))

@@ -153,6 +153,7 @@ def test_only_what_a_pipeline_loads_is_taken(tmp_path, base_folder):
         "tokenizer/tokenizer_config.json",
         "tokenizer/vocab.json",
         "unet/config.json",
+        "vae/config.json",
     ]
 
 

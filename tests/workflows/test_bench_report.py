@@ -238,3 +238,12 @@ def test_holm_and_kendall():
     assert ours.kendall([1, 1], [2, 3]) is None
     # By hand: five of six pairs, one tied in the second list.
     assert ours.kendall([1, 2, 3, 4], [1, 2, 2, 3]) == pytest.approx(5 / (6 * 5) ** 0.5)
+
+
+def test_what_is_the_same_for_all_seeds_has_no_deviation():
+    assert ours.mean_and_deviation([100 * 0.283001] * 3) == (pytest.approx(28.3001), 0.0)
+    assert ours.mean_and_deviation([1.0]) == (1.0, None)
+    assert ours.mean_and_deviation([1.0, 2.0, 4.0]) == (
+        pytest.approx(7 / 3),
+        pytest.approx(statistics.stdev([1, 2, 4])),
+    )

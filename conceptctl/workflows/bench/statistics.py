@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 EXACT = 14
@@ -14,10 +15,8 @@ DRAWN = 20_000
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean, and the standard deviation of a sample; None for one value."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    # Without rounding on the way: what is the same for all seeds has no deviation at all.
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float | None:

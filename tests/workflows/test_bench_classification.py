@@ -142,7 +142,9 @@ def test_shipped_specs_name_methods_that_there_are_and_presets_settings_that_the
             find_classifier(entry.method).configuration(**config), find_classifier(entry.method).configuration
         )
     assert {entry.method for entry in spec.entries} == set(CLASSIFIERS)
-    assert len(spec.seeds) == 3
+    tables = {seed for each in shipped().values() if each is not spec for seed in each.seeds}
+    # Three seeds, or what settings are chosen on: a seed that no table uses.
+    assert len(spec.seeds) == 3 or not tables & set(spec.seeds)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ LABELS: Mapping[str, str] = {
 }
 """Figures of one concept, by what people call them."""
 COSTS = (
-    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "stored_bytes", "seconds_a_step",
-    "seconds", "peak_memory",
+    "n_param_trained", "n_param_trained_with_token", "n_param_stored", "changed", "density", "stored_bytes",
+    "seconds_a_step", "seconds", "peak_memory",
 )  # fmt: skip
 """What a task took, of which the mean over tasks is said."""
 LARGER_IS_BETTER = {"BwT_mmd", "clip_i2i", "clip_t2i", "success", "attributes"}

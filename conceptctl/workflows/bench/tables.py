@@ -31,6 +31,7 @@ TITLES = {
     "n_param_trained_with_token": "with the token %",
     "n_param_stored": "stored as kept %",
     "changed": "weights changed %",
+    "density": "masks' density",
     "stored_bytes": "MB a concept",
     "seconds_a_step": "s a step",
     "peak_memory": "peak memory GB",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.cli.stores import size_text
 from conceptctl.errors import UsageError
 from conceptctl.wording import article, count
+from conceptctl.workflows.learn.coherence import differs_text
 
 if TYPE_CHECKING:
     from conceptctl.store.concept import Record
@@ -165,7 +166,12 @@ def fit_text(fit: Fit) -> str:
 
 
 def ended_text(record: Record) -> str:
-    """How a training ended that ended by itself; "" where that was by a number of steps, or nobody says."""
+    """How a training ended that ended by itself, and whether its pictures show one thing; "" where nobody says."""
+    parts = _stopped_text(record), differs_text(record.settings.get("coherence"))
+    return "; ".join(part for part in parts if part)
+
+
+def _stopped_text(record: Record) -> str:
     said = record.settings
     loss, beside = _pair(said.get("fixed_loss")), _pair(said.get("fixed_class_loss"))
     if loss is None:

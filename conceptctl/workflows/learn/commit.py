@@ -17,6 +17,7 @@ from conceptctl.workflows.learn.pace import peak_memory
 if TYPE_CHECKING:
     from conceptctl.learning.method import Method
     from conceptctl.learning.stopping import Outcome
+    from conceptctl.workflows.learn.model import Model
     from conceptctl.workflows.learn.prepared import Prepared
     from conceptctl.workflows.learn.reference import Reference
     from conceptctl.workflows.learn.request import Request
@@ -42,7 +43,7 @@ def draft(request: Request, method: Method, head: Generation) -> Record:
     )
 
 
-def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Record:
+def record_of(prepared: Prepared, model: Model, trained: Trained, reference: Reference) -> Record:
     """Say where a concept came from."""
     trainable, config = trained.trainable, dataclasses.asdict(prepared.method.config)
     parameters = sum(parameter.numel() for parameter in trainable.parameters())
@@ -65,6 +66,7 @@ def record_of(prepared: Prepared, trained: Trained, reference: Reference) -> Rec
             **{name: round(value, 6) for name, value in trained.measures.items()},
             **(_ended(trained.outcome) if trained.outcome else {}),
             **_taken(prepared, trained),
+            **(model.coherence.settings() if model.coherence else {}),
             **(reference.settings or {}),
         },
         loss_curve=tuple(round(value, 6) for value in trained.state.curve),

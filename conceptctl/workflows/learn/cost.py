@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conceptctl.workflows.learn.coherence import DRAWING
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN, in_whole_batches
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.request import Watch
@@ -40,18 +41,20 @@ def samples_of(config: Mapping[str, Any]) -> int:
     return int((config["batch_size"] + config.get("auxiliary_batch", 0)) * config["accumulation"])
 
 
-def stages_of(planned: Plan, a_picture: int, to_draw: int) -> list[Stage]:
+def stages_of(planned: Plan, a_picture: int, to_draw: int, to_compare: int = 0) -> list[Stage]:
     """The stages of a plan, in their order.
 
     Args:
         planned: The plan.
         a_picture: Passes that drawing one takes.
         to_draw: Pictures of the class that the store has not.
+        to_compare: Pictures of different things that it has not.
     """
     config = planned.config
-    samples, beside = samples_of(config), in_whole_batches(to_draw)
+    samples, beside, others = samples_of(config), in_whole_batches(to_draw), in_whole_batches(to_compare)
     steps, share = config["steps"], config.get("consolidation_share", 0)
     found = [
+        Stage(DRAWING, others, "picture", others * a_picture),
         Stage(f"drawing {planned.class_word} pictures to learn beside", beside, "picture", beside * a_picture),
         Stage("encoding the pictures", planned.pictures, "picture", planned.pictures),
         Stage("learning", steps, "step", steps * samples * TRAINED_AS_DRAWN),

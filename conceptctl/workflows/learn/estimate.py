@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conceptctl import families
-from conceptctl.errors import ConceptctlError
 from conceptctl.presets import Sampling, preset_of
 from conceptctl.store import base
-from conceptctl.store.concept import Record, read_record
-from conceptctl.store.manifest import Concept, Generation
+from conceptctl.store.concept import Record
+from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
-from conceptctl.workflows.learn import auxiliary
+from conceptctl.workflows.learn import auxiliary, coherence
 from conceptctl.workflows.learn.cost import Stage, samples_of, stages_of, training_share
+from conceptctl.workflows.learn.earlier import earlier_records
 from conceptctl.workflows.learn.pace import TRAINED_AS_DRAWN
 from conceptctl.workflows.learn.plan import Plan
 
@@ -59,14 +59,15 @@ def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate
         replaces: Whether a concept leaves for it, so that others get new weights.
     """
     head = store.head()
-    earlier = _earlier(store, head)
+    earlier = earlier_records(store, head)
     alike = [(concept, record) for concept, record in earlier if _is_measured_alike(record, planned)]
     # The newest of the same method, or else the newest.
     like = max(alike, key=lambda each: each[1].method == planned.method, default=None)
     to_draw = 0 if _are_there(store, head, planned) else planned.auxiliary
+    to_compare = planned.compared if coherence.known(store, head) is None else 0
     pace = _seconds_a_step(like[1].settings, planned) if like else None
     preset = preset_of(head.base)
-    stages = stages_of(planned, preset.evaluations_a_picture, to_draw)
+    stages = stages_of(planned, preset.evaluations_a_picture, to_draw, to_compare)
     if like and pace is not None:
         stages = _timed(stages, like[1].settings, planned, preset.drawing, pace)
     seconds = [stage.seconds for stage in stages if stage.seconds is not None]
@@ -90,25 +91,11 @@ def estimate(store: Store, planned: Plan, *, replaces: bool = False) -> Estimate
 
 def steps_a_picture(store: Store, head: Generation, planned: Plan) -> float | None:
     """How many of a plan's steps drawing a picture is worth, by an earlier concept; None where none says."""
-    for _, record in _earlier(store, head):
+    for _, record in earlier_records(store, head):
         said = record.settings
         if _is_measured_alike(record, planned) and _is_positive(said.get("seconds_a_picture")):
             return float(said["seconds_a_picture"] / _seconds_a_step(said, planned))
     return None
-
-
-def _earlier(store: Store, head: Generation) -> list[tuple[Concept, Record]]:
-    """The concepts of a generation with their records, the newest first; none that is damaged."""
-    found = []
-    for concept in reversed(head.concepts):
-        try:
-            record = read_record(store.blob(concept))
-        except ConceptctlError:
-            continue
-        # What came from elsewhere was measured elsewhere.
-        if record.base == head.base.sha256:
-            found.append((concept, record))
-    return found
 
 
 def _is_measured_alike(record: Record, planned: Plan) -> bool:

@@ -11,6 +11,7 @@ from conceptctl.store.manifest import Attachment
 from conceptctl.store.store import Writer
 from conceptctl.workflows.learn import auxiliary
 from conceptctl.workflows.learn.checkpoint import Resumed
+from conceptctl.workflows.learn.coherence import Coherence, measure
 from conceptctl.workflows.learn.cost import stages_of, telling_ahead
 from conceptctl.workflows.learn.prepared import Prepared
 from conceptctl.workflows.model import apply_concepts, load_base
@@ -33,6 +34,8 @@ class Model:
     auxiliary: Tensor | None
     """Latents of auxiliary pictures."""
     attachments: tuple[Attachment, ...]
+    coherence: Coherence | None
+    """Of the concept's pictures, where it can be told."""
 
 
 def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> Model:
@@ -46,10 +49,11 @@ def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> M
     latents, attachments = None, head.attachments
     for ref in resumed.attached:
         attachments = auxiliary.with_kept(prepared.store.layout, attachments, ref)
+    alike = measure(prepared, backbone)
     if prepared.plan.auxiliary:
         latents, attachments = _auxiliary(prepared, writer, backbone, resumed, attachments)
     weights = apply_concepts(prepared.store, head, backbone)
-    return Model(backbone, dict(weights), latents, attachments)
+    return Model(backbone, dict(weights), latents, attachments, alike)
 
 
 def _auxiliary(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
-from conceptctl.workflows.learn import checkpoint
+from conceptctl.workflows.learn import checkpoint, coherence
 from conceptctl.workflows.learn.images import check_pictures, sizes_of
 from conceptctl.workflows.learn.replace import check_name
 from conceptctl.workflows.learn.request import (
@@ -55,6 +55,8 @@ class Plan:
     auxiliary_side: int | None
     """Pixels to which auxiliary pictures are made smaller; None where they are learned from as they are drawn."""
     reference_samples: int
+    compared: int
+    """Pictures of different things that the concept's are compared with; 0 where nobody is asked how alike they are."""
     device: str
     precision: str
     resumes: int | None = None
@@ -155,6 +157,7 @@ def planned(
         auxiliary=count if method.config.auxiliary_batch else 0,
         auxiliary_side=resolution if resolution < sizes.side else None,
         reference_samples=samples,
+        compared=coherence.pictures_compared(preset, checked) if samples > 0 else 0,
         device=device,
         precision=precision,
     )

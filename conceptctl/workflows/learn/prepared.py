@@ -49,8 +49,8 @@ class Prepared:
 
     @property
     def to_do(self) -> Plan:
-        """The plan without what will not be done: no samples are drawn where nothing makes features of them."""
-        return self.plan if self.extractor else dataclasses.replace(self.plan, reference_samples=0)
+        """The plan without what will not be done: nothing is drawn where nothing makes features of it."""
+        return self.plan if self.extractor else dataclasses.replace(self.plan, reference_samples=0, compared=0)
 
     @property
     def prompt(self) -> str:

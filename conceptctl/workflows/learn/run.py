@@ -131,7 +131,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     reference = draw_reference(prepared, model.backbone)
     if writer is None:
         return None
-    record = record_of(prepared, trained, reference)
+    record = record_of(prepared, model, trained, reference)
     made = commit(prepared, writer, model.attachments, record, trained, reference)
     return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
 

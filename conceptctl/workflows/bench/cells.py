@@ -55,6 +55,9 @@ class ConceptCell(Cell):
     evaluations: tuple[int, ...]
     """After how many concepts all so far are drawn again."""
     pairs: int
+    classified: int
+    fisher: int
+    """As a `Protocol` has the two."""
     base: Path
     """A store without concepts, on the base; copied for the cell."""
     folder: Path
@@ -173,6 +176,9 @@ def _cell(
     items: tuple[Item, ...],
     digest: str,
 ) -> ConceptCell:
+    # It brings torch, as the methods do.
+    from conceptctl.workflows.bench.classifier_scores import has_fisher
+
     protocol, count = spec.protocol, len(items)
     drawn: dict[str, Any] = {
         "pictures": protocol.pictures or preset.learn.reference_samples,
@@ -180,6 +186,10 @@ def _cell(
         "guidance": preset.sampling.guidance,
         "evaluations": list(evaluation_times(count, protocol.evaluations)) if entry.in_sequence else [],
         "pairs": min(protocol.pairs, count - 1) if entry.in_sequence else 0,
+    }
+    checks = {
+        "classified": protocol.classified if entry.in_sequence else 0,
+        "fisher": protocol.fisher if entry.in_sequence and has_fisher(entry.method) else 0,
     }
     content = {
         "version": VERSION,
@@ -196,6 +206,8 @@ def _cell(
         "precision": spec.precision,
         "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
         **drawn,
+        # So do cells that check nothing.
+        **{name: each for name, each in checks.items() if each},
     }
     return ConceptCell(
         label=entry.label,
@@ -213,7 +225,7 @@ def _cell(
         feature_extractor=spec.feature_extractor,
         precision=spec.precision,
         content=content,
-        **{**drawn, "evaluations": tuple(drawn["evaluations"])},
+        **{**drawn, **checks, "evaluations": tuple(drawn["evaluations"])},
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
+from conceptctl.presets import preset_of
 from conceptctl.store import durable
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import now
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptctl.learning.backbone import Backbone
+    from conceptctl.learning.examples import Examples
 
 LEARNED = "learned"
 SHOWN = 6
@@ -39,6 +41,7 @@ SIDE = 128
 """Pixels that one of them is wide at most."""
 PAIR_PICTURES = 8
 STARTS = "starts.jsonl"
+FISHER = "fisher"
 
 
 class ConceptRun:
@@ -81,8 +84,12 @@ class ConceptRun:
             if index + 1 in self.cell.evaluations:
                 self.tell(f"{self.cell.name}: drawing all {index + 1}", index + 1)
                 self.draw(load, self.items[: index + 1], _after(index + 1))
+                if self.cell.classified:
+                    self._classify(load, self.items[: index + 1])
         self.tell(f"{self.cell.name}: comparing", len(self.items))
         pairs = self._pairs() if self.cell.pairs else None
+        if self.cell.fisher and not self._checked(FISHER).exists():
+            write_json(self._checked(FISHER), self._eigenvalues())
         self.finish(pairs)
 
     def store_of(self, item: Item) -> Store:
@@ -225,6 +232,60 @@ class ConceptRun:
             )
         return {name: mean(each[name] for each in found) for name in found[0]}
 
+    def _checked(self, name: str) -> Path:
+        return self.home / DRAWN / f"{name}.json"
+
+    def _classify(self, load: Callable[[], Backbone], items: Sequence[Item]) -> None:
+        """Classify the training pictures of concepts by their scores, with the model of now."""
+        from conceptctl.workflows.bench.classifier_scores import accuracies
+
+        path = self._checked(f"classified-{_after(len(items))}")
+        if path.exists():
+            return
+        self.tell(f"{self.cell.name}: classifying {len(items)}", len(items))
+        backbone = load()
+        pictures = [self._examples(backbone, item) for item in items]
+        prompts = [self.recipe(item).prompt_for(item.name) for item in items]
+        write_json(path, {"right": accuracies(backbone, prompts, pictures, self.cell.classified)})
+
+    def _eigenvalues(self) -> dict[str, Any]:
+        """The largest eigenvalues of the Fisher matrix, after the last concept."""
+        from conceptctl.workflows.bench.classifier_scores import eigenvalues
+
+        self.tell(f"{self.cell.name}: measuring the Fisher matrix", len(self.items))
+        store = self.store_of(self.items[-1])
+        backbone = model.load_base(store, store.head(), str(self.device))
+        weights = model.apply_concepts(store, store.head(), backbone)
+        backbone.freeze()
+        examples = self._examples(backbone, self.items[-1])
+        config, preset = self.cell.content["config"], preset_of(self.base)
+        return eigenvalues(store, backbone, weights, preset, config, examples, self.cell.fisher)
+
+    def _examples(self, backbone: Backbone, item: Item) -> Examples:
+        """A concept's training pictures, under its prompt."""
+        from conceptctl.learning.backbone import Crop
+        from conceptctl.workflows.learn.dataset import gather
+        from conceptctl.workflows.learn.images import check_pictures
+
+        store = self.store_of(item)
+        pictures = check_pictures(store, store.head(), self.request(item), Watch()).pictures
+        crops = [Crop.middle(picture.size, picture.bucket) for picture in pictures]
+        prompts = [[self.recipe(item).prompt_for(item.name)]] * len(pictures)
+        shown = [picture.image() for picture in pictures]
+        return gather(backbone, shown, prompts, crops, flip=False, auxiliary=None)
+
+    def _checks(self) -> dict[str, Any]:
+        """What was found of classifier scores, where the spec asks for it."""
+        found: dict[str, Any] = {}
+        if self.cell.classified:
+            found["classified"] = [
+                {"after": after, **_read(self._checked(f"classified-{_after(after)}"))}
+                for after in self.cell.evaluations
+            ]
+        if self.cell.fisher:
+            found["fisher"] = _read(self._checked(FISHER))
+        return found
+
     def tasks(self) -> list[dict[str, Any]]:
         """What each concept took."""
         used = weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items])
@@ -246,6 +307,7 @@ class ConceptRun:
                 for after in self.cell.evaluations
             ],
             "pairs": pairs,
+            **self._checks(),
             "tasks": self.tasks(),
             "kernel": kernel_settings(self.extractor.width),
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},

@@ -46,6 +46,13 @@ _CLASSES = {
 """The same of one in which classes were."""
 
 
+_CHECKS = {
+    "classified": [{"after": int, "right": [(int, float)]}],
+    "fisher": {which: {name: [(int, float)] for name in ("A", "B")} for which in ("without", "with")},
+}
+"""What results may have besides."""
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file that is whole or not there."""
     text = json.dumps(value, separators=(",", ":")) + "\n"
@@ -134,6 +141,12 @@ def _unlike_concepts(found: Mapping[str, Any]) -> str:
         return "the last of 'evaluations' is not of all concepts"
     if not all(isinstance(each, _NUMBER) for each in (found["pairs"] or {}).values()):
         return "one of 'pairs' is no number"
+    if odd := next(
+        filter(None, (_odd(found[name], _CHECKS[name], repr(name)) for name in _CHECKS if name in found)), ""
+    ):
+        return odd
+    if any(len(each["right"]) != each["after"] for each in found.get("classified", ())):
+        return "one of 'classified' has not as many shares as concepts"
     return _unlike_its_key(found["cell"])
 
 

@@ -42,6 +42,10 @@ class Protocol:
     """How often, evenly over the sequence and at its end, every concept so far is drawn again."""
     pairs: int = 0
     """Pairs of neighbours in the sequence that are drawn together at the end."""
+    classified: int = 0
+    """Noises and times at which every training picture so far is classified by its scores, whenever all are drawn."""
+    fisher: int = 0
+    """Batches of the Fisher matrix whose largest eigenvalues are told at the end, of a method that has one."""
 
 
 PROTOCOLS = {
@@ -237,7 +241,7 @@ def _numbers(what: str, kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         if key not in known:
             raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
-        least = 0 if key == "pairs" else 2 if key in ("pictures", "heldout") else 1
+        least = 0 if key in ("pairs", "classified", "fisher") else 2 if key in ("pictures", "heldout") else 1
         if type(value) is not int or value < least:
             raise UsageError(f"{what}.{key} is a whole number from {least} on, not {value!r}")
     return dict(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from conceptctl.metrics.continual import mean
 from conceptctl.report.content import Table
@@ -42,6 +43,7 @@ TITLES = {
     "pairs_both": "both seen by the judge",
 }
 PAIRS = ("pairs_A_mmd", "pairs_kid", "pairs_clip_i2i", "pairs_both")
+EIGENVALUES = 5
 COMPARED = ("A_mmd", "F_mmd", "P_mmd", "success")
 _UNITS = {"stored_bytes": 1e6, "peak_memory": 1e9}
 _BETTER = {True: "↑", False: "↓"}
@@ -59,8 +61,7 @@ def spelled(row: Row[Result], name: str) -> str:
     values = [value / _UNITS.get(name, 1) for value in row.values(name)]
     if not values:
         return "–"
-    average, deviation = mean_and_deviation(values)
-    return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
+    return _over_seeds(values)
 
 
 def tables(bench: Bench) -> tuple[Table, ...]:
@@ -68,6 +69,7 @@ def tables(bench: Bench) -> tuple[Table, ...]:
     made = [_quality(bench), _differences(bench), _costs(bench)]
     if any(row.values("pairs_A_mmd") for row in bench.rows):
         made.append(_pairs(bench))
+    made += [_classified(bench), _eigenvalues(bench)]
     return tuple(each for each in made if each is not None)
 
 
@@ -197,6 +199,57 @@ def _pairs(bench: Bench) -> Table:
         rows,
         ("A_mmd, KID and CLIP I2I are means of those with each of the two concepts' held-out pictures.",),
     )
+
+
+def _classified(bench: Bench) -> Table | None:
+    """Training pictures whose own prompt has the largest score, over tasks ("Mining your own secrets", figure 7)."""
+    checked = _with(bench, "classified")
+    times = sorted({each["after"] for found in checked.values() for one in found for each in one})
+    if not times:
+        return None
+    rows = []
+    for label, found in checked.items():
+        cells = [label]
+        for after in times:
+            right = [each["right"] for one in found for each in one if each["after"] == after]
+            cells.append(_over_seeds([100 * sum(shares) / after for shares in right]))
+        rows.append(tuple(cells))
+    return Table(
+        "Training pictures classified right by their scores, %",
+        ("method", *(f"after {after}" for after in times)),
+        tuple(rows),
+        ("Of all concepts so far, among the prompts of all of them: after the first there is nothing to choose from.",),
+    )
+
+
+def _eigenvalues(bench: Bench) -> Table | None:
+    """The Fisher matrix with the scores in the loss and without ("Mining your own secrets", figure 6)."""
+    rows = []
+    for label, found in _with(bench, "fisher").items():
+        for factor in ("A", "B"):
+            for which in ("without", "with"):
+                places = zip(*(one[which][factor][:EIGENVALUES] for one in found), strict=False)
+                told = [_over_seeds(values) for values in places]
+                rows.append((label, factor, which, *told, *["–"] * (EIGENVALUES - len(told))))
+    if not rows:
+        return None
+    return Table(
+        "Largest eigenvalues of the Fisher matrix, after the last concept",
+        ("method", "factor", "scores", *map(str, range(1, EIGENVALUES + 1))),
+        tuple(rows),
+        ("Of the first target's factors, over the same batches, with the scores in the loss and without.",),
+    )
+
+
+def _with(bench: Bench, name: str) -> dict[str, list[Any]]:
+    """What results have that not all have, by row."""
+    found = {row.label: [each.found[name] for each in row.results if name in each.found] for row in bench.rows}
+    return {label: each for label, each in found.items() if each}
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    average, deviation = mean_and_deviation(values)
+    return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
 
 
 def notes(bench: Bench) -> tuple[str, ...]:

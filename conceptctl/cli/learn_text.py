@@ -189,6 +189,28 @@ def _stopped_text(record: Record) -> str:
     return text
 
 
+def moved_text(record: Record) -> str:
+    """How far a concept went from what it was learned on, and how fast its token; "" where nobody says."""
+    weights, token, rate = (
+        _finite(record.settings.get(name)) for name in ("moved_weights", "moved_token", "token_rate")
+    )
+    parts = [
+        f"weights by {_share(weights)} of their size" if weights is not None else "",
+        f"the token by {_share(token)} of the spread of words" if token is not None else "",
+        f"its rate {_share(rate)} of their deviation a step" if rate is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _finite(value: Any) -> float | None:
+    # A record may be from a file of somebody else's.
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e6 else None
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2g} %" if value < 1 else f"{100 * value:.0f} %"
+
+
 def _pair(found: Any) -> tuple[float, float] | None:
     # A record may be from a file of somebody else's.
     if not (isinstance(found, list) and len(found) == 2 and all(isinstance(each, int | float) for each in found)):

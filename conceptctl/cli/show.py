@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from conceptctl.cli.evaluations import evaluations_of
-from conceptctl.cli.learn_text import ended_text
+from conceptctl.cli.learn_text import ended_text, moved_text
 from conceptctl.cli.options import ConceptArgument, JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
 from conceptctl.cli.stores import open_store, size_text
@@ -83,6 +83,7 @@ def _most_of_it(entry: Concept, record: Record, base: Base, facts: Mapping[str, 
         "with": "" if foreign else f"{record.method}, {record.steps} steps, seed {record.seed}",
         "ended": ended_text(record),
         "preset": _preset(record, base),
+        "moved": moved_text(record),
         "loss": f"{curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "",
         "goes on from": ", ".join(facts["contains"]),
         "size": f"{size_text(entry.blob.size)}, {state}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ class TokenEmbedding(nn.Module):
         """Begin at given rows, (n, D) by table."""
         super().__init__()
         self.tables = tuple(start)
+        self.speeds = dict.fromkeys(start, 1.0)
+        """How many times the learning rate a coordinate of a row moves in a step of Adam's, by table."""
         self.rows = nn.ParameterList(nn.Parameter(rows.clone()) for rows in start.values())
 
     def forward(self) -> TokenRows:
@@ -33,7 +37,11 @@ class TokenMlp(nn.Module):
         """Begin at given rows, (n, D) by table."""
         super().__init__()
         self.counts = {table: len(rows) for table, rows in start.items()}
-        self.rows = nn.ModuleList(_RowMlp(row, generator) for rows in start.values() for row in rows)
+        mlps = {table: [_RowMlp(row, generator) for row in rows] for table, rows in start.items()}
+        self.rows = nn.ModuleList(chain.from_iterable(mlps.values()))
+        self.speeds = {table: sum(mlp.speed() for mlp in own) / len(own) for table, own in mlps.items()}
+        """How many times the learning rate a coordinate of a row moves in the first step of Adam's, by table. Each live
+        column of the last layer and its bias add one: |h|_1 + 1, with h the hidden layer, which grows from there."""
 
     def forward(self) -> TokenRows:
         """The rows, (n, D) by table."""
@@ -59,6 +67,13 @@ class _RowMlp(nn.Module):
 
     def forward(self) -> Tensor:
         """The row, (1, D)."""
-        ones = torch.ones_like(self.first.bias)
-        row: Tensor = self.last(torch.relu(self.first(ones)))
+        row: Tensor = self.last(self._hidden())
         return row[None]
+
+    @torch.no_grad()
+    def speed(self) -> float:
+        """|h|_1 + 1."""
+        return float(self._hidden().sum()) + 1
+
+    def _hidden(self) -> Tensor:
+        return torch.relu(self.first(torch.ones_like(self.first.bias)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
@@ -43,7 +44,9 @@ def draft(request: Request, method: Method, head: Generation) -> Record:
     )
 
 
-def record_of(prepared: Prepared, model: Model, trained: Trained, reference: Reference) -> Record:
+def record_of(
+    prepared: Prepared, model: Model, trained: Trained, went: Mapping[str, float], reference: Reference
+) -> Record:
     """Say where a concept came from."""
     trainable, config = trained.trainable, dataclasses.asdict(prepared.method.config)
     parameters = sum(parameter.numel() for parameter in trainable.parameters())
@@ -64,6 +67,7 @@ def record_of(prepared: Prepared, model: Model, trained: Trained, reference: Ref
             "trained_parameters": parameters,
             "trained_in_unet": parameters - token,
             **{name: round(value, 6) for name, value in trained.measures.items()},
+            **{name: float(f"{value:.3g}") for name, value in went.items()},
             **(_ended(trained.outcome) if trained.outcome else {}),
             **_taken(prepared, trained),
             **(model.coherence.settings() if model.coherence else {}),

@@ -22,6 +22,7 @@ from conceptctl.workflows.learn import auxiliary, checkpoint
 from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.commit import commit, record_of
 from conceptctl.workflows.learn.estimate import estimate
+from conceptctl.workflows.learn.moved import moved
 from conceptctl.workflows.learn.plan import Plan
 from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
@@ -131,7 +132,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     reference = draw_reference(prepared, model.backbone)
     if writer is None:
         return None
-    record = record_of(prepared, model, trained, reference)
+    record = record_of(prepared, model, trained, moved(model, trained, start), reference)
     made = commit(prepared, writer, model.attachments, record, trained, reference)
     return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
 

@@ -166,8 +166,12 @@ def fit_text(fit: Fit) -> str:
 
 
 def ended_text(record: Record) -> str:
-    """How a training ended that ended by itself, and whether its pictures show one thing; "" where nobody says."""
-    parts = _stopped_text(record), differs_text(record.settings.get("coherence"))
+    """How a training ended: by itself, of one thing, with samples like its pictures; "" where nobody says."""
+    parts = (
+        _stopped_text(record),
+        differs_text(record.settings.get("coherence")),
+        likeness_text(record.settings.get("likeness")),
+    )
     return "; ".join(part for part in parts if part)
 
 
@@ -187,6 +191,19 @@ def _stopped_text(record: Record) -> str:
         rose = 100 * (beside[1] / beside[0] - 1)
         text += f"; others of its class are drawn worse (their loss rose by {rose:.0f} %): fewer steps may do"
     return text
+
+
+LIKE, UNLIKE = 0.8, 0.5
+"""From which likeness on samples are called like the pictures, and below which not (`benchmarks/likeness.py`)."""
+
+
+def likeness_text(value: Any) -> str:
+    """Say how like its pictures a concept's samples are; "" where nobody says."""
+    if type(value) is not float or not -100 < value < 100:
+        return ""
+    said = "are like" if value >= LIKE else "are partly like" if value >= UNLIKE else "are not like"
+    more = "" if value >= LIKE else ": more steps may help (--steps)"
+    return f"samples {said} its pictures (likeness {value:.2f}; 1 is as alike as these are){more}"
 
 
 def moved_text(record: Record) -> str:

@@ -1,6 +1,6 @@
-"""Coherence: whether pictures are more alike than pictures of different things are.
+"""Coherence: whether pictures are more alike than pictures of different things. Likeness: whether others are so too.
 
-It is ours, in no paper. How alike two pictures of one thing are differs from CLIP model to CLIP model, and how alike
+Both are ours, in no paper. How alike two pictures of one thing are differs from CLIP model to CLIP model, and how alike
 those of different things are as well: so one is measured against the other.
 """
 
@@ -30,3 +30,15 @@ def coherence(features: Tensor, different: float) -> float:
         different: The similarity of pictures of different things, less than 1.
     """
     return (similarity(features) - different) / (1 - different)
+
+
+def likeness(samples: Tensor, features: Tensor, different: float) -> float:
+    """Return how like a concept's pictures samples are: 0 as different things, 1 as these are like one another.
+
+    Args:
+        samples: Of what was drawn (K, D).
+        features: Of the concept's pictures (N, D), N at least 2, more alike than different things.
+        different: The similarity of pictures of different things.
+    """
+    across = functional.normalize(samples.double(), dim=1) @ functional.normalize(features.double(), dim=1).T
+    return (across.mean().item() - different) / (similarity(features) - different)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conceptctl.cli.learn_text import ended_text
+from conceptctl.cli.learn_text import ended_text, likeness_text
 from conceptctl.presets import shipped
 from conceptctl.store.concept import read_record
 from conceptctl.workflows.learn import coherence
@@ -65,15 +65,26 @@ def test_it_is_said_before_the_training_and_after_it(store, folder, drawn, monke
     record = teach(store, folder, watch=watch, **drawn).record
     said = coherence.differs_text(record.settings["coherence"])
     assert bool(said) == (least > 0)
-    assert ended_text(record) == said
+    # Of pictures that show no one thing nothing is said of how like them samples are.
+    assert ("likeness" in record.settings) == (not said)
+    assert ended_text(record) == said or "samples " in ended_text(record)
     if said:
         assert "pictures of different things" in said
         assert heard.index(said) < heard.index("learning")
 
 
-@pytest.mark.parametrize("value", [None, "alike", True, 1])
+def test_likeness_is_said_in_words(store, folder, drawn, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(coherence, "LEAST", -9.0)
+    record = teach(store, folder, **drawn).record
+    assert likeness_text(record.settings["likeness"]) in ended_text(record)
+    assert likeness_text(0.95) == "samples are like its pictures (likeness 0.95; 1 is as alike as these are)"
+    assert likeness_text(0.7).startswith("samples are partly like")
+    assert likeness_text(0.3).endswith("more steps may help (--steps)")
+
+
+@pytest.mark.parametrize("value", [None, "alike", True, 1, float("nan"), float("inf")])
 def test_a_record_of_somebody_elses_says_nothing(value):
-    assert coherence.differs_text(value) == ""
+    assert coherence.differs_text(value) == likeness_text(value) == ""
 
 
 def test_nothing_is_drawn_where_nothing_can_be_said(store, folder, drawn, tmp_path):  # noqa: F811

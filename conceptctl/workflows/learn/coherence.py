@@ -12,6 +12,8 @@ from conceptctl.workflows.drawing import draw_set
 from conceptctl.workflows.learn.earlier import earlier_records
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conceptctl.images.gate import Checked
     from conceptctl.learning.backbone import Backbone
     from conceptctl.workflows.learn.prepared import Prepared
@@ -34,10 +36,18 @@ class Coherence:
     """0 as pictures of different things, 1 all the same."""
     different: float
     """The mean cosine similarity of pictures of different things."""
+    features: Tensor
+    """Of the concept's pictures, (N, D)."""
 
     def settings(self) -> dict[str, float]:
         """As the concept's record says it."""
         return {"coherence": self.value, "similarity_of_different": self.different}
+
+    def likeness(self, samples: Tensor) -> dict[str, float]:
+        """How like the pictures what was drawn of the concept is, likewise; nothing where they show no one thing."""
+        from conceptctl.metrics.coherence import likeness
+
+        return {"likeness": round(likeness(samples, self.features, self.different), 3)} if self.value >= LEAST else {}
 
 
 def pictures_compared(preset: Preset, checked: Checked) -> int:
@@ -94,7 +104,7 @@ def measure(prepared: Prepared, backbone: Backbone) -> Coherence | None:
             prepared.watch.advance(1)
         different = min(similarity(extractor.images(pictures)), 1 - 1e-6)
     own = extractor.images([each.image() for each in prepared.checked.pictures])
-    found = Coherence(round(coherence(own, different), 3), round(different, 6))
+    found = Coherence(round(coherence(own, different), 3), round(different, 6), own)
     if text := differs_text(found.value):
         prepared.watch.warn(text)
     return found
@@ -102,7 +112,7 @@ def measure(prepared: Prepared, backbone: Backbone) -> Coherence | None:
 
 def differs_text(value: Any) -> str:
     """Say of a coherence that pictures show different things; "" where they do not, or nobody knows."""
-    if type(value) is not float or value >= LEAST:
+    if type(value) is not float or not value < LEAST:
         return ""
     return (
         f"its pictures are hardly more alike than pictures of different things (coherence {value:.2f}; of one thing "

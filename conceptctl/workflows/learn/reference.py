@@ -16,6 +16,7 @@ from conceptctl.workflows.reference_samples import PLACEHOLDER_NAME
 if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone
     from conceptctl.store.weights import Array
+    from conceptctl.workflows.learn.coherence import Coherence
     from conceptctl.workflows.learn.prepared import Prepared
 
 
@@ -29,8 +30,14 @@ class Reference:
     """As the concept's record says it."""
 
 
-def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
-    """Draw the concept and extract features, where there is something to extract them with."""
+def draw_reference(prepared: Prepared, backbone: Backbone, pictures: Coherence | None) -> Reference:
+    """Draw the concept and extract features, where there is something to extract them with.
+
+    Args:
+        prepared: What was learned.
+        backbone: With it in place.
+        pictures: What is known of the pictures that it was learned from.
+    """
     count, extractor = prepared.plan.reference_samples, prepared.extractor
     if count <= 0 or extractor is None:
         return Reference()
@@ -39,14 +46,16 @@ def draw_reference(prepared: Prepared, backbone: Backbone) -> Reference:
     prepared.watch.ahead(0.0)
     began = time.monotonic()
     sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
-    drawing, pictures = draw_set(sample, count, accelerator=prepared.accelerator), []
+    drawing, drawn = draw_set(sample, count, accelerator=prepared.accelerator), []
     while batch := list(itertools.islice(drawing, BATCH)):
-        pictures += batch
+        drawn += batch
         prepared.watch.advance(len(batch))
     seconds = (time.monotonic() - began) / in_whole_batches(count)
+    features = extractor.images(drawn)
     return Reference(
-        extractor.images(pictures).numpy(),
+        features.numpy(),
         {
+            **(pictures.likeness(features) if pictures else {}),
             "reference_prompt": plain_prompt(prepared.method, PLACEHOLDER_NAME, prepared.request.class_word),
             "reference_steps": sampling.steps,
             "reference_device": _drawn_on(prepared),

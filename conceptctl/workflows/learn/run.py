@@ -129,7 +129,7 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
     task = task_of(prepared, model, token_id, start)
     trained = train_concept(prepared, model, token_id, task, dataset, resumed)
     put_in(model, token_id, trained.learned)
-    reference = draw_reference(prepared, model.backbone)
+    reference = draw_reference(prepared, model.backbone, model.coherence)
     if writer is None:
         return None
     record = record_of(prepared, model, trained, moved(model, trained, start), reference)

@@ -19,30 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from conceptctl import families, pocket
 from conceptctl.config import TrainConfig
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.loop import train
-from conceptctl.learning.method import Phase, Step, Trainable
-from conceptctl.learning.processes import make_accelerator
-from conceptctl.methods.ewc_dc import Config, EwcDc
-from conceptctl.parts.adapters.continued import ContinuedLowRank
-from conceptctl.parts.tokens import TokenEmbedding
+from conceptctl.methods.ewc_dc import Config
 from conceptctl.presets import preset_of
-from conceptctl.store import base, weights
+from conceptctl.store import base
 from conceptctl.store.concept import read_record
 from conceptctl.store.store import Store
+from conceptctl.workflows.bench.classifier_scores import accuracies, eigenvalues
 from conceptctl.workflows.learn.request import Request
 from conceptctl.workflows.learn.run import learn
-from conceptctl.workflows.learn.task import earlier_tasks, make_task
-from conceptctl.workflows.model import apply_concepts, load_base, token_rows
+from conceptctl.workflows.model import apply_concepts, load_base
 from conceptctl.workflows.reference_samples import recipe_of
 
 CPU = torch.device("cpu")
-LARGEST = 5
-LOSS_BATCHES = 12
+LOSS_BATCHES, PICTURES = 12, 12
 
 
 def setting(pair: str) -> tuple[str, float]:
@@ -103,99 +96,6 @@ class Model:
             losses.append(objective.errors(objective.predict(noised, condition), noised).mean().item())
         return float(np.mean(losses))
 
-    @torch.no_grad()
-    def accuracy(self, trials: int) -> tuple[float, list[float]]:
-        """The share of training pictures whose own prompt has the largest score; of all, and of each concept."""
-        objective = self.backbone.objective(Config().schedule(0).plain(1).noising())
-        conditions = self.backbone.conditions(self.prompts, ())
-        right = []
-        for index in range(len(self.prompts)):
-            latents, generator = self.examples(index).latents, torch.Generator().manual_seed(0)
-            errors = torch.zeros(len(latents), len(self.prompts))
-            for _ in range(trials):
-                noised = objective.corrupt(latents, generator)
-                for which, prompt in enumerate(self.prompts):
-                    condition = conditions.of_prompt(prompt, torch.arange(len(latents)))
-                    errors[:, which] += objective.errors(objective.predict(noised, condition), noised)
-            right.append((errors.argmin(dim=1) == index).float().mean().item())
-        return float(np.mean(right)), right
-
-    def eigenvalues(self, batches: int, config: Config) -> dict[str, dict[str, list[float]]]:
-        """The largest eigenvalues of the Fisher matrix of the first target's A and B, after the last concept."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for which in ("without", "with"):
-            probe = Probe(config, batches, with_scores=which == "with")
-            self.measure(probe)
-            found[which] = {name: largest(torch.stack(rows)) for name, rows in probe.gradients.items()}
-        return found
-
-    def measure(self, probe: Probe) -> None:
-        """Run a probe's phase on the last concept, with the ones before it as the earlier ones."""
-        *before, last = self.head.concepts
-        tasks = earlier_tasks(self.store, self.head, self.weights, CPU)
-        record = self.records[-1]
-        row = token_rows(self.backbone, weights.read_floats(self.store.blob(last), "token"))
-        token_id = self.backbone.tokenizer().convert_tokens_to_ids(f"v*{last.name}")
-        task = make_task(
-            self.backbone,
-            probe,
-            token_ids=[token_id],
-            token_start=row,
-            prompt=self.prompts[-1],
-            class_word=record.class_word,
-            prior_prompt=f"a photo of a {record.class_word}",
-            earlier=tasks[: len(before)],
-        )
-        probe.state = tasks[-1].state()
-        trainable = probe.attach(task)
-        train(
-            self.backbone,
-            [token_id],
-            probe,
-            task,
-            trainable,
-            self.examples(len(before)),
-            accelerator=make_accelerator(CPU),
-        )
-
-
-class Probe(EwcDc):
-    """Keeps the gradients of one target's factors, batch by batch, instead of their squares."""
-
-    def __init__(self, config: Config, batches: int, *, with_scores: bool) -> None:
-        super().__init__(config)
-        self.batches, self.with_scores = batches, with_scores
-        self.gradients: dict[str, list[Tensor]] = {"A": [], "B": []}
-        self.state: Any = {}
-
-    def attach(self, task: Any) -> Trainable:
-        """The adapter as the last concept left it."""
-        generator = torch.Generator().manual_seed(0)
-        adapter = ContinuedLowRank(task.shapes, self.config.rank, 0.0, generator=generator, state=self.state)
-        return Trainable(adapter, TokenEmbedding(task.token_start), 0.0)
-
-    def phases(self, task: Any, trainable: Trainable) -> Any:
-        """The phase of algorithm 2, with the scores or without."""
-        adapter: Any = trainable.adapter
-
-        def loss(step: Step) -> dict[str, Tensor]:
-            losses = dict(self.ewc_loss(step, task))
-            if not self.with_scores:
-                del losses["dc"]
-            return losses
-
-        def keep() -> None:
-            self.gradients["A"].append(adapter.up[0].grad[0].flatten().clone())
-            self.gradients["B"].append(adapter.down[0].grad[0].flatten().clone())
-
-        yield Phase("probing", self.config.schedule(0).plain(self.batches), loss, adapter.groups(), gradients=keep)
-
-
-def largest(gradients: Tensor) -> list[float]:
-    """The largest eigenvalues of the mean outer product of gradients, (batches, parameters)."""
-    values = torch.linalg.svdvals(gradients.double()).square() / len(gradients)
-    return [float(value) for value in values[:LARGEST]]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,24 +117,27 @@ def main() -> None:
         store = learned_store(options.workspace, method, concepts, options.steps, dict(options.set))
         model = Model(store, concepts)
         losses: dict[str, list[float]] = {"after_learning": [], "current": []}
-        accuracies = []
+        shares = []
         for index in range(len(concepts)):
             then = Model(store, concepts, index + 1)
-            accuracies.append(then.accuracy(options.trials))
+            pictures = [then.examples(which) for which in range(index + 1)]
+            each = accuracies(then.backbone, then.prompts, pictures, options.trials, PICTURES)
+            shares.append((float(np.mean(each)), each))
             losses["after_learning"].append(then.loss(index))
             losses["current"].append(model.loss(index))
         found[method] = {
-            "accuracy": [mean for mean, _ in accuracies],
-            "of_each": [each for _, each in accuracies],
+            "accuracy": [mean for mean, _ in shares],
+            "of_each": [each for _, each in shares],
             "losses": losses,
         }
         print(method, json.dumps(losses), flush=True)
-        shares = ", ".join(f"{100 * mean:.0f} %" for mean, _ in accuracies)
-        print(f"{method}: training pictures classified after each concept: {shares}", flush=True)
+        right = ", ".join(f"{100 * mean:.0f} %" for mean, _ in shares)
+        print(f"{method}: training pictures classified after each concept: {right}", flush=True)
         if method.startswith("ewc"):
-            preset = preset_of(store.head().base).settings("ewc-dc")
-            config = Config(**{**preset, "timestep_sampling": "uniform", "steps": options.steps})
-            found[method]["eigenvalues"] = model.eigenvalues(options.batches, config)
+            last = model.examples(len(concepts) - 1)
+            found[method]["eigenvalues"] = eigenvalues(
+                store, model.backbone, model.weights, preset_of(store.head().base), {}, last, options.batches
+            )
             print(json.dumps(found[method]["eigenvalues"]), flush=True)
     (options.workspace / "dc-scores.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

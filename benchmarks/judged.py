@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from conceptctl.diffusion.composition.regions import Prompt
+from conceptctl.diffusion.prompts import token_of
 from conceptctl.learning.backbone import Backbone
 from conceptctl.pocket.judge import Reading
 from conceptctl.pocket.train.data import to_signed, to_tensor
@@ -43,6 +44,13 @@ def attributes_right(readings: Sequence[Reading], concept: Concept) -> list[tupl
         found = attributes_read(reading, concept.kind)
         right += [(name, found.get(name) == value) for name, value in concept.subject.shown().items()]
     return right
+
+
+def token_number(tokenizer: Any, name: str) -> int:
+    """The number of a concept's token."""
+    number: int = tokenizer.convert_tokens_to_ids(token_of(tokenizer, name))
+    assert number != tokenizer.unk_token_id, f"V*{name} has no token"
+    return number
 
 
 def setting(pair: str) -> tuple[str, Any]:

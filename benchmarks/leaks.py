@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from judged import token_number
 
 from conceptctl.store import base, weights
 from conceptctl.store.concept import read_record
@@ -37,7 +38,7 @@ def measured(root: Path) -> tuple[str, list[float], list[float], list[float]]:
         record = read_record(store.blob(concept))
         method = record.method
         prompt = recipe_of(record, head.base).prompt_for(concept.name)
-        number = backbone.tokenizer().convert_tokens_to_ids(f"V*{concept.name}")
+        number = token_number(backbone.tokenizer(), concept.name)
         hidden, behind = backbone.hidden_states([prompt], [number])
         length = len(backbone.tokenizer()(prompt).input_ids)
         states.append(hidden[0, :length][behind[0, :length]].float().T.numpy())

@@ -17,6 +17,7 @@ import statistics
 from pathlib import Path
 
 import torch
+from judged import token_number
 from torch import Tensor
 
 from conceptctl.learning.backbone import Backbone
@@ -44,7 +45,7 @@ def measured(store: Store, backbone: Backbone) -> list[tuple[int, float]]:
     """For each concept: directions that were taken before it came, and the price of its own."""
     head, tokenizer, found = store.head(), backbone.tokenizer(), []
     names = [concept.name for concept in head.concepts]
-    numbers = [tokenizer.convert_tokens_to_ids(f"V*{name}") for name in names]
+    numbers = [token_number(tokenizer, name) for name in names]
     for place, concept in enumerate(head.concepts):
         record = read_record(store.blob(concept))
         prompt = recipe_of(record, head.base).prompt_for(concept.name)
@@ -62,6 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     for root in options.stores:
         store = Store(root)
+        if not store.head().concepts:
+            parser.error(f"{root} has no concepts")
         backbone = load(store, store.head(), "cpu")
         found = measured(store, backbone)
         first = statistics.mean(each for _, each in found[:TEN])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.cli.stores import size_text
 from conceptctl.errors import UsageError
 from conceptctl.wording import article, count
-from conceptctl.workflows.learn.coherence import differs_text
+from conceptctl.workflows.learn.coherence import differs_text, samples_text
 
 if TYPE_CHECKING:
     from conceptctl.store.concept import Record
@@ -167,10 +167,11 @@ def fit_text(fit: Fit) -> str:
 
 def ended_text(record: Record) -> str:
     """How a training ended: by itself, of one thing, with samples like its pictures; "" where nobody says."""
+    said = record.settings
     parts = (
         _stopped_text(record),
-        differs_text(record.settings.get("coherence")),
-        likeness_text(record.settings.get("likeness")),
+        differs_text(said.get("coherence")),
+        samples_text(said.get("sample_similarity"), advise="stopped" not in said),
     )
     return "; ".join(part for part in parts if part)
 
@@ -185,25 +186,12 @@ def _stopped_text(record: Record) -> str:
     text = {
         "learned": f"learned after {record.steps} of at most {most} steps: {fell}, and no further",
         "bound": f"still learning after all {most} steps: {fell}; more may help (--max-train-steps)",
-        "nothing": f"hardly anything was learned in {record.steps} steps: {fell}. Do its pictures show one thing?",
+        "nothing": f"hardly anything was learned in {record.steps} steps: {fell}. Is the learning rate very small?",
     }.get(str(said.get("stopped")), "")
     if text and beside and beside[1] > SPOILED * beside[0]:
         rose = 100 * (beside[1] / beside[0] - 1)
         text += f"; others of its class are drawn worse (their loss rose by {rose:.0f} %): fewer steps may do"
     return text
-
-
-LIKE, UNLIKE = 0.8, 0.5
-"""From which likeness on samples are called like the pictures, and below which not (`benchmarks/likeness.py`)."""
-
-
-def likeness_text(value: Any) -> str:
-    """Say how like its pictures a concept's samples are; "" where nobody says."""
-    if type(value) is not float or not -100 < value < 100:
-        return ""
-    said = "are like" if value >= LIKE else "are partly like" if value >= UNLIKE else "are not like"
-    more = "" if value >= LIKE else ": more steps may help (--steps)"
-    return f"samples {said} its pictures (likeness {value:.2f}; 1 is as alike as these are){more}"
 
 
 def moved_text(record: Record) -> str:
@@ -214,7 +202,7 @@ def moved_text(record: Record) -> str:
     parts = [
         f"weights by {_share(weights)} of their size" if weights is not None else "",
         f"the token by {_share(token)} of the spread of words" if token is not None else "",
-        f"its rate {_share(rate)} of their deviation a step" if rate is not None else "",
+        f"the token's rate {_share(rate)} of the table's deviation a step" if rate is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -225,7 +213,8 @@ def _finite(value: Any) -> float | None:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.2g} %" if value < 1 else f"{100 * value:.0f} %"
+    percent = 100 * value
+    return "less than 0.1 %" if percent < 0.1 else f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
 
 
 def _pair(found: Any) -> tuple[float, float] | None:

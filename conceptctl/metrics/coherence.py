@@ -1,4 +1,4 @@
-"""Coherence: whether pictures are more alike than pictures of different things. Likeness: whether others are so too.
+"""Coherence: whether pictures are more alike than pictures of different things. Of samples: whether these are so too.
 
 Both are ours, in no paper. How alike two pictures of one thing are differs from CLIP model to CLIP model, and how alike
 those of different things are as well: so one is measured against the other.
@@ -32,7 +32,7 @@ def coherence(features: Tensor, different: float) -> float:
     return (similarity(features) - different) / (1 - different)
 
 
-def likeness(samples: Tensor, features: Tensor, different: float) -> float:
+def sample_similarity(samples: Tensor, features: Tensor, different: float) -> float:
     """Return how like a concept's pictures samples are: 0 as different things, 1 as these are like one another.
 
     Args:

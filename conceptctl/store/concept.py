@@ -44,7 +44,7 @@ class Record:
         after: The generation it was trained on.
         seed: The seed.
         steps: Optimizer steps.
-        photos: How many pictures; nothing else about them is kept.
+        photos: How many pictures; of themselves nothing is kept.
         settings: Everything else that was set, by name. Never a path or another concept's name.
         loss_curve: Losses over the run.
         license: Under what terms the pictures may be used, in the user's words.

@@ -19,6 +19,7 @@ from conceptctl.wording import count
 from conceptctl.workflows.adding import add_concept, check_free, names_of
 from conceptctl.workflows.foreign_file import opened
 from conceptctl.workflows.import_foreign import Elsewhere, Foreign, Offer, offer
+from conceptctl.workflows.learn.coherence import KEPT
 from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import recipe_of, word_of
 
@@ -86,8 +87,11 @@ def import_concept(
     checked = _gate(store)
     made_of = _made_of(store, path, rename, elsewhere or Elsewhere())
     offered = made_of.record if made_of else checked(path)
-    # What a file stands on is said when it leaves a store; inside, history says it.
-    record = dataclasses.replace(offered, name=offered.name if rename is None else rename, stands_on=None, start="")
+    # What a file stands on is said when it leaves a store; inside, history says it. What later concepts would be told
+    # by is measured here.
+    settings = {name: value for name, value in offered.settings.items() if name != KEPT}
+    name = offered.name if rename is None else rename
+    record = dataclasses.replace(offered, name=name, settings=settings, stands_on=None, start="")
     stands_on = _stands_on(offered)
     with store.writing("import", wait=wait) as writer, _held(writer, made_of or path, offered, checked) as held:
         check_free(writer.head, record, writer.layout)

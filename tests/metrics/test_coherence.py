@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conceptctl import pocket
-from conceptctl.metrics.coherence import coherence, likeness, similarity
+from conceptctl.metrics.coherence import coherence, sample_similarity, similarity
 from conceptctl.metrics.features import load_extractor
 from conceptctl.pocket.world.concepts import concept
 from conceptctl.presets import shipped
@@ -27,9 +27,9 @@ def test_the_scale_goes_from_different_things_to_one_picture():
 def test_samples_are_measured_against_how_alike_the_pictures_are():
     pictures = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     # Cosines of 0.6 between the two, of 0.8 and 0.96 with the first sample, of 0 and 0.8 with the second.
-    assert likeness(torch.tensor([[8.0, 6.0]]), pictures, 0.2) == pytest.approx((0.88 - 0.2) / 0.4)
-    assert likeness(torch.tensor([[0.0, 3.0]]), pictures, 0.2) == pytest.approx((0.4 - 0.2) / 0.4)
-    assert likeness(torch.tensor([[8.0, 6.0], [0.0, 3.0]]), pictures, 0.2) == pytest.approx((0.64 - 0.2) / 0.4)
+    assert sample_similarity(torch.tensor([[8.0, 6.0]]), pictures, 0.2) == pytest.approx((0.88 - 0.2) / 0.4)
+    assert sample_similarity(torch.tensor([[0.0, 3.0]]), pictures, 0.2) == pytest.approx((0.4 - 0.2) / 0.4)
+    assert sample_similarity(torch.tensor([[8.0, 6.0], [0.0, 3.0]]), pictures, 0.2) == pytest.approx((0.64 - 0.2) / 0.4)
 
 
 def test_on_the_bundled_base_concepts_are_on_one_side_and_different_things_on_the_other():

@@ -102,6 +102,8 @@ def test_the_report_has_both(finished):
     [
         lambda found: found["classified"][0]["right"].pop(),
         lambda found: found["classified"][0].update(right=["all"]),
+        lambda found: found["classified"].pop(0),
+        lambda found: found["classified"].__setitem__(0, {"after": 0, "right": []}),
         lambda found: found["fisher"].pop("with"),
         lambda found: found["fisher"]["with"].update(A="much"),
     ],
@@ -143,7 +145,7 @@ def examples(*values):
 
 def test_a_picture_counts_for_the_prompt_of_the_smallest_error():
     pictures = [examples(0, 0, 0), examples(1, 1, 2), examples(2, 0, 1, 2)]
-    right = classifier_scores.accuracies(Backbone(), ["0", "1", "2"], pictures, 3)
+    right = classifier_scores.accuracies(Backbone(), ["0", "1", "2"], pictures, 3, 2)
     assert right == pytest.approx([1, 2 / 3, 1 / 2])
 
 

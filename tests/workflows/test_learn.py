@@ -396,7 +396,7 @@ def test_folding_meanwhile_does_not_begin_an_interrupted_run_again(store, folder
 
 
 def test_what_was_learned_outlives_a_signal_that_comes_while_reference_samples_are_drawn(store, folder, monkeypatch):
-    def interrupt(prepared, backbone):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

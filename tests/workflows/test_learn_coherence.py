@@ -4,13 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from conceptctl.cli.learn_text import ended_text, likeness_text
+from conceptctl.cli.learn_text import ended_text
+from conceptctl.config import TrainConfig
 from conceptctl.presets import shipped
 from conceptctl.store.concept import read_record
+from conceptctl.workflows.export import export_concepts
+from conceptctl.workflows.import_concept import import_concept
 from conceptctl.workflows.learn import coherence
 from conceptctl.workflows.learn.estimate import estimate
 from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Watch
+from tests import synthetic
 from tests.pictures import write_pictures
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401 - fixtures
 from tests.tiny_clip import write_tiny_clip
@@ -57,6 +61,41 @@ def test_another_image_tower_or_way_of_drawing_is_measured_anew(store, folder, d
     assert coherence.DRAWING in stages
 
 
+def test_a_run_that_goes_on_does_not_draw_them_again(store, folder, drawn):  # noqa: F811
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    train = TrainConfig(steps=8, batch_size=2, rank=4, learning_rate=1e-2)
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, folder, train=train, watch=Watch(report=interrupt), **drawn)
+    stages = []
+    record = teach(
+        store, folder, train=train, watch=Watch(stage=lambda name, count: stages.append(name)), **drawn
+    ).record
+    assert any("going on" in name for name in stages)
+    assert coherence.DRAWING not in stages
+    assert {"coherence", "sample_similarity", coherence.KEPT} <= set(record.settings)
+
+
+def test_what_somebody_else_measured_tells_nothing_here(store, base_folder, folder, drawn, tmp_path):  # noqa: F811
+    teach(store, folder, **drawn)
+    export_concepts(store, ["alice"], tmp_path / "alice.safetensors")
+    other = synthetic.make_store(tmp_path / "other", base_folder)
+    import_concept(other, tmp_path / "alice.safetensors")
+    assert "coherence" in said_of(other, "alice")
+    assert coherence.KEPT not in said_of(other, "alice")
+    assert coherence.known(other, other.head()) is None
+
+
+def test_one_that_is_replaced_still_tells(store, folder, drawn):  # noqa: F811
+    teach(store, folder, **drawn)
+    stages, expected = [], []
+    watch = Watch(stage=lambda name, count: stages.append(name), expected=expected.append)
+    teach(store, folder, watch=watch, replace=True, **drawn)
+    assert coherence.DRAWING not in stages
+    assert coherence.DRAWING not in [stage.name for stage in expected[0].stages]
+
+
 @pytest.mark.parametrize("least", [9.0, -9.0])
 def test_it_is_said_before_the_training_and_after_it(store, folder, drawn, monkeypatch, least):  # noqa: F811
     monkeypatch.setattr(coherence, "LEAST", least)
@@ -66,25 +105,27 @@ def test_it_is_said_before_the_training_and_after_it(store, folder, drawn, monke
     said = coherence.differs_text(record.settings["coherence"])
     assert bool(said) == (least > 0)
     # Of pictures that show no one thing nothing is said of how like them samples are.
-    assert ("likeness" in record.settings) == (not said)
+    assert ("sample_similarity" in record.settings) == (not said)
     assert ended_text(record) == said or "samples " in ended_text(record)
     if said:
         assert "pictures of different things" in said
         assert heard.index(said) < heard.index("learning")
 
 
-def test_likeness_is_said_in_words(store, folder, drawn, monkeypatch):  # noqa: F811
+def test_it_is_said_in_words(store, folder, drawn, monkeypatch):  # noqa: F811
     monkeypatch.setattr(coherence, "LEAST", -9.0)
     record = teach(store, folder, **drawn).record
-    assert likeness_text(record.settings["likeness"]) in ended_text(record)
-    assert likeness_text(0.95) == "samples are like its pictures (likeness 0.95; 1 is as alike as these are)"
-    assert likeness_text(0.7).startswith("samples are partly like")
-    assert likeness_text(0.3).endswith("more steps may help (--steps)")
+    assert coherence.samples_text(record.settings["sample_similarity"]) in ended_text(record)
+    assert coherence.samples_text(0.95) == "samples are like its pictures (similarity 0.95; 1 is as alike as these are)"
+    assert coherence.samples_text(0.7).startswith("samples are partly like")
+    assert coherence.samples_text(0.3).endswith("more steps may help (--steps)")
+    # A training that ended by itself has said what may help.
+    assert "help" not in coherence.samples_text(0.3, advise=False)
 
 
-@pytest.mark.parametrize("value", [None, "alike", True, 1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [None, "alike", True, 1, float("nan"), float("inf"), float("-inf"), -1e300])
 def test_a_record_of_somebody_elses_says_nothing(value):
-    assert coherence.differs_text(value) == likeness_text(value) == ""
+    assert coherence.differs_text(value) == coherence.samples_text(value) == ""
 
 
 def test_nothing_is_drawn_where_nothing_can_be_said(store, folder, drawn, tmp_path):  # noqa: F811

@@ -1,14 +1,18 @@
 """How far a concept went from what it was learned on, as its record says it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from conceptctl.cli.learn_text import moved_text
 from conceptctl.config import TrainConfig
+from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.store import base, weights
 from conceptctl.store.concept import read_record
+from conceptctl.workflows.learn.moved import moved
 from conceptctl.workflows.model import load_base, token_rows
 from tests.small_learn import asked, base_folder, folder, small_pictures, store, teach  # noqa: F401 - fixtures
 
@@ -51,3 +55,34 @@ def test_what_somebody_elses_record_says_is_not_believed(store, folder, odd):  #
         record, settings={**record.settings, "moved_weights": odd, "moved_token": odd, "token_rate": odd}
     )
     assert moved_text(spoiled) == ""
+
+
+def test_small_and_large_shares_are_read_as_numbers(store, folder):  # noqa: F811
+    record = teach(store, folder, train=TRAIN).record
+
+    def said(weights):
+        settings = {"moved_weights": weights}
+        return moved_text(dataclasses.replace(record, settings=settings))
+
+    assert [said(each) for each in (1e-7, 0.0041, 0.0996, 0.996, 12.3)] == [
+        f"weights by {each} of their size" for each in ("less than 0.1 %", "0.4 %", "10 %", "100 %", "1230 %")
+    ]
+
+
+def test_weights_and_tables_without_a_size_are_left_out(store, folder):  # noqa: F811
+    deltas = {"unet/a": torch.ones(2, 2), "unet/b": torch.zeros(2, 2)}
+    learned = SimpleNamespace(deltas=deltas, tokens={"one": torch.ones(1, 4), "two": torch.full((1, 4), 3.0)})
+    token = TokenEmbedding({"one": torch.zeros(1, 4), "two": torch.zeros(1, 4)})
+    trained = SimpleNamespace(learned=learned, trainable=SimpleNamespace(token=token, token_learning_rate=0.5))
+    tables = {"one": torch.nn.Embedding(6, 4), "two": torch.nn.Embedding(6, 4)}
+    torch.nn.init.zeros_(tables["one"].weight)
+    with torch.no_grad():
+        tables["two"].weight.copy_(torch.tensor([[1.0], [-1.0]] * 3).expand(6, 4))
+    model = SimpleNamespace(
+        weights={"unet/a": np.zeros((2, 2), np.float32)}, backbone=SimpleNamespace(token_tables=lambda: tables)
+    )
+    start = {"one": torch.zeros(1, 4), "two": torch.zeros(1, 4)}
+    # Of the second table alone, whose coordinates deviate by 1: by 3 in each of them.
+    assert moved(model, trained, start) == {"moved_token": pytest.approx(3), "token_rate": pytest.approx(0.5)}
+    model.weights["unet/a"] = np.full((2, 2), 2, np.float32)
+    assert moved(model, trained, start)["moved_weights"] == pytest.approx(0.5)

@@ -34,7 +34,9 @@ LARGEST = 5
 
 
 @torch.no_grad()
-def accuracies(backbone: Backbone, prompts: Sequence[str], pictures: Sequence[Examples], trials: int) -> list[float]:
+def accuracies(
+    backbone: Backbone, prompts: Sequence[str], pictures: Sequence[Examples], trials: int, together: int
+) -> list[float]:
     """Classify pictures of every concept by diffusion-classifier scores.
 
     Args:
@@ -42,6 +44,7 @@ def accuracies(backbone: Backbone, prompts: Sequence[str], pictures: Sequence[Ex
         prompts: What each concept is asked for by: the classes.
         pictures: Of each concept.
         trials: Noises and times that a score is averaged over, the same for every class.
+        together: How many pictures go through the network together.
 
     Returns:
         Of each concept the share of its pictures whose own prompt has the smallest error, and so the largest score.
@@ -52,15 +55,16 @@ def accuracies(backbone: Backbone, prompts: Sequence[str], pictures: Sequence[Ex
     for own, examples in enumerate(pictures):
         conditions = backbone.conditions(examples.prompts, (), examples.crops)
         right = 0
-        for indices, latents in examples.by_shape(torch.arange(len(examples.prompts))):
-            generator = torch.Generator().manual_seed(0)
-            errors = torch.zeros(len(latents), len(prompts), device=latents.device)
-            for _ in range(trials):
-                noised = objective.corrupt(latents, generator)
-                for which, prompt in enumerate(prompts):
-                    predicted = objective.predict(noised, conditions.of_prompt(prompt, indices))
-                    errors[:, which] += objective.errors(predicted, noised)
-            right += int((errors.argmin(dim=1) == own).sum())
+        for part in torch.arange(len(examples.prompts)).split(together):
+            for indices, latents in examples.by_shape(part):
+                generator = torch.Generator().manual_seed(0)
+                errors = torch.zeros(len(latents), len(prompts), device=latents.device)
+                for _ in range(trials):
+                    noised = objective.corrupt(latents, generator)
+                    for which, prompt in enumerate(prompts):
+                        predicted = objective.predict(noised, conditions.of_prompt(prompt, indices))
+                        errors[:, which] += objective.errors(predicted, noised)
+                right += int((errors.argmin(dim=1) == own).sum())
         found.append(right / len(examples.prompts))
     return found
 
@@ -139,6 +143,7 @@ class Probe(EwcDc):
 
 def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], probe: Probe, examples: Examples) -> None:
     """Run a probe's phase on the last concept, with the ones before it as the earlier ones."""
+    from conceptctl.diffusion.prompts import token_of
     from conceptctl.learning.loop import train
     from conceptctl.learning.processes import make_accelerator
     from conceptctl.store.concept import read_record
@@ -148,11 +153,11 @@ def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], pro
     from conceptctl.workflows.model import token_rows
     from conceptctl.workflows.reference_samples import recipe_of
 
-    head = store.head()
+    head, tokenizer = store.head(), backbone.tokenizer()
     *before, last = head.concepts
     record = read_record(store.blob(last))
     tasks = earlier_tasks(store, head, weights, backbone.device)
-    token_id = backbone.tokenizer().convert_tokens_to_ids(f"v*{last.name}")
+    token_id = tokenizer.convert_tokens_to_ids(token_of(tokenizer, last.name))
     task = make_task(
         backbone,
         probe,

@@ -41,7 +41,7 @@ SIDE = 128
 """Pixels that one of them is wide at most."""
 PAIR_PICTURES = 8
 STARTS = "starts.jsonl"
-FISHER = "fisher"
+CHECKS, FISHER = "checks", "fisher"
 
 
 class ConceptRun:
@@ -52,6 +52,8 @@ class ConceptRun:
 
         self.cell, self.home, self.tell = cell, home, tell
         (home / DRAWN).mkdir(exist_ok=True)
+        if cell.classified or cell.fisher:
+            (home / CHECKS).mkdir(exist_ok=True)
         self.device = choose_device(device)
         self.items = items_of(cell.folder, cell.concepts)
         self.base = Store(cell.base).head().base
@@ -233,7 +235,7 @@ class ConceptRun:
         return {name: mean(each[name] for each in found) for name in found[0]}
 
     def _checked(self, name: str) -> Path:
-        return self.home / DRAWN / f"{name}.json"
+        return self.home / CHECKS / f"{name}.json"
 
     def _classify(self, load: Callable[[], Backbone], items: Sequence[Item]) -> None:
         """Classify the training pictures of concepts by their scores, with the model of now."""
@@ -246,7 +248,7 @@ class ConceptRun:
         backbone = load()
         pictures = [self._examples(backbone, item) for item in items]
         prompts = [self.recipe(item).prompt_for(item.name) for item in items]
-        write_json(path, {"right": accuracies(backbone, prompts, pictures, self.cell.classified)})
+        write_json(path, {"right": accuracies(backbone, prompts, pictures, self.cell.classified, self.cell.batch_size)})
 
     def _eigenvalues(self) -> dict[str, Any]:
         """The largest eigenvalues of the Fisher matrix, after the last concept."""

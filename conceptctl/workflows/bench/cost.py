@@ -16,6 +16,8 @@ SECONDS_A_DENOISING_STEP = 0.015
 """Of one picture, guidance included."""
 SECONDS_BESIDES = 8.0
 """Of a concept: loading, where importance sampling looks, features, files."""
+PREDICTIONS = 6
+"""Of a batch of the Fisher matrix: one, and as many as there are classes in a score."""
 
 
 @dataclass(frozen=True)
@@ -62,5 +64,9 @@ def _of_concepts(spec: Spec) -> Cost | None:
         )
         seconds = learned * (SECONDS_BESIDES + samples * SECONDS_A_SAMPLE)
         seconds += drawn * (protocol.sampling_steps or preset.sampling.steps) * SECONDS_A_DENOISING_STEP
+        # Every picture so far under every prompt so far; and batches with the scores, and without them.
+        classified = spec.data.train * sum(time**2 for time in evaluation_times(count, protocol.evaluations))
+        probed = protocol.fisher * (protocol.batch_size or settings["batch_size"]) * PREDICTIONS
+        seconds += sequences * (protocol.classified * classified / 2 + probed) * SECONDS_A_SAMPLE
         hours = seconds / 3600
     return Cost(cells, learned, drawn, hours)

@@ -141,10 +141,12 @@ def _unlike_concepts(found: Mapping[str, Any]) -> str:
         return "the last of 'evaluations' is not of all concepts"
     if not all(isinstance(each, _NUMBER) for each in (found["pairs"] or {}).values()):
         return "one of 'pairs' is no number"
-    if odd := next(
-        filter(None, (_odd(found[name], _CHECKS[name], repr(name)) for name in _CHECKS if name in found)), ""
-    ):
-        return odd
+    for name, shape in _CHECKS.items():
+        if name in found and (odd := _odd(found[name], shape, repr(name))):
+            return odd
+    times = [each["after"] for each in found["evaluations"]]
+    if "classified" in found and [each["after"] for each in found["classified"]] != times:
+        return "'classified' is not of when all were drawn"
     if any(len(each["right"]) != each["after"] for each in found.get("classified", ())):
         return "one of 'classified' has not as many shares as concepts"
     return _unlike_its_key(found["cell"])

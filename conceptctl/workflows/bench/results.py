@@ -82,6 +82,7 @@ class Result:
             **{name: mean(self.at_the_end(name)) for name in LABELS},
             **learned,
             **{name: mean(task[name] for task in self.found["tasks"]) for name in COSTS},
+            "steps": mean(task.get("steps") for task in self.found["tasks"]),
             **pairs,
         }
 

@@ -37,6 +37,7 @@ TITLES = {
     "seconds_a_step": "s a step",
     "peak_memory": "peak memory GB",
     "seconds": "s a concept",
+    "steps": "steps, ended by itself",
     "pairs_A_mmd": "A_mmd",
     "pairs_kid": "KID",
     "pairs_clip_i2i": "CLIP I2I",
@@ -59,8 +60,6 @@ def number(value: float | None) -> str:
 def spelled(row: Row[Result], name: str) -> str:
     """A row's mean over seeds, with the deviation where there are several."""
     values = [value / _UNITS.get(name, 1) for value in row.values(name)]
-    if not values:
-        return "–"
     return _over_seeds(values)
 
 
@@ -164,7 +163,7 @@ def _p(value: float | None) -> str:
 def _costs(bench: Bench) -> Table:
     """What a concept took; beside N_param the paper's."""
     paper = bench.spec["paper"]["values"]
-    shown = [name for name in COSTS if any(row.values(name) for row in bench.rows)]
+    shown = [name for name in (*COSTS, "steps") if any(row.values(name) for row in bench.rows)]
     published = [name for name in shown if name in FIGURES and any(name in row for row in paper.values())]
     columns = ["method"]
     for name in shown:
@@ -248,6 +247,8 @@ def _with(bench: Bench, name: str) -> dict[str, list[Any]]:
 
 
 def _over_seeds(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
     average, deviation = mean_and_deviation(values)
     return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
 

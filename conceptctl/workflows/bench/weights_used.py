@@ -50,6 +50,8 @@ def weights_used(stores: Sequence[Store], names: Sequence[str]) -> Iterator[dict
             "first_time": drift.first_time if drift else None,
             "distance": drift.distance if drift else None,
             **{part: record.settings.get(part) for part in TOLD},
+            # Of trainings that end by themselves.
+            **({"steps": record.steps, "stopped": record.settings["stopped"]} if "stopped" in record.settings else {}),
         }
 
 

@@ -16,6 +16,7 @@ from conceptctl.store.jobs import Job, Slot
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import BlobRef, Generation
 from conceptctl.store.weights import array_tensor
+from conceptctl.workflows.learn.coherence import KEPT
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
@@ -304,6 +305,8 @@ def _resumed(job: Job | None, slot: Slot | None, kept: dict[str, Any]) -> Resume
     resumed = Resumed(job, kept)
     if slot is None:
         return resumed
+    if KEPT in slot.state:
+        kept[KEPT] = slot.state[KEPT]
     state = from_slot(slot)
     if slot.step < 0:
         resumed.begun = state.tensors["latents"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptctl.presets import Preset, preset_of
+from conceptctl.store import folded
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw_set
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
 
     from conceptctl.images.gate import Checked
     from conceptctl.learning.backbone import Backbone
+    from conceptctl.workflows.learn.checkpoint import Resumed
     from conceptctl.workflows.learn.prepared import Prepared
 
 DIFFERENT = 8
 """Pictures of different things that are drawn, by a store's first concept."""
 LEAST = 0.25
 """Below that pictures count as of different things (`benchmarks/coherence.py`)."""
+LIKE, UNLIKE = 0.8, 0.5
+"""From which similarity on samples are called like the pictures, and below which they are not
+(`benchmarks/sample_similarity.py`)."""
 LEAST_PICTURES = 3
 """With fewer nothing is said."""
-DRAWING = "drawing anything, to compare with"
+DRAWING = "drawing 'a photo', to compare the pictures with"
 PROMPT = "a photo"
+KEPT = "similarity_of_different"
+"""What a run and a record call how alike pictures of different things are."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,15 @@ class Coherence:
 
     def settings(self) -> dict[str, float]:
         """As the concept's record says it."""
-        return {"coherence": self.value, "similarity_of_different": self.different}
+        return {"coherence": self.value, KEPT: self.different}
 
-    def likeness(self, samples: Tensor) -> dict[str, float]:
+    def of_samples(self, samples: Tensor) -> dict[str, float]:
         """How like the pictures what was drawn of the concept is, likewise; nothing where they show no one thing."""
-        from conceptctl.metrics.coherence import likeness
+        from conceptctl.metrics.coherence import sample_similarity
 
-        return {"likeness": round(likeness(samples, self.features, self.different), 3)} if self.value >= LEAST else {}
+        if self.value < LEAST:
+            return {}
+        return {"sample_similarity": round(sample_similarity(samples, self.features, self.different), 3)}
 
 
 def pictures_compared(preset: Preset, checked: Checked) -> int:
@@ -71,19 +80,20 @@ def known(store: Store, head: Generation, extractor: str | None = None) -> float
     how: dict[str, Any] = {"reference_steps": sampling.steps, "reference_guidance": sampling.guidance}
     how |= {} if extractor is None else {"feature_extractor": extractor}
     for _, record in earlier_records(store, head):
-        value: Any = record.settings.get("similarity_of_different")
+        value: Any = record.settings.get(KEPT)
         # A record may be from a file of somebody else's.
         if type(value) is float and -1 <= value < 1 and all(record.settings.get(name) == how[name] for name in how):
             return value
     return None
 
 
-def measure(prepared: Prepared, backbone: Backbone) -> Coherence | None:
+def measure(prepared: Prepared, backbone: Backbone, resumed: Resumed) -> Coherence | None:
     """Compare a concept's pictures with what the base draws when it is not told what; warn where they differ as much.
 
     Args:
         prepared: What is learned.
         backbone: The base, with nothing learned on it.
+        resumed: The run, which need not draw again what it drew.
 
     Returns:
         How alike they are; None where there is nothing to tell it with.
@@ -93,18 +103,20 @@ def measure(prepared: Prepared, backbone: Backbone) -> Coherence | None:
         return None
     from conceptctl.metrics.coherence import coherence, similarity
 
-    different = known(prepared.store, prepared.head, extractor.sha256)
+    different = resumed.kept.get(KEPT) or known(prepared.store, prepared.store.head(), extractor.sha256)
     if different is None:
+        # What is damaged is said before anything is drawn.
+        folded.read(prepared.store.layout, prepared.head)
         sampling = preset_of(prepared.head.base).drawing
         prepared.watch.stage(DRAWING, count)
         sample = backbone.sampler(PROMPT, steps=sampling.steps, guidance=sampling.guidance)
-        pictures = []
-        for picture in draw_set(sample, count, accelerator=prepared.accelerator):
-            pictures.append(picture)
-            prepared.watch.advance(1)
+        pictures = list(draw_set(sample, count, accelerator=prepared.accelerator))
+        prepared.watch.advance(count)
         different = min(similarity(extractor.images(pictures)), 1 - 1e-6)
+    different = round(different, 6)
+    resumed.kept[KEPT] = different
     own = extractor.images([each.image() for each in prepared.checked.pictures])
-    found = Coherence(round(coherence(own, different), 3), round(different, 6), own)
+    found = Coherence(round(coherence(own, different), 3), different, own)
     if text := differs_text(found.value):
         prepared.watch.warn(text)
     return found
@@ -112,9 +124,28 @@ def measure(prepared: Prepared, backbone: Backbone) -> Coherence | None:
 
 def differs_text(value: Any) -> str:
     """Say of a coherence that pictures show different things; "" where they do not, or nobody knows."""
-    if type(value) is not float or not value < LEAST:
+    if not _is_one(value) or value >= LEAST:
         return ""
     return (
         f"its pictures are hardly more alike than pictures of different things (coherence {value:.2f}; of one thing "
         f"{LEAST} or more): there may be nothing that they all show"
     )
+
+
+def samples_text(value: Any, *, advise: bool = True) -> str:
+    """Say how like its pictures a concept's samples are; "" where nobody knows.
+
+    Args:
+        value: The sample similarity.
+        advise: Whether to say what may help: a training that ended by itself has said so.
+    """
+    if not _is_one(value):
+        return ""
+    said = "are like" if value >= LIKE else "are partly like" if value >= UNLIKE else "are not like"
+    more = ": more steps may help (--steps)" if advise and value < LIKE else ""
+    return f"samples {said} its pictures (similarity {value:.2f}; 1 is as alike as these are){more}"
+
+
+def _is_one(value: Any) -> bool:
+    # A record may be from a file of somebody else's.
+    return type(value) is float and -100 < value < 100

@@ -45,7 +45,7 @@ def draft(request: Request, method: Method, head: Generation) -> Record:
 
 
 def record_of(
-    prepared: Prepared, model: Model, trained: Trained, went: Mapping[str, float], reference: Reference
+    prepared: Prepared, model: Model, trained: Trained, moved: Mapping[str, float], reference: Reference
 ) -> Record:
     """Say where a concept came from."""
     trainable, config = trained.trainable, dataclasses.asdict(prepared.method.config)
@@ -67,7 +67,7 @@ def record_of(
             "trained_parameters": parameters,
             "trained_in_unet": parameters - token,
             **{name: round(value, 6) for name, value in trained.measures.items()},
-            **{name: float(f"{value:.3g}") for name, value in went.items()},
+            **{name: float(f"{value:.3g}") for name, value in moved.items()},
             **(_ended(trained.outcome) if trained.outcome else {}),
             **_taken(prepared, trained),
             **(model.coherence.settings() if model.coherence else {}),

@@ -49,7 +49,7 @@ def load_model(prepared: Prepared, writer: Writer | None, resumed: Resumed) -> M
     latents, attachments = None, head.attachments
     for ref in resumed.attached:
         attachments = auxiliary.with_kept(prepared.store.layout, attachments, ref)
-    alike = measure(prepared, backbone)
+    alike = measure(prepared, backbone, resumed)
     if prepared.plan.auxiliary:
         latents, attachments = _auxiliary(prepared, writer, backbone, resumed, attachments)
     weights = apply_concepts(prepared.store, head, backbone)

@@ -24,7 +24,8 @@ def moved(model: Model, trained: Trained, start: TokenRows) -> dict[str, float]:
         start: The token rows that it began with, (1, D) by table.
 
     Returns:
-        "moved_weights": Frobenius norm of all deltas over that of the weights they go on; not of tokens alone.
+        "moved_weights": Frobenius norm of all deltas over that of the weights they go on; not of tokens alone. Of
+        methods that merge it is the increment's, which undoes a part of what was merged before.
         "moved_token": how far its row is from where it began, over the spread of the token table: the root mean square
         distance of a row from the mean row. "token_rate": by how much of that table's deviation a coordinate of the
         row moves in the first step of Adam's at the full rate. Of several tables the means.
@@ -34,20 +35,24 @@ def moved(model: Model, trained: Trained, start: TokenRows) -> dict[str, float]:
     from conceptctl.parts.tokens import TokenEmbedding, TokenMlp
 
     found: dict[str, float] = {}
-    changed = {path: delta for path, delta in trained.learned.deltas.items() if bool(delta.any())}
-    if changed:
-        size = sum(float(delta.double().square().sum()) for delta in changed.values())
-        before = sum(float(torch.from_numpy(model.weights[path]).double().square().sum()) for path in changed)
+    changed = [path for path, delta in trained.learned.deltas.items() if bool(delta.any())]
+    before = sum(float(torch.from_numpy(model.weights[path]).square().sum()) for path in changed)
+    if before:
+        size = sum(float(trained.learned.deltas[path].cpu().float().square().sum()) for path in changed)
         found["moved_weights"] = (size / before) ** 0.5
-    distances, rates = [], []
     token, rate = trained.trainable.token, trained.trainable.token_learning_rate
     speeds = token.speeds if isinstance(token, TokenEmbedding | TokenMlp) else {}
+    distances, rates = [], []
     for table, embedding in model.backbone.token_tables().items():
-        rows = embedding.weight.detach().float()
-        # The tokens that were learned are few beside those of the base.
-        deviation = float((rows - rows.mean(dim=0)).square().mean().sqrt())
-        moved_by = trained.learned.tokens[table].cpu() - start[table].cpu().float()
+        # Off the device, which a training has filled; the tokens that were learned are few beside those of the base.
+        rows = embedding.weight.detach().cpu().float()
+        deviation = float(rows.var(dim=0, correction=0).mean()) ** 0.5
+        if not deviation:
+            continue
+        moved_by = trained.learned.tokens[table].cpu().float() - start[table].cpu().float()
         distances.append(float(moved_by.norm()) / (deviation * rows.shape[1] ** 0.5))
         rates += [rate * speeds[table] / deviation] if table in speeds else []
-    found["moved_token"] = sum(distances) / len(distances)
-    return {**found, "token_rate": sum(rates) / len(rates)} if rates else found
+    for name, values in (("moved_token", distances), ("token_rate", rates)):
+        if values:
+            found[name] = sum(values) / len(values)
+    return found

@@ -30,13 +30,13 @@ class Reference:
     """As the concept's record says it."""
 
 
-def draw_reference(prepared: Prepared, backbone: Backbone, pictures: Coherence | None) -> Reference:
+def draw_reference(prepared: Prepared, backbone: Backbone, coherence: Coherence | None) -> Reference:
     """Draw the concept and extract features, where there is something to extract them with.
 
     Args:
         prepared: What was learned.
         backbone: With it in place.
-        pictures: What is known of the pictures that it was learned from.
+        coherence: Of the pictures that it was learned from.
     """
     count, extractor = prepared.plan.reference_samples, prepared.extractor
     if count <= 0 or extractor is None:
@@ -55,7 +55,7 @@ def draw_reference(prepared: Prepared, backbone: Backbone, pictures: Coherence |
     return Reference(
         features.numpy(),
         {
-            **(pictures.likeness(features) if pictures else {}),
+            **(coherence.of_samples(features) if coherence else {}),
             "reference_prompt": plain_prompt(prepared.method, PLACEHOLDER_NAME, prepared.request.class_word),
             "reference_steps": sampling.steps,
             "reference_device": _drawn_on(prepared),

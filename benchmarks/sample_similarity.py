@@ -1,10 +1,10 @@
-"""Does the likeness that `learn` tells at its end agree with the bundled base's judge?
+"""Does the similarity of samples that `learn` tells at its end agree with the bundled base's judge?
 
     conceptctl bench run fifty --cells 'stamina-anchored/*' --output DIR
-    python benchmarks/likeness.py DIR
+    python benchmarks/sample_similarity.py DIR
 
-Of every concept of finished and unfinished cells on the bundled base, as it was drawn just after it was learned: its
-likeness to the pictures it was learned from, and the share of pictures that the judge accepts.
+Of every concept of finished cells on the bundled base, as it was drawn just after it was learned: its
+samples' similarity to the pictures it was learned from, and the share of pictures that the judge accepts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conceptctl import families, pocket
-from conceptctl.metrics.coherence import likeness, similarity
+from conceptctl.metrics.coherence import sample_similarity, similarity
 from conceptctl.metrics.features import load_extractor
 from conceptctl.workflows.learn.coherence import DIFFERENT, PROMPT
 
@@ -45,14 +45,18 @@ class Told:
         return self.extractor.images([Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))])
 
     def of(self, output: Path) -> list[tuple[float, float, float]]:
-        """Likeness, success and attributes of every concept in an output folder."""
+        """Similarity, success and attributes of every concept in an output folder."""
         found = []
-        for path in sorted(output.glob("cells/*/drawn/*-learned.json")):
+        cells = [path.parent for path in sorted(output.glob("cells/*/results.json"))]
+        for path in [path for cell in cells for path in sorted(cell.glob("drawn/*-learned.json"))]:
             name = path.name.removesuffix("-learned.json")
-            (folder, *_) = output.glob(f"data/*/{name}/train")
             said = json.loads(path.read_text(encoding="utf-8"))
+            folder = next(output.glob(f"data/*/{name}/train"), None)
+            if folder is None or said["success"] is None:
+                # Of pictures that are not the bundled world's nobody judges.
+                continue
             samples = load_file(path.with_suffix(".safetensors"))["features"]
-            value = likeness(samples, self.pictures(folder), self.different)
+            value = sample_similarity(samples, self.pictures(folder), self.different)
             found.append((value, float(said["success"]), float(said["attributes"])))
         return found
 
@@ -63,10 +67,12 @@ def main() -> None:
     options = parser.parse_args()
     told = Told()
     found = [each for output in options.outputs for each in told.of(output)]
+    if len(found) < 2:
+        parser.error("no concepts of the bundled world were drawn there")
     values, success, attributes = torch.tensor(found).T
     correlations = [float(torch.corrcoef(torch.stack([values, each]))[0, 1]) for each in (success, attributes)]
     print(f"{len(found)} concepts; correlation with success {correlations[0]:.2f}, attributes {correlations[1]:.2f}\n")
-    print("| likeness | concepts | success, least to most | attributes right |\n|---|---|---|---|")
+    print("| similarity | concepts | success, least to most | attributes right |\n|---|---|---|---|")
     for low, high in itertools.pairwise(EDGES):
         part = [each for each in found if low <= each[0] < high]
         if part:

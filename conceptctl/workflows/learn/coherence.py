@@ -11,6 +11,7 @@ from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw_set
 from conceptctl.workflows.learn.earlier import earlier_records
+from conceptctl.workflows.learn.images import unlike_drawings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,8 +65,7 @@ def pictures_compared(preset: Preset, checked: Checked) -> int:
 
     An image tower that knows drawings does not know which photographs are alike.
     """
-    foreign = checked.photographic and not preset.learn.photographs
-    return 0 if foreign or len(checked.pictures) < LEAST_PICTURES else DIFFERENT
+    return 0 if unlike_drawings(checked, preset.learn) or len(checked.pictures) < LEAST_PICTURES else DIFFERENT
 
 
 def known(store: Store, head: Generation, extractor: str | None = None) -> float | None:

@@ -22,6 +22,11 @@ FEW = 3
 """Pictures below which a user is warned: what they have in common is more than the concept."""
 
 
+def unlike_drawings(checked: Checked, takes: Learn) -> bool:
+    """Whether pictures look like photographs, of which a base that draws none, and its image tower, know nothing."""
+    return checked.photographic and not takes.photographs
+
+
 def check_pictures(store: Store, head: Generation, request: Request, watch: Watch) -> Checked:
     """Pass a folder through the picture gate, as the store's base asks for it.
 
@@ -44,7 +49,7 @@ def check_pictures(store: Store, head: Generation, request: Request, watch: Watc
         watch.advance(1)
 
     checked = check_folder(request.folder, rules, progress=looked)
-    if checked.photographic and not takes.photographs:
+    if unlike_drawings(checked, takes):
         watch.warn(
             f"these look like photographs, and this base draws {sizes.side} x {sizes.side} pictures: "
             "likeness is not to be expected (for photographs: conceptctl init --base HUB_ID --store DIR)"

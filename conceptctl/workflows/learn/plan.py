@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store.store import Store
 from conceptctl.workflows.learn import checkpoint, coherence
-from conceptctl.workflows.learn.images import check_pictures, sizes_of
+from conceptctl.workflows.learn.images import check_pictures, sizes_of, unlike_drawings
 from conceptctl.workflows.learn.replace import check_name
 from conceptctl.workflows.learn.request import (
     Request,
@@ -170,14 +170,14 @@ def is_described(request: Request, preset: Preset, method: Method, checked: Chec
     Nor are photographs described on a base that draws none: what CLIP knows of its drawings does not hold for them.
     """
     wanted = method.config.prompts == "described" and bool(request.class_word)
-    foreign = checked.photographic and not preset.learn.photographs
+    foreign = unlike_drawings(checked, preset.learn)
     return wanted and not foreign and any(not picture.caption for picture in checked.pictures)
 
 
 def _note_on_describing(request: Request, preset: Preset, method: Method, checked: Checked) -> tuple[str, ...]:
     if is_described(request, preset, method, checked):
         return ("pictures without a caption are described by what CLIP sees around the concept",)
-    if method.config.prompts == "described" and checked.photographic and not preset.learn.photographs:
+    if method.config.prompts == "described" and unlike_drawings(checked, preset.learn):
         return ("photographs are not described: what this base's CLIP knows are drawings",)
     if method.config.prompts == "described" and not request.class_word:
         return ("without a class word (--class) nothing is said of what is around the concept",)

@@ -2,8 +2,8 @@
 
     python benchmarks/coherence.py
 
-What `learn` warns by (`LEAST` in conceptctl/workflows/learn/coherence.py), on the bundled base: three concepts of each
-kind with twelve and with five pictures, of one kind thirty different subjects, and thirty different things.
+What `learn` warns by (`LEAST` in conceptctl/workflows/learn/picture_texts.py), on the bundled base: three concepts of
+each kind with twelve and with five pictures, of one kind thirty different subjects, and thirty different things.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from conceptctl.metrics.coherence import coherence, similarity
 from conceptctl.metrics.features import load_extractor
 from conceptctl.pocket.world.concepts import concept
 from conceptctl.presets import shipped
-from conceptctl.workflows.learn.coherence import DIFFERENT, LEAST, PROMPT
+from conceptctl.workflows.learn.coherence import DIFFERENT, PROMPT
+from conceptctl.workflows.learn.picture_texts import LEAST
 
 KINDS = shipped()["pocket"].learn.classes
 SEEDS = (71, 72, 73)

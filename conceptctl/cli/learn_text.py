@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from conceptctl.cli.stores import size_text
 from conceptctl.errors import UsageError
 from conceptctl.wording import article, count
-from conceptctl.workflows.learn.coherence import differs_text, samples_text
+from conceptctl.workflows.learn.picture_texts import differs_text, samples_text
 
 if TYPE_CHECKING:
     from conceptctl.store.concept import Record

@@ -8,7 +8,7 @@ from conceptctl.metrics.coherence import coherence, sample_similarity, similarit
 from conceptctl.metrics.features import load_extractor
 from conceptctl.pocket.world.concepts import concept
 from conceptctl.presets import shipped
-from conceptctl.workflows.learn.coherence import LEAST
+from conceptctl.workflows.learn.picture_texts import LEAST
 
 
 def test_the_similarity_is_the_mean_cosine_of_all_pairs_whatever_the_lengths():

@@ -10,7 +10,7 @@ from conceptctl.presets import shipped
 from conceptctl.store.concept import read_record
 from conceptctl.workflows.export import export_concepts
 from conceptctl.workflows.import_concept import import_concept
-from conceptctl.workflows.learn import coherence
+from conceptctl.workflows.learn import coherence, picture_texts
 from conceptctl.workflows.learn.estimate import estimate
 from conceptctl.workflows.learn.plan import plan
 from conceptctl.workflows.learn.request import Watch
@@ -98,11 +98,11 @@ def test_one_that_is_replaced_still_tells(store, folder, drawn):  # noqa: F811
 
 @pytest.mark.parametrize("least", [9.0, -9.0])
 def test_it_is_said_before_the_training_and_after_it(store, folder, drawn, monkeypatch, least):  # noqa: F811
-    monkeypatch.setattr(coherence, "LEAST", least)
+    monkeypatch.setattr(picture_texts, "LEAST", least)
     heard = []
     watch = Watch(stage=lambda name, count: heard.append(name), warn=heard.append)
     record = teach(store, folder, watch=watch, **drawn).record
-    said = coherence.differs_text(record.settings["coherence"])
+    said = picture_texts.differs_text(record.settings["coherence"])
     assert bool(said) == (least > 0)
     # Of pictures that show no one thing nothing is said of how like them samples are.
     assert ("sample_similarity" in record.settings) == (not said)
@@ -113,19 +113,22 @@ def test_it_is_said_before_the_training_and_after_it(store, folder, drawn, monke
 
 
 def test_it_is_said_in_words(store, folder, drawn, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(coherence, "LEAST", -9.0)
+    monkeypatch.setattr(picture_texts, "LEAST", -9.0)
     record = teach(store, folder, **drawn).record
-    assert coherence.samples_text(record.settings["sample_similarity"]) in ended_text(record)
-    assert coherence.samples_text(0.95) == "samples are like its pictures (similarity 0.95; 1 is as alike as these are)"
-    assert coherence.samples_text(0.7).startswith("samples are partly like")
-    assert coherence.samples_text(0.3).endswith("more steps may help (--steps)")
+    assert picture_texts.samples_text(record.settings["sample_similarity"]) in ended_text(record)
+    assert (
+        picture_texts.samples_text(0.95)
+        == "samples are like its pictures (similarity 0.95; 1 is as alike as these are)"
+    )
+    assert picture_texts.samples_text(0.7).startswith("samples are partly like")
+    assert picture_texts.samples_text(0.3).endswith("more steps may help (--steps)")
     # A training that ended by itself has said what may help.
-    assert "help" not in coherence.samples_text(0.3, advise=False)
+    assert "help" not in picture_texts.samples_text(0.3, advise=False)
 
 
 @pytest.mark.parametrize("value", [None, "alike", True, 1, float("nan"), float("inf"), float("-inf"), -1e300])
 def test_a_record_of_somebody_elses_says_nothing(value):
-    assert coherence.differs_text(value) == coherence.samples_text(value) == ""
+    assert picture_texts.differs_text(value) == picture_texts.samples_text(value) == ""
 
 
 def test_nothing_is_drawn_where_nothing_can_be_said(store, folder, drawn, tmp_path):  # noqa: F811

@@ -10,6 +10,7 @@ from conceptctl.store import folded
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import draw_set
+from conceptctl.workflows.learn import picture_texts
 from conceptctl.workflows.learn.earlier import earlier_records
 from conceptctl.workflows.learn.images import unlike_drawings
 
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 DIFFERENT = 8
 """Pictures of different things that are drawn, by a store's first concept."""
-LEAST = 0.25
-"""Below that pictures count as of different things (`benchmarks/coherence.py`)."""
-LIKE, UNLIKE = 0.8, 0.5
-"""From which similarity on samples are called like the pictures, and below which they are not
-(`benchmarks/sample_similarity.py`)."""
 LEAST_PICTURES = 3
 """With fewer nothing is said."""
 DRAWING = "drawing 'a photo', to compare the pictures with"
@@ -55,7 +51,7 @@ class Coherence:
         """How like the pictures what was drawn of the concept is, likewise; nothing where they show no one thing."""
         from conceptctl.metrics.coherence import sample_similarity
 
-        if self.value < LEAST:
+        if self.value < picture_texts.LEAST:
             return {}
         return {"sample_similarity": round(sample_similarity(samples, self.features, self.different), 3)}
 
@@ -117,35 +113,6 @@ def measure(prepared: Prepared, backbone: Backbone, resumed: Resumed) -> Coheren
     resumed.kept[KEPT] = different
     own = extractor.images([each.image() for each in prepared.checked.pictures])
     found = Coherence(round(coherence(own, different), 3), different, own)
-    if text := differs_text(found.value):
+    if text := picture_texts.differs_text(found.value):
         prepared.watch.warn(text)
     return found
-
-
-def differs_text(value: Any) -> str:
-    """Say of a coherence that pictures show different things; "" where they do not, or nobody knows."""
-    if not _is_one(value) or value >= LEAST:
-        return ""
-    return (
-        f"its pictures are hardly more alike than pictures of different things (coherence {value:.2f}; of one thing "
-        f"{LEAST} or more): there may be nothing that they all show"
-    )
-
-
-def samples_text(value: Any, *, advise: bool = True) -> str:
-    """Say how like its pictures a concept's samples are; "" where nobody knows.
-
-    Args:
-        value: The sample similarity.
-        advise: Whether to say what may help: a training that ended by itself has said so.
-    """
-    if not _is_one(value):
-        return ""
-    said = "are like" if value >= LIKE else "are partly like" if value >= UNLIKE else "are not like"
-    more = ": more steps may help (--steps)" if advise and value < LIKE else ""
-    return f"samples {said} its pictures (similarity {value:.2f}; 1 is as alike as these are){more}"
-
-
-def _is_one(value: Any) -> bool:
-    # A record may be from a file of somebody else's.
-    return type(value) is float and -100 < value < 100

@@ -87,11 +87,7 @@ def import_concept(
     checked = _gate(store)
     made_of = _made_of(store, path, rename, elsewhere or Elsewhere())
     offered = made_of.record if made_of else checked(path)
-    # What a file stands on is said when it leaves a store; inside, history says it. What later concepts would be told
-    # by is measured here.
-    settings = {name: value for name, value in offered.settings.items() if name != KEPT}
-    name = offered.name if rename is None else rename
-    record = dataclasses.replace(offered, name=name, settings=settings, stands_on=None, start="")
+    record = _as_kept(offered, rename)
     stands_on = _stands_on(offered)
     with store.writing("import", wait=wait) as writer, _held(writer, made_of or path, offered, checked) as held:
         check_free(writer.head, record, writer.layout)
@@ -196,6 +192,15 @@ def _gate(store: Store) -> Callable[[Path], Record]:
         return base.is_same(store.layout, head.base, family, sha256)
 
     return lambda path: gate.check_concept_file(path, head.base.sha256, shapes, family, width, is_same)
+
+
+def _as_kept(offered: Record, rename: str | None) -> Record:
+    """A record as it is in a store."""
+    # What later concepts would be told by is measured here.
+    settings = {name: value for name, value in offered.settings.items() if name != KEPT}
+    name = offered.name if rename is None else rename
+    # What a file stands on is said when it leaves a store; inside, history says it.
+    return dataclasses.replace(offered, name=name, settings=settings, stands_on=None, start="")
 
 
 def _stands_on(record: Record) -> tuple[str, ...] | None:

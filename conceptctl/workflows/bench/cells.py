@@ -176,9 +176,6 @@ def _cell(
     items: tuple[Item, ...],
     digest: str,
 ) -> ConceptCell:
-    # It brings torch, as the methods do.
-    from conceptctl.workflows.bench.classifier_scores import has_fisher
-
     protocol, count = spec.protocol, len(items)
     drawn: dict[str, Any] = {
         "pictures": protocol.pictures or preset.learn.reference_samples,
@@ -187,10 +184,7 @@ def _cell(
         "evaluations": list(evaluation_times(count, protocol.evaluations)) if entry.in_sequence else [],
         "pairs": min(protocol.pairs, count - 1) if entry.in_sequence else 0,
     }
-    checks = {
-        "classified": protocol.classified if entry.in_sequence else 0,
-        "fisher": protocol.fisher if entry.in_sequence and has_fisher(entry.method) else 0,
-    }
+    checks = _checks(spec, entry)
     content = {
         "version": VERSION,
         "program": conceptctl.__version__,
@@ -227,6 +221,18 @@ def _cell(
         content=content,
         **{**drawn, **checks, "evaluations": tuple(drawn["evaluations"])},
     )
+
+
+def _checks(spec: Spec, entry: Entry) -> dict[str, int]:
+    """What is checked of classifier scores; see `Protocol`."""
+    # It brings torch, as the methods do.
+    from conceptctl.workflows.bench.classifier_scores import has_fisher
+
+    protocol = spec.protocol
+    return {
+        "classified": protocol.classified if entry.in_sequence else 0,
+        "fisher": protocol.fisher if entry.in_sequence and has_fisher(entry.method) else 0,
+    }
 
 
 def evaluation_times(concepts: int, evaluations: int) -> tuple[int, ...]:

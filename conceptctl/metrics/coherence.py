@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from conceptctl.metrics.clip_scores import clip_i2i
+
 
 def similarity(features: Tensor) -> float:
     """Return the mean cosine similarity of two different pictures of a set.
@@ -40,5 +42,4 @@ def sample_similarity(samples: Tensor, features: Tensor, different: float) -> fl
         features: Of the concept's pictures (N, D), N at least 2, more alike than different things.
         different: The similarity of pictures of different things.
     """
-    across = functional.normalize(samples.double(), dim=1) @ functional.normalize(features.double(), dim=1).T
-    return (across.mean().item() - different) / (similarity(features) - different)
+    return (clip_i2i(samples, features) - different) / (similarity(features) - different)

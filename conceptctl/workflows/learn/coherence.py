@@ -99,7 +99,9 @@ def measure(prepared: Prepared, backbone: Backbone, resumed: Resumed) -> Coheren
         return None
     from conceptctl.metrics.coherence import coherence, similarity
 
-    different = resumed.kept.get(KEPT) or known(prepared.store, prepared.store.head(), extractor.sha256)
+    tower, different = resumed.kept.get(KEPT, ("", None))
+    if tower != extractor.sha256:
+        different = known(prepared.store, prepared.store.head(), extractor.sha256)
     if different is None:
         # What is damaged is said before anything is drawn.
         folded.read(prepared.store.layout, prepared.head)
@@ -110,7 +112,7 @@ def measure(prepared: Prepared, backbone: Backbone, resumed: Resumed) -> Coheren
         prepared.watch.advance(count)
         different = min(similarity(extractor.images(pictures)), 1 - 1e-6)
     different = round(different, 6)
-    resumed.kept[KEPT] = different
+    resumed.kept[KEPT] = [extractor.sha256, different]
     own = extractor.images([each.image() for each in prepared.checked.pictures])
     found = Coherence(round(coherence(own, different), 3), different, own)
     if text := picture_texts.differs_text(found.value):

@@ -19,7 +19,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, errors too.", rich_help_panel=OUTPUT)
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print names and paths only, no prose.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--quiet", "-q", help="Print names and paths only, and warnings.", rich_help_panel=OUTPUT)
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", rich_help_panel=STORE)]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan, change nothing.", rich_help_panel=STORE)]

@@ -20,7 +20,7 @@ class Output:
 
     Attributes:
         as_json: One JSON object instead of anything for people.
-        quiet: No prose; data that has a short form is printed in it.
+        quiet: No prose but warnings; data that has a short form is printed in it.
         silent: Nothing at all: another process of the same run says it.
         warnings: What was warned of so far; JSON carries it beside the result.
     """
@@ -38,7 +38,8 @@ class Output:
     def warn(self, text: str) -> None:
         """Say what should be known about a result that is one nonetheless."""
         self.warnings.append(text)
-        self.say(f"warning: {text}")
+        # Whoever wants no prose still wants to know.
+        self.say(f"warning: {text}", always=not (self.as_json or self.silent))
 
     def data(self, payload: Mapping[str, Any], lines: Iterable[str], short: Iterable[str]) -> None:
         """Print a result: `payload` as JSON, `lines` for people, or `short` when quiet."""

@@ -169,6 +169,16 @@ def test_nothing_is_shown_to_those_who_want_no_prose(how, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("how", "told"), [({}, True), ({"quiet": True}, True), ({"as_json": True}, False), ({"silent": True}, False)]
+)
+def test_warnings_reach_those_who_want_no_prose_too(how, told, capsys):
+    out = Output(**how)
+    out.warn("these show different things")
+    assert capsys.readouterr() == ("", "warning: these show different things\n" if told else "")
+    assert out.warnings == ["these show different things"]
+
+
 def test_bytes_are_told_in_megabytes():
     told = []
     update = in_megabytes(lambda done, total: told.append((done, total)))

@@ -12,7 +12,7 @@ import pytest
 
 from conceptctl.errors import AlreadyExists, Busy, ConceptctlError, NotFound
 from conceptctl.store import locks
-from conceptctl.store.store import Store
+from conceptctl.store.store import Store, Writer
 from conceptctl.store.verify import verify
 from conceptctl.workflows.fold import fold
 from conceptctl.workflows.forget import forget, plan_forget
@@ -126,7 +126,14 @@ def test_without_the_lock_they_do_not(store):
     def nobody_asks(layout, *, verb, wait=False):
         yield
 
-    with mock.patch.object(locks, "writer", nobody_asks):
+    commit = Writer.commit
+
+    def commit_late(writer, generation):
+        # On a busy machine they could take turns by chance: so each one's head is old by the time it commits.
+        time.sleep(0.05)
+        return commit(writer, generation)
+
+    with mock.patch.object(locks, "writer", nobody_asks), mock.patch.object(Writer, "commit", commit_late):
         acknowledged, errors = run_together(store, processes=4, mutations=8)
     with pytest.raises((AssertionError, ConceptctlError)):
         assert errors == []

@@ -794,6 +794,7 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"temperature": 1e-300}}, UsageError),
         ({"settings": {"init_std": 1e300}}, UsageError),
         ({"settings": {"mask_start": 1.5}}, UsageError),
+        ({"settings": {"mask_start": 1}}, UsageError),
         ({"train": TrainConfig(seed=-1)}, UsageError),
         ({"train": TrainConfig(seed=2**63)}, UsageError),
         ({"feature_extractor": "/nowhere"}, NotFound),

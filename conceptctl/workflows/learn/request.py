@@ -37,7 +37,7 @@ _MORE_THAN_NOTHING = {
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
 _AT_MOST = {
-    "fisher_decay": 1, "mask_start": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
+    "fisher_decay": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
     "auxiliary_batch": 10**4, "accumulation": 10**4,
 }  # fmt: skip
 """More of them no machine gets through, which is better said at once than when memory runs out."""
@@ -45,6 +45,8 @@ MOST_AUXILIARY = 10**5
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 """Of fp32, in which everything is learned."""
 _AT_LEAST = {"dc_concepts": 2}
+_LESS_THAN = {"mask_start": 1}
+"""Masks that begin after the last step are none; `mask=none` says so."""
 FORMER_SETTINGS = {"open_by": "mask_logit_mean", "spread": "mask_logit_std", "start": "init_std"}
 """Settings by the names that earlier versions had for them: records and scripts may still have those."""
 
@@ -351,5 +353,7 @@ def _check_number(name: str, value: Any, kind: type) -> None:
         raise UsageError(f"{words} cannot be less than 0, as {value} is")
     if value > _AT_MOST.get(name, value):
         raise UsageError(f"{words} cannot be more than {_AT_MOST[name]}, as {value} is")
+    if name in _LESS_THAN and value >= _LESS_THAN[name]:
+        raise UsageError(f"{words} must be less than {_LESS_THAN[name]}, not {value}")
     if value < _AT_LEAST.get(name, value):
         raise UsageError(f"{words} cannot be less than {_AT_LEAST[name]}, as {value} is")

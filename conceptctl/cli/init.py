@@ -8,6 +8,7 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
+from conceptctl.cli.progress import Update, in_megabytes
 from conceptctl.store.layout import chosen_root
 
 EPILOG = epilog(
@@ -16,6 +17,10 @@ EPILOG = epilog(
     "conceptctl init --base stable-diffusion-v1-5/stable-diffusion-v1-5 --store ~/photos.store",
     codes=(4, 5, 7, 8),
 )
+
+
+_MUCH = 500_000_000
+"""Bytes."""
 
 
 def init(
@@ -39,9 +44,10 @@ def init(
     """
     from conceptctl.workflows.init import initialize
 
-    made = initialize(chosen_root(store), base)
-    root = str(made.store.layout.root)
     output = Output(json, quiet)
+    with output.progress() as bar:
+        made = initialize(chosen_root(store), base, lambda text: _of_much(in_megabytes(bar(f"{text}, MB"))))
+    root = str(made.store.layout.root)
     output.data(
         {"store": root, "base": {"name": made.base_name, "sha256": made.base_sha256}, "generation": 0},
         [f"made a store at {root} on {made.base_name} ({made.base_sha256[:12]})"],
@@ -52,3 +58,13 @@ def init(
         output.say(f"next: conceptctl learn DIR{named}, with one folder for each class in DIR")
     else:
         output.say(f"next: conceptctl learn DIR --token NAME --class WORD{named}")
+
+
+def _of_much(update: Update) -> Update:
+    """Return what is told of a base that takes some seconds to read, and of no smaller one."""
+
+    def told(done: int, total: int) -> None:
+        if total >= _MUCH:
+            update(done, total)
+
+    return told

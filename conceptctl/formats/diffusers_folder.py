@@ -18,6 +18,7 @@ from conceptctl import families
 from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
 from conceptctl.formats import model_card
 from conceptctl.presets import preset_of
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base, blobs, durable, folded, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.layout import Layout
@@ -32,8 +33,6 @@ SLACK = 1 << 20
 """Bytes for headers, configurations and the card, beyond the numbers."""
 
 Pieces = Iterable[bytes | memoryview]
-Progress = Callable[[int, int], None]
-"""Called with how many bytes are written, and how many there will be."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def export_diffusers(
     generation: Generation,
     *,
     sums: Mapping[str, weights.Array] | None = None,
-    progress: Progress = lambda written, total: None,
+    progress: Progress = ignore,
 ) -> Checkpoint:
     """Write a checkpoint with concepts folded in: all of a generation's, folded in the store or not, or only some.
 

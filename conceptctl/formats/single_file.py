@@ -15,6 +15,7 @@ from conceptctl.errors import ImportRefused, NotFound
 from conceptctl.formats import foreign
 from conceptctl.formats.architectures import Configurations, configurations, vocabulary
 from conceptctl.formats.original_layout import Place, clip_place, open_clip_place, unet_place, vae_place
+from conceptctl.progress import Progress, counted, ignore
 from conceptctl.store import tensorfile
 from conceptctl.store.base import FLOATS
 from conceptctl.store.tensorfile import Header, Tensor, TensorInfo
@@ -41,7 +42,11 @@ apart (comfy/supported_models.py)."""
 
 @contextmanager
 def converted(
-    path: Path, *, beside: Path | None = None, check: Callable[[Path], object] = lambda folder: None
+    path: Path,
+    *,
+    beside: Path | None = None,
+    check: Callable[[Path], object] = lambda folder: None,
+    progress: Progress = ignore,
 ) -> Iterator[Path]:
     """Lay a single-file checkpoint out as a diffusers folder for as long as the context lasts; types stay as they are.
 
@@ -50,6 +55,7 @@ def converted(
         beside: Where the folder is made, which takes as much room as the file; the system's place by default.
         check: Called with the folder when its configurations are there and its weights are not: refuses models that
             nothing can be done with before gigabytes are written.
+        progress: Told how many bytes are written, of as many as the file has.
 
     Raises:
         ImportRefused: It is no safetensors file, quantized, or another kind of model than can be read from one file.
@@ -61,8 +67,9 @@ def converted(
         folder = Path(name)
         _write_texts(folder, found.configs)
         check(folder)
+        written = counted(progress, path.stat().st_size)
         for component in found.components():
-            _write_component(folder, path, header, component)
+            _write_component(folder, path, header, component, written)
         yield folder
 
 
@@ -183,7 +190,9 @@ def _write_texts(folder: Path, configs: Configurations) -> None:
                 (target.parent / name).write_bytes(data)
 
 
-def _write_component(folder: Path, path: Path, header: Header, component: _Component) -> None:
+def _write_component(
+    folder: Path, path: Path, header: Header, component: _Component, written: Callable[[int], None]
+) -> None:
     """Write one network's weights.
 
     Raises:
@@ -202,7 +211,8 @@ def _write_component(folder: Path, path: Path, header: Header, component: _Compo
         tensors[name] = _tensor(path, place, info, shape, view)
     target = folder / component.name / component.file
     with target.open("wb") as stream:
-        stream.writelines(tensorfile.encode(tensors, {"format": "pt"}))
+        for piece in tensorfile.encode(tensors, {"format": "pt"}):
+            written(stream.write(piece))
 
 
 def _tensor(path: Path, place: Place, info: TensorInfo, shape: tuple[int, ...], view: memoryview) -> Tensor:

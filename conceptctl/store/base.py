@@ -8,7 +8,7 @@ they are split, where they lay and whether they are fp16 or fp32 does not enter 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptctl.errors import ImportRefused, NotFound, StoreDamaged
+from conceptctl.progress import Progress, counted, ignore
 from conceptctl.store import blobs, tensorfile
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Base, Family, Generation, canonical
@@ -49,12 +50,13 @@ class Source:
     family: Family
 
 
-def inspect(folder: Path, family: Family) -> Source:
+def inspect(folder: Path, family: Family, progress: Progress = ignore) -> Source:
     """Look through a diffusers folder, without copying anything.
 
     Args:
         folder: The folder.
         family: What kind of model lies in it.
+        progress: Told how many bytes of weights were read, and how many are to be: each is read twice.
 
     Raises:
         NotFound: It is no diffusers folder, or has no weights that a concept could change.
@@ -75,8 +77,9 @@ def inspect(folder: Path, family: Family) -> Source:
     if missing := sorted(needed - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
-    _check_finite(weights, family)
-    return Source(weights, texts, identity(weights, family), family)
+    read = counted(progress, 2 * sum(path.stat().st_size for path in weights.values()))
+    _check_finite(weights, family, read)
+    return Source(weights, texts, identity(weights, family, read), family)
 
 
 def chosen_weights(names: Iterable[str], family: Family) -> dict[str, str]:
@@ -130,7 +133,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def identity(weights: Mapping[str, Path], family: Family) -> str:
+def identity(weights: Mapping[str, Path], family: Family, read: Callable[[int], None] = lambda count: None) -> str:
     """Return what a model is called whatever its tensors are called: a digest of their numbers.
 
     One model is passed on under several names (libraries rename parameters, checkpoints in one file have names of
@@ -141,6 +144,7 @@ def identity(weights: Mapping[str, Path], family: Family) -> str:
     Args:
         weights: Safetensors files, by their place in a diffusers folder.
         family: Which components count.
+        read: Told of every tensor how many bytes it has.
 
     Returns:
         A sha256 in hexadecimal.
@@ -150,6 +154,7 @@ def identity(weights: Mapping[str, Path], family: Family) -> str:
         if info.dtype in FLOATS:
             digest = hashlib.sha256(_as_half(info, view)).hexdigest()
             lines.append(canonical([component, [size for size in info.shape if size != 1], digest]))
+        read(info.end - info.start)
     return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
 
 
@@ -186,7 +191,7 @@ def _component_tensors(
                 yield component, name, info, view
 
 
-def _check_finite(weights: Mapping[str, Path], family: Family) -> None:
+def _check_finite(weights: Mapping[str, Path], family: Family, read: Callable[[int], None]) -> None:
     """Make sure that all weights are numbers.
 
     Raises:
@@ -202,6 +207,7 @@ def _check_finite(weights: Mapping[str, Path], family: Family) -> None:
                 f"{component}: {name}: not all numbers are finite",
                 hint=_FETCH_AGAIN,
             )
+        read(info.end - info.start)
 
 
 def _as_half(info: TensorInfo, view: memoryview) -> memoryview:
@@ -216,13 +222,20 @@ def _as_half(info: TensorInfo, view: memoryview) -> memoryview:
         return to_array(info, view).astype("<f2").reshape(-1).view(np.uint8).data
 
 
-def ingest(layout: Layout, source: Source, name: str) -> Base:
+def ingest(layout: Layout, source: Source, name: str, progress: Progress = ignore) -> Base:
     """Copy a base into a store.
+
+    Args:
+        layout: The store.
+        source: The base, looked through.
+        name: What to call it.
+        progress: Told how many bytes were copied, and how many are to be.
 
     Raises:
         ImportRefused: A configuration is no JSON.
     """
-    files = {place: blobs.add_file(layout, path) for place, path in source.weights.items()}
+    copied = counted(progress, sum(path.stat().st_size for path in source.weights.values()))
+    files = {place: blobs.add_file(layout, path, copied) for place, path in source.weights.items()}
     texts = {}
     for place, path in source.texts.items():
         data = without_host_paths(path)

@@ -1,6 +1,6 @@
 """Blobs: immutable safetensors files, each named by the sha256 of its bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from conceptctl.errors import ConceptctlError, StoreDamaged
@@ -53,10 +53,16 @@ def add_tensors(layout: Layout, tensors: Mapping[str, Tensor | LazyTensor], meta
     return add(layout, encoded, encoded.size)
 
 
-def add_file(layout: Layout, source: Path) -> BlobRef:
-    """Copy a file in as a blob, its bytes as they are."""
+def add_file(layout: Layout, source: Path, copied: Callable[[int], None] = lambda count: None) -> BlobRef:
+    """Copy a file in as a blob, its bytes as they are; `copied` is told of so many more."""
+
+    def chunks() -> Iterator[bytes]:
+        while chunk := stream.read(durable.CHUNK):
+            yield chunk
+            copied(len(chunk))
+
     with source.open("rb") as stream:
-        return add(layout, iter(lambda: stream.read(durable.CHUNK), b""), source.stat().st_size)
+        return add(layout, chunks(), source.stat().st_size)
 
 
 def problem(layout: Layout, ref: BlobRef, *, read: bool = False) -> str:

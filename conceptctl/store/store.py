@@ -7,6 +7,7 @@ from pathlib import Path
 
 import conceptctl
 from conceptctl.errors import AlreadyExists, Busy, NotFound, StoreDamaged
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base, blobs, durable, folded, index, locks, purge
 from conceptctl.store.index import LogRow
 from conceptctl.store.layout import FORMAT_NUMBER, PRIVATE, Layout
@@ -22,26 +23,27 @@ class Store:
         self.layout.check_format()
 
     @classmethod
-    def create(cls, root: Path, source: base.Source, name: str) -> "Store":
+    def create(cls, root: Path, source: base.Source, name: str, progress: Progress = ignore) -> "Store":
         """Make a store on a base. The format number is written last, so half a store is none.
 
         Args:
             root: A folder that is not there, is empty, or holds what an interrupted `create` left.
             source: The base, looked through.
             name: What to call the base.
+            progress: Told how many bytes of it were copied.
 
         Raises:
             AlreadyExists: There is a store, or something else, in that folder.
             NoSpace: The base does not fit.
         """
         layout = Layout(root.absolute())
-        _check_vacant(layout)
+        check_vacant(layout)
         layout.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         layout.root.chmod(PRIVATE)
         for folder in layout.folders:
             durable.make_folder(folder)
         with locks.writer(layout, verb="init"):
-            _check_vacant(layout)
+            check_vacant(layout)
             durable.empty_folder(layout.tmp)
             durable.empty_folder(layout.generations)
             for leftover in layout.root.glob("index.*"):
@@ -55,7 +57,7 @@ class Store:
                 purges=0,
                 action=Action("init"),
                 restores=0,
-                base=base.ingest(layout, source, name),
+                base=base.ingest(layout, source, name, progress),
             )
             _write_manifest(layout, first)
             index.create(layout.index, [index.row_of(first)], first)
@@ -231,7 +233,13 @@ def unknown_concept(name: str, head: Generation) -> NotFound:
     )
 
 
-def _check_vacant(layout: Layout) -> None:
+def check_vacant(layout: Layout) -> None:
+    """Make sure that a store can be made in a folder.
+
+    Raises:
+        AlreadyExists: There is a store, or something else.
+        StoreDamaged: There is a store that lost its format number.
+    """
     if not layout.root.exists():
         return
     if not layout.root.is_dir():

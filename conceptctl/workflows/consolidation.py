@@ -16,12 +16,12 @@ import torch
 from conceptctl import families
 from conceptctl.errors import ImportRefused, StoreDamaged
 from conceptctl.parts.consolidation.least_change import Constraint, LeastChange, second_moment
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base, folded, weights
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.model import token_rows
-from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import PLACEHOLDER, PROMPT, recipe_of, word_of
 from conceptctl.workflows.usual_prompts import among_words, surrounded, whole_words
 

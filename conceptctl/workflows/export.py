@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
 from conceptctl.families import check_closed_form
 from conceptctl.formats.diffusers_folder import Checkpoint, check_vacant, export_diffusers
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import durable, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.manifest import Concept, Generation
@@ -23,7 +24,6 @@ from conceptctl.store.tensorfile import Tensor
 from conceptctl.workflows.adding import names_of
 from conceptctl.workflows.concept_log import came
 from conceptctl.workflows.places import check_writable
-from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import introduced_in
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from conceptctl.errors import AlreadyExists, NotFound, UsageError
 from conceptctl.formats import lora, low_rank, model_card
 from conceptctl.formats.original_layout import UNET, unet_place
 from conceptctl.formats.single_file_writer import tensors_of
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base, durable, folded, tensorfile, weights
 from conceptctl.store.concept import Record, read_record
 from conceptctl.store.manifest import Concept, Generation
@@ -26,7 +27,6 @@ from conceptctl.store.store import Store
 from conceptctl.store.tensorfile import LazyTensor, Tensor, TensorInfo
 from conceptctl.workflows.export import find_then
 from conceptctl.workflows.places import check_name, check_writable
-from conceptctl.workflows.progress import Progress, ignore
 
 if TYPE_CHECKING:
     from conceptctl.store.weights import Array

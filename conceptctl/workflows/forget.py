@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from conceptctl import families
 from conceptctl.errors import Busy, ImportRefused, NotFound, StoreDamaged, UsageError
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import blobs, folded, jobs, purge
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Action, Concept, Generation
 from conceptctl.store.store import Store, Writer, unknown_concept
-from conceptctl.workflows.progress import Progress, ignore
 
 if TYPE_CHECKING:
     from conceptctl.workflows.consolidation import Solved

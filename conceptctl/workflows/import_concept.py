@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from conceptctl import families
 from conceptctl.errors import ImportRefused, NotFound, UsageError
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base, durable, gate, tensorfile, weights
 from conceptctl.store.concept import Record
 from conceptctl.store.manifest import Generation
@@ -20,7 +21,6 @@ from conceptctl.workflows.adding import add_concept, check_free, names_of
 from conceptctl.workflows.foreign_file import opened
 from conceptctl.workflows.import_foreign import Elsewhere, Foreign, Offer, offer
 from conceptctl.workflows.learn.coherence import KEPT
-from conceptctl.workflows.progress import Progress, ignore
 from conceptctl.workflows.reference_samples import recipe_of, word_of
 
 if TYPE_CHECKING:

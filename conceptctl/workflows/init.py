@@ -11,9 +11,11 @@ from tempfile import TemporaryDirectory
 from conceptctl import families
 from conceptctl.errors import ImportRefused, NotFound, StoreDamaged, UsageError
 from conceptctl.formats import foreign
+from conceptctl.progress import Stages, ignore_all
 from conceptctl.store import base
+from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Family
-from conceptctl.store.store import Store
+from conceptctl.store.store import Store, check_vacant
 from conceptctl.workflows.places import writable
 
 POCKET = "pocket"
@@ -38,10 +40,15 @@ class Initialized:
     """Whether it tells classes apart, and draws nothing."""
 
 
-def initialize(root: Path, named: str) -> Initialized:
+def initialize(root: Path, named: str, stages: Stages = ignore_all) -> Initialized:
     """Make a store on a base: `pocket`, `pocket-vit`, a folder, a single file, or a hub id.
 
     What the base is decides what the store is: on a vision transformer it tells classes apart, else it draws.
+
+    Args:
+        root: Where.
+        named: The base.
+        stages: Told what is going on; what it returns is told bytes.
 
     Raises:
         NotFound: There is no such base, or it cannot be had from here; names the command that would work.
@@ -49,14 +56,19 @@ def initialize(root: Path, named: str) -> Initialized:
         AlreadyExists: There is a store already, or something else.
         UsageError: Nothing can be written there.
     """
-    with _base_folder(named, root) as (folder, name), _laid_out(folder, name, _nearest(root)) as (laid_out, family):
-        source = base.inspect(laid_out, family)
+    if root.is_symlink() and not root.exists():
+        raise UsageError(f"{root} is a link to nothing")
+    # Before gigabytes are read.
+    check_vacant(Layout(root.absolute()))
+    with (
+        _base_folder(named, root, stages) as (folder, name),
+        _laid_out(folder, name, _nearest(root)) as (laid_out, family),
+    ):
+        source = base.inspect(laid_out, family, stages("checking the weights"))
         if not family.is_classifier:
             _check_tokenizers(laid_out, family)
-        if root.is_symlink() and not root.exists():
-            raise UsageError(f"{root} is a link to nothing")
         with writable(root.absolute().parent):
-            store = Store.create(root, source, name)
+            store = Store.create(root, source, name, stages("copying the weights"))
     return Initialized(store, name, source.sha256, family.is_classifier)
 
 
@@ -89,7 +101,7 @@ def _is_tower(folder: Path) -> bool:
 
 
 @contextmanager
-def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
+def _base_folder(named: str, root: Path, stages: Stages) -> Iterator[tuple[Path, str]]:
     """Find the folder of the model that a user means, and what to call it: never a path of the user's."""
     path = Path(named)
     if named == POCKET:
@@ -106,7 +118,8 @@ def _base_folder(named: str, root: Path) -> Iterator[tuple[Path, str]]:
         from conceptctl.formats.single_file import converted
 
         foreign.refuse_others(path)
-        with converted(path, beside=_nearest(root), check=families.recognized) as folder:
+        laying = stages("laying out the checkpoint")
+        with converted(path, beside=_nearest(root), check=families.recognized, progress=laying) as folder:
             yield folder, "local file"
     elif path.name.lower().endswith(foreign.PICKLES):
         foreign.refuse_pickle(named)

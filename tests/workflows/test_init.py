@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from conceptctl.errors import ImportRefused, NotFound
+from conceptctl.errors import AlreadyExists, ImportRefused, NotFound
 from conceptctl.families.sd import FAMILY
 from conceptctl.formats import single_file
 from conceptctl.store import base, tensorfile
@@ -163,6 +163,35 @@ def test_a_single_file_becomes_the_same_base_as_the_folder(single, tiny_architec
             there = getattr(others, part).state_dict()
             for name, weight in getattr(ours, part).state_dict().items():
                 assert torch.equal(weight, there[name])
+
+
+def test_it_is_told_how_far_a_base_is(single, tiny_architecture, tmp_path):
+    folder, path = single
+    for named, begins in ((path, ["laying out the checkpoint"]), (folder, [])):
+        told: dict[str, list[tuple[int, int]]] = {}
+
+        def stages(text, told=told):
+            told[text] = []
+            return lambda done, total: told[text].append((done, total))
+
+        initialize(tmp_path / named.name, str(named), stages)
+        assert list(told) == [*begins, "checking the weights", "copying the weights"]
+        for steps in told.values():
+            counts = [count for count, _ in steps]
+            assert counts == sorted(counts)
+            # A file's header, and what it has beside the model, are no weights.
+            assert 0.5 < counts[-1] / steps[-1][1] <= 1
+        assert told["copying the weights"][-1][0] == told["copying the weights"][-1][1]
+
+
+def test_a_place_that_is_taken_is_said_before_anything_is_read(single, tiny_architecture, tmp_path, monkeypatch):
+    _, path = single
+    root = tmp_path / "taken"
+    root.mkdir()
+    (root / "letter.txt").write_text("dear")
+    monkeypatch.setattr(tensorfile, "read_header", None)
+    with pytest.raises(AlreadyExists, match=r"letter\.txt"):
+        initialize(root, str(path))
 
 
 def test_a_single_file_stays_what_it_is_on_the_disk(single, tiny_architecture, tmp_path):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import UsageError
+from conceptctl.progress import Progress
 from conceptctl.store import base
 from conceptctl.store.store import Store
 from conceptctl.workflows.classification.model import check_ready, probabilities
-from conceptctl.workflows.classification.pictures import USUAL, Progress, Rules, read_pictures
+from conceptctl.workflows.classification.pictures import USUAL, Rules, read_pictures
 
 if TYPE_CHECKING:
     from conceptctl.store.manifest import Generation

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import class_folders
 from conceptctl.metrics.classification import share
+from conceptctl.progress import Progress
 from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
 from conceptctl.workflows.classification.classify import picture_side
 from conceptctl.workflows.classification.history import Tested, best, read_all
 from conceptctl.workflows.classification.model import check_ready, probabilities
-from conceptctl.workflows.classification.pictures import USUAL, Progress, Rules, folders_of, read_classes
+from conceptctl.workflows.classification.pictures import USUAL, Rules, folders_of, read_classes
 from conceptctl.workflows.evaluate.history import commit, new_run
 
 if TYPE_CHECKING:

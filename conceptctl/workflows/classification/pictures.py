@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import PicturesRefused, UsageError
 from conceptctl.images import class_folders, files
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import concept
 
 if TYPE_CHECKING:
     import numpy as np
 
     from conceptctl.images.gate import Checked
-
-Progress = Callable[[int, int], None]
-"""Told how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def folders_of(folder: Path, part: str, *, follow: bool) -> dict[str, Path]:
 
 
 def read_classes(
-    folders: Mapping[str, Path], side: int, rules: Rules, *, fewest: int, progress: Progress = lambda done, total: None
+    folders: Mapping[str, Path], side: int, rules: Rules, *, fewest: int, progress: Progress = ignore
 ) -> Labelled:
     """Pass the pictures of classes through the gate, each to the middle square of it.
 
@@ -140,7 +138,7 @@ def _hint(refused: Sequence[PicturesRefused], fewest: int) -> str:
 
 
 def read_pictures(
-    paths: Sequence[Path], side: int, rules: Rules, *, progress: Progress = lambda done, total: None
+    paths: Sequence[Path], side: int, rules: Rules, *, progress: Progress = ignore
 ) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
     """Read pictures, and those that folders hold, each to the middle square of it.
 

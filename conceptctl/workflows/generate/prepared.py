@@ -12,6 +12,7 @@ import conceptctl
 from conceptctl.errors import ConceptctlError, StoreDamaged, UsageError
 from conceptctl.families import FamilyModule, family_of
 from conceptctl.presets import preset_of
+from conceptctl.progress import Progress, Stages
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import Concept, Generation
 from conceptctl.store.store import Store
@@ -21,7 +22,6 @@ from conceptctl.workflows.generate.request import Request, check_size, check_tex
 from conceptctl.workflows.generate.strength import Strengths, check_strengths
 from conceptctl.workflows.model import load
 from conceptctl.workflows.places import shortened
-from conceptctl.workflows.progress import Progress, Stages
 
 if TYPE_CHECKING:
     from conceptctl.diffusion.composition.regions import Prompt

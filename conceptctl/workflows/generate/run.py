@@ -13,6 +13,7 @@ from conceptctl.errors import UsageError
 from conceptctl.images.contact_sheet import contact_sheet
 from conceptctl.images.png import png_info
 from conceptctl.images.writing import save_new
+from conceptctl.progress import Stages, ignore_all
 from conceptctl.store.store import Store
 from conceptctl.workflows.drawing import in_batches
 from conceptctl.workflows.generate.prepared import (
@@ -27,7 +28,6 @@ from conceptctl.workflows.generate.prepared import (
 from conceptctl.workflows.generate.prompt_file import Line, drawn_already
 from conceptctl.workflows.generate.request import Request, check
 from conceptctl.workflows.places import check_name, writable
-from conceptctl.workflows.progress import Stages, ignore_all
 
 if TYPE_CHECKING:
     from PIL import Image

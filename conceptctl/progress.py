@@ -1,4 +1,4 @@
-"""How a workflow says how far it is."""
+"""How what takes long says how far it is."""
 
 from collections.abc import Callable
 
@@ -17,3 +17,15 @@ def ignore(done: int, total: int) -> None:
 def ignore_all(text: str) -> Progress:
     """Tell nobody of any stage."""
     return ignore
+
+
+def counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """Return what is told how much more is done, and tells how much is."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return more

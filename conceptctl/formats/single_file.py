@@ -18,7 +18,7 @@ from conceptctl.formats.original_layout import Place, clip_place, open_clip_plac
 from conceptctl.progress import Progress, counted, ignore
 from conceptctl.store import tensorfile
 from conceptctl.store.base import FLOATS
-from conceptctl.store.tensorfile import Header, Tensor, TensorInfo
+from conceptctl.store.tensorfile import Encoded, Header, Tensor, TensorInfo
 
 FOLDER_HINT = "conceptctl init --base FOLDER, with the same model as a diffusers folder"
 FIRST_ENCODER, SECOND_ENCODER = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
@@ -55,7 +55,7 @@ def converted(
         beside: Where the folder is made, which takes as much room as the file; the system's place by default.
         check: Called with the folder when its configurations are there and its weights are not: refuses models that
             nothing can be done with before gigabytes are written.
-        progress: Told how many bytes are written, of as many as the file has.
+        progress: Told how many bytes of the folder's weights are written, and how many are to be.
 
     Raises:
         ImportRefused: It is no safetensors file, quantized, or another kind of model than can be read from one file.
@@ -67,9 +67,12 @@ def converted(
         folder = Path(name)
         _write_texts(folder, found.configs)
         check(folder)
-        written = counted(progress, path.stat().st_size)
-        for component in found.components():
-            _write_component(folder, path, header, component, written)
+        networks = [(each, _encoded(path, header, each)) for each in found.components()]
+        written = counted(progress, sum(encoded.size for _, encoded in networks))
+        for component, encoded in networks:
+            with (folder / component.name / component.file).open("wb") as stream:
+                for piece in encoded:
+                    written(stream.write(piece))
         yield folder
 
 
@@ -190,10 +193,8 @@ def _write_texts(folder: Path, configs: Configurations) -> None:
                 (target.parent / name).write_bytes(data)
 
 
-def _write_component(
-    folder: Path, path: Path, header: Header, component: _Component, written: Callable[[int], None]
-) -> None:
-    """Write one network's weights.
+def _encoded(path: Path, header: Header, component: _Component) -> Encoded:
+    """Return the file of one network's weights, nearly all of them still in the checkpoint's.
 
     Raises:
         NotFound: Something is missing, or of another shape than the configurations say.
@@ -209,10 +210,7 @@ def _write_component(
                 f"{path.name}: it lacks {error}, which {component.name}/{name} is", hint=FOLDER_HINT
             ) from None
         tensors[name] = _tensor(path, place, info, shape, view)
-    target = folder / component.name / component.file
-    with target.open("wb") as stream:
-        for piece in tensorfile.encode(tensors, {"format": "pt"}):
-            written(stream.write(piece))
+    return tensorfile.encode(tensors, {"format": "pt"})
 
 
 def _tensor(path: Path, place: Place, info: TensorInfo, shape: tuple[int, ...], view: memoryview) -> Tensor:

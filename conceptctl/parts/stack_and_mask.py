@@ -42,7 +42,8 @@ class Config(method.Config):
     temperature: float = 0.5
     """tau of the Gumbel softmax (eq. 6)."""
     mask_start: float = 0.3
-    """The share of steps that masks are open for; then they begin by how large A B is. 0, and `low-rank`: by chance."""
+    """The share of steps, less than 1, that masks are open for; then they begin by how large A B is. At 0, and
+    `low-rank` always, they begin by chance."""
     mask_logit_mean: float = 1.0
     """By how much the entries of a mask that begins by chance are open, in logits; not given in the paper."""
     mask_logit_std: float = 1.0
@@ -125,8 +126,9 @@ class StackAndMask(Method):
         phase, adapter = super().training(task, trainable), trainable.adapter
         if not (self.config.waits and isinstance(adapter, Masked)):
             return phase
-        # Before the first step nothing is large.
-        first = max(1, round(self.config.mask_start * self.config.steps))
+        # Before the first step nothing is large, and masks that begin after the last one are none.
+        last = max(1, self.config.steps - 1)
+        first = min(max(1, round(self.config.mask_start * self.config.steps)), last)
         return replace(phase, before={first: adapter.start})
 
     def penalty(self, step: Step, task: Task, trainable: Trainable) -> Losses:

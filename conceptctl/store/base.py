@@ -56,7 +56,7 @@ def inspect(folder: Path, family: Family, progress: Progress = ignore) -> Source
     Args:
         folder: The folder.
         family: What kind of model lies in it.
-        progress: Told how many bytes of weights were read, and how many are to be: each is read twice.
+        progress: Told how many bytes of weights were read, and how many are to be.
 
     Raises:
         NotFound: It is no diffusers folder, or has no weights that a concept could change.
@@ -77,7 +77,9 @@ def inspect(folder: Path, family: Family, progress: Progress = ignore) -> Source
     if missing := sorted(needed - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
-    read = counted(progress, 2 * sum(path.stat().st_size for path in weights.values()))
+    total = sum(path.stat().st_size for path in weights.values())
+    # All of them are read twice, and each reading counts as half.
+    read = counted(lambda done, twice: progress(done // 2, total), 2 * total)
     _check_finite(weights, family, read)
     return Source(weights, texts, identity(weights, family, read), family)
 

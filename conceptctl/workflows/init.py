@@ -16,7 +16,7 @@ from conceptctl.store import base
 from conceptctl.store.layout import Layout
 from conceptctl.store.manifest import Family
 from conceptctl.store.store import Store, check_vacant
-from conceptctl.workflows.places import writable
+from conceptctl.workflows.places import check_writable, writable
 
 POCKET = "pocket"
 POCKET_VIT = "pocket-vit"
@@ -60,6 +60,7 @@ def initialize(root: Path, named: str, stages: Stages = ignore_all) -> Initializ
         raise UsageError(f"{root} is a link to nothing")
     # Before gigabytes are read.
     check_vacant(Layout(root.absolute()))
+    check_writable(root.absolute().parent)
     with (
         _base_folder(named, root, stages) as (folder, name),
         _laid_out(folder, name, _nearest(root)) as (laid_out, family),

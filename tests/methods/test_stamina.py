@@ -138,6 +138,12 @@ def test_masks_begin_after_a_step_at_least(folder):
     assert list(method.training(bench.task, bench.trainable).before) == [1]
 
 
+def test_masks_begin_before_the_last_step(folder):
+    method = Stamina(dataclasses.replace(CONFIG, mask_start=0.999))
+    bench = Bench(folder, method)
+    assert list(method.training(bench.task, bench.trainable).before) == [CONFIG.steps - 1]
+
+
 def test_what_is_added_to_stamina_keeps_other_prompts_nearer_to_what_they_were(folder):
     def moved(method):
         bench = Bench(folder, method)

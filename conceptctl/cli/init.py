@@ -17,10 +17,8 @@ EPILOG = epilog(
     "conceptctl init --base stable-diffusion-v1-5/stable-diffusion-v1-5 --store ~/photos.store",
     codes=(4, 5, 7, 8),
 )
-
-
 _MUCH = 500_000_000
-"""Bytes."""
+"""Bytes of a base that takes some seconds to read."""
 
 
 def init(
@@ -61,7 +59,7 @@ def init(
 
 
 def _of_much(update: Update) -> Update:
-    """Return what is told of a base that takes some seconds to read, and of no smaller one."""
+    """Return what is told of a base of so much, and of no smaller one."""
 
     def told(done: int, total: int) -> None:
         if total >= _MUCH:

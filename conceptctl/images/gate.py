@@ -13,6 +13,7 @@ from conceptctl.images.buckets import Size
 from conceptctl.images.decoder import Decoder, Limits
 from conceptctl.images.listing import MOST_FILES, NAME_A_FOLDER, Listing, list_folder, named
 from conceptctl.images.pixels import Cropped, Wanted
+from conceptctl.progress import Progress, ignore
 from conceptctl.wording import count
 
 
@@ -100,7 +101,7 @@ def check_folder(
     *,
     limits: Limits | None = None,
     decoder: Decoder | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> Checked:
     """Judge every file in a folder, and return the pictures at the sizes that are learned from.
 
@@ -145,7 +146,7 @@ def check_folder(
 
 
 def _judge(
-    listing: Listing, rules: Rules, decoder: Decoder, progress: Callable[[int, int], None]
+    listing: Listing, rules: Rules, decoder: Decoder, progress: Progress
 ) -> tuple[list[tuple[Picture, Cropped]], list[Refusal]]:
     found: list[tuple[Picture, Cropped]] = []
     refused: list[Refusal] = []

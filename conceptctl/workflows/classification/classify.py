@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptctl.errors import UsageError
-from conceptctl.progress import Progress
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base
 from conceptctl.store.store import Store
 from conceptctl.workflows.classification.model import check_ready, probabilities
@@ -45,7 +45,7 @@ def classify(
     at: int | None = None,
     rules: Rules = USUAL,
     device: str = "auto",
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> Answers:
     """Tell the classes of pictures.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from conceptctl.errors import PicturesRefused
 from conceptctl.images import class_folders
 from conceptctl.metrics.classification import share
-from conceptctl.progress import Progress
+from conceptctl.progress import Progress, ignore
 from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
 from conceptctl.workflows.classification.classify import picture_side
@@ -86,7 +86,7 @@ def evaluate(
     rules: Rules = USUAL,
     device: str = "auto",
     wait: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore,
 ) -> Evaluation:
     """Test what was learned on pictures of its classes, each taken for any class there is, and keep the accuracies.
 

@@ -11,6 +11,7 @@ from conceptctl import families
 from conceptctl.errors import NotFound, PicturesRefused
 from conceptctl.images import files
 from conceptctl.presets import preset_of
+from conceptctl.progress import Progress, ignore
 from conceptctl.store import base
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store, unknown_concept
@@ -96,7 +97,7 @@ def read_pictures(
     skip_bad: bool = False,
     first_frame: bool = False,
     follow_symlinks: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Read:
     """Read every folder's pictures as squares of the base's size, by the rules that `learn` has, captions apart.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from conceptctl.learning.method import Learned, Method, Task, Trainable
-from conceptctl.learning.weights import Deltas
+from conceptctl.learning.method import Learned, Method, State, Task, Trainable
+from conceptctl.learning.weights import Deltas, Products, Shape, grouped_by_shape
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.pretrained import OnPretrained, own_adapter
 from conceptctl.parts.consolidation.merging import merged_before
@@ -33,20 +32,37 @@ class LoraMerge(Method):
 
     @torch.no_grad()
     def finish(self, task: Task, trainable: Trainable) -> Learned:
-        """The mean with this adapter less what is in the weights of it, and the adapter's factors."""
+        """The mean with this adapter less what is in the weights of it, as factors where that is known, and its own."""
         own = own_adapter(trainable)
         assert isinstance(own, LowRank)
         state = own.factors_by_path(*KINDS)
         before = merged_before(task, KINDS)
-        increments = {}
-        for path in task.shapes:
-            parts = [(each[f"{KINDS[0]}/{path}"], each[f"{KINDS[1]}/{path}"]) for each in (*before.states, state)]
-            products = [up.cpu() @ down.cpu() for up, down in parts]
-            known = before.back[path].cpu() if before.back else -mean(products[:-1], like=products[-1])
-            increments[path] = mean(products, like=products[-1]) + known
-        return Learned(Deltas.of(increments), trainable.tokens(), state, before.contains)
+        states = [*before.states, state]
+        share = 1 / len(states)
+        if before.solved:
+            merge = weighted([share] * len(states), states, task.shapes)
+            deltas = Deltas.of({path: matrix + before.back[path].cpu() for path, matrix in merge.items()})
+        else:
+            # The mean with this one less the mean without it: each earlier one counts a little less than before.
+            less = [share - 1 / len(before.states) for _ in before.states]
+            deltas = weighted([*less, share], states, task.shapes)
+        return Learned(deltas, trainable.tokens(), state, before.contains)
 
 
-def mean(products: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """Task arithmetic with equal weights (Ilharco et al. 2023), of matrices (D1, D2); 0 of none."""
-    return sum(products, torch.zeros_like(like)) / max(1, len(products))
+def weighted(shares: Sequence[float], states: Sequence[State], shapes: Mapping[str, Shape]) -> Deltas:
+    """Sum the adapters of several tasks, each by its share: a product of as many ranks as they have together.
+
+    Args:
+        shares: What each counts; equal ones are task arithmetic's mean (Ilharco et al. 2023).
+        states: Their factors, `KIND/PATH`.
+        shapes: The targets, (D1, D2) by path.
+    """
+    made = {}
+    for paths in grouped_by_shape(shapes):
+        up, down = (
+            torch.stack([torch.cat([each[f"{kind}/{path}"].cpu() for each in states], dim=axis) for path in paths])
+            for kind, axis in zip(KINDS, (1, 0), strict=True)
+        )
+        ranks = [each[f"{KINDS[1]}/{paths[0]}"].shape[0] for each in states]
+        made[paths] = Products(up * torch.tensor(shares).repeat_interleave(torch.tensor(ranks)), down)
+    return Deltas({paths: each.up @ each.down for paths, each in made.items()}, made)

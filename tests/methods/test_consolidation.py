@@ -45,6 +45,10 @@ def test_increments_add_up_to_the_one_adapter(folder, name):
     for path, delta in second.deltas.items():
         torch.testing.assert_close(first.deltas[path] + delta, product(bench, second.state, path), rtol=0, atol=1e-6)
     assert any(delta.any() for delta in second.deltas.values())
+    for paths, known in second.deltas.products.items():
+        # One A for both of VeRA's: a difference of no higher rank.
+        torch.testing.assert_close(known.up @ known.down, second.deltas.stacks[paths], rtol=0, atol=1e-6)
+    assert second.deltas.products.keys() == second.deltas.stacks.keys()
     assert (first.contains, second.contains) == ((), ("0" * 16,))
 
 

@@ -52,3 +52,15 @@ def test_projections_have_kaimings_variance():
     adapter = Vera({"a": (300, 400)}, 200, 1e-3, generator=torch.Generator())
     assert abs(adapter.down.var().item() * 400 - 2) < 0.1
     assert abs(adapter.up.var().item() * 200 - 2) < 0.1
+
+
+def test_factors_of_the_delta_are_of_the_projections_rank():
+    adapter = made(rank=3)
+    with torch.no_grad():
+        for scales in (*adapter.up_scales, *adapter.down_scales):
+            scales.normal_(generator=torch.Generator().manual_seed(1))
+    deltas = adapter.folded()
+    for paths, known in deltas.products.items():
+        assert known.down.shape[1] == known.up.shape[2] == 3
+        assert torch.equal(known.up @ known.down, deltas.stacks[paths])
+    assert deltas.products.keys() == deltas.stacks.keys()

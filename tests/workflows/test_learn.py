@@ -182,9 +182,9 @@ def test_the_model_that_learned_it_and_the_one_that_is_loaded_are_the_same(store
         assert torch.equal(weight, loaded.pipeline.unet.get_parameter(name)) == (name not in touched), name
 
 
-@pytest.mark.parametrize("method", ["lora", "stamina", "ewc"])
+@pytest.mark.parametrize("method", ["lora", "stamina", "ewc", "lora-merge"])
 def test_what_is_kept_as_factors_is_loaded_as_it_drew_after_learning(store, folder, monkeypatch, method):
-    """To the bit, of a second concept: products, products under a mask, and differences of products."""
+    """To the bit, of a second concept: products, also under a mask, differences of them, and means."""
     put_in, drew = learn_model.put_in, {}
 
     def watched(made, *learned):

@@ -40,10 +40,6 @@ class Continued(Measured):
         self.remember(state)
         self.register_buffer("teacher", torch.zeros_like(self.start))
 
-    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
-        """What factors make, (n, D1, D2) for the matrices of each shape."""
-        raise NotImplementedError
-
     def folded(self) -> Deltas:
         """The increment."""
         return self._increment(self.factors)
@@ -61,8 +57,8 @@ class Continued(Measured):
         return self._named(self.factors, "") | super().state(fisher)
 
     def _increment(self, factors: Sequence[Tensor]) -> Deltas:
-        now, before = self.products_of(factors), self.products_of(self._unflat(self.start))
-        return Deltas({paths: product - before[paths] for paths, product in now.items()})
+        """What factors make, less what those of the start do; (D1, D2) by path."""
+        raise NotImplementedError
 
 
 class ContinuedLowRank(Continued, LowRank):
@@ -89,6 +85,10 @@ class ContinuedLowRank(Continued, LowRank):
         products = {paths: Products(*pair) for paths, *pair in zip(self.shapes, ups, downs, strict=True)}
         return Deltas(super().folded().stacks, products)
 
+    def _increment(self, factors: Sequence[Tensor]) -> Deltas:
+        now, before = self.products_of(factors), self.products_of(self._unflat(self.start))
+        return Deltas({paths: product - before[paths] for paths, product in now.items()})
+
 
 class ContinuedVera(Continued, Vera):
     """One VeRA adapter: its vectors go on, its projections are the same for ever."""
@@ -100,9 +100,11 @@ class ContinuedVera(Continued, Vera):
         """Every vector b, those of one shape together, and then every d."""
         return [*self.up_scales, *self.down_scales]
 
-    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
-        """What vectors make, (n, D1, D2) for the matrices of each shape."""
-        return Vera.products_of(self, factors)
+    def _increment(self, factors: Sequence[Tensor]) -> Deltas:
+        """The increment, and its factors: both products have A in common, so that it is of their rank."""
+        now, before = self.products(factors), self.products(self._unflat(self.start))
+        made = {paths: Products(each.up - before[paths].up, each.down) for paths, each in now.items()}
+        return Deltas({paths: each.up @ each.down for paths, each in made.items()}, made)
 
 
 def last_continued(task: Task, kinds: Sequence[str]) -> Earlier | None:

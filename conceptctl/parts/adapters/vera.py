@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conceptctl.learning import method
 from conceptctl.learning.method import ParameterGroups
-from conceptctl.learning.weights import Deltas, Paths, Shape, grouped_by_shape
+from conceptctl.learning.weights import Deltas, Paths, Products, Shape, grouped_by_shape
 
 PROJECTION_SEED = 0
 """Of the projections, which every training must draw alike: what earlier tasks learned is vectors over them."""
@@ -68,13 +68,20 @@ class Vera(nn.Module):
 
     def folded(self) -> Deltas:
         """The deltas."""
-        return Deltas(self.products_of([*self.up_scales, *self.down_scales]))
+        made = self.products([*self.up_scales, *self.down_scales])
+        return Deltas({paths: each.up @ each.down for paths, each in made.items()}, made)
 
-    def products_of(self, factors: Sequence[Tensor]) -> dict[Paths, Tensor]:
-        """What vectors make, (n, D1, D2) for the matrices of each shape: every b, and then every d."""
+    def products(self, factors: Sequence[Tensor]) -> dict[Paths, Products]:
+        """What vectors make, for the matrices of each shape: diag(b) B diag(d), (n, D1, r), and A, (n, r, D2).
+
+        Args:
+            factors: Every b, (n, D1), and then every d, (n, r).
+        """
         ups, downs = factors[: len(self.shapes)], factors[len(self.shapes) :]
         return {
-            paths: (b[:, :, None] * self.up[:rows] * d[:, None, :]) @ self.down[:, :columns]
+            paths: Products(
+                b[:, :, None] * self.up[:rows] * d[:, None, :], self.down[:, :columns].expand(len(paths), -1, -1)
+            )
             for (paths, (rows, columns)), b, d in zip(self.shapes.items(), ups, downs, strict=True)
         }
 

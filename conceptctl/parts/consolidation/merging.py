@@ -27,6 +27,8 @@ class Merged:
     """Their uids: the next increment contains theirs."""
     back: Deltas = field(default_factory=Deltas)
     """What takes it out of the weights of now; empty where that is the merge of `states`, and no more is known."""
+    solved: bool = False
+    """Whether these weights were solved for when another concept was forgotten: they are no merge of `states` then."""
 
 
 def merged_before(task: Task, kinds: Sequence[str]) -> Merged:
@@ -44,14 +46,15 @@ def merged_before(task: Task, kinds: Sequence[str]) -> Merged:
     """
     found = [each for each in task.earlier if each.kinds.issuperset(kinds)]
     alone = len(found) == len(task.earlier)
-    if not alone and any(each.consolidated for each in found):
+    solved = any(each.consolidated for each in found)
+    if solved and not alone:
         raise UsageError(
             "concepts that this method merges stand in weights that were solved for with those of other methods, "
             "when one was forgotten: they cannot be merged anew",
             hint="conceptctl undo that forget (conceptctl log), or a store of its own for this method",
         )
     back = task.to_base() if alone and found else Deltas()
-    return Merged([each.state() for each in found], tuple(each.uid for each in found), back)
+    return Merged([each.state() for each in found], tuple(each.uid for each in found), back, solved)
 
 
 class ConstrainedMerge:

@@ -29,7 +29,7 @@ class TokenEmbedding(nn.Module):
 class TokenMlp(nn.Module):
     """Two linear layers, D x D each, with ReLU between, on ones, for each row (STAMINA section 4, appendix D).
 
-    Completes the paper: the last bias starts at the given row and the last weights near 0, so that training begins at
+    Completes the paper: the last bias starts at the given row and the last weights at 0, so that training begins at
     a word and not at a random place.
     """
 

@@ -145,7 +145,7 @@ def _epilog(text: str) -> str:
 
 
 def _settings_page() -> str:
-    general = [field.name for field in dataclasses.fields(method.Config)]
+    general = {name: value for name, value, _ in _fields(method.Config)}
     pocket = presets.shipped()["pocket"]
     parts = [
         "What a method is set to comes from, the later over the earlier: its paper's default, the base's preset "
@@ -185,7 +185,7 @@ def _settings_page() -> str:
     return _page("Settings", *parts)
 
 
-def _classifier_tables(general: Sequence[str]) -> Iterator[str]:
+def _classifier_tables(general: Mapping[str, Any]) -> Iterator[str]:
     """What is set of methods that tell classes apart alone."""
     tower = presets.shipped()["pocket-vit"]
     yield "## Of methods that tell classes apart"
@@ -199,13 +199,14 @@ def _classifier_tables(general: Sequence[str]) -> Iterator[str]:
 
 
 def _method_rows(
-    found: type[method.Method], general: Sequence[str], preset: presets.Preset, usual_of: str
+    found: type[method.Method], general: Mapping[str, Any], preset: presets.Preset, usual_of: str
 ) -> list[tuple[str, ...]]:
+    """What a method has that not every method has, and what it has otherwise, by default or with a preset."""
     usual, own = preset.settings(usual_of), preset.settings(found.name)
     rows = []
     for setting, value, text in _fields(found.configuration):
-        here = own.get(setting, value)
-        if setting not in general or here != usual.get(setting, value):
+        here, default = own.get(setting, value), general.get(setting)
+        if setting not in general or (value, here) != (default, usual.get(setting, default)):
             rows.append((f"`{setting}`", _value(value), _value(here), text))
     return rows
 

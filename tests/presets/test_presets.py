@@ -50,7 +50,7 @@ def test_what_a_preset_sets_are_settings_of_its_methods(name):
 
 def test_the_papers_values_are_the_defaults_but_for_the_other_papers_steps():
     of_003 = {"steps": 1000, "batch_size": 1, "auxiliary_batch": 1, "accumulation": 8}
-    of_000 = {"stamina", "ti", "ti++", "cd", "cd-merged", "cd-ewc", "lora", "c-lora", "lora-orthogonal"}
+    of_000 = {"stamina", "ti", "ti++", "cd", "cd-merged", "cd-ewc", "c-lora", "lora-orthogonal"}
     # What is ours has no paper's values.
     ours = {"stamina-anchored", "lora-anchored"}
     for method in METHODS:

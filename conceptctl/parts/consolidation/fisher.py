@@ -7,7 +7,7 @@ running average, as in online EWC (Schwarz et al. 2018, "Progress & compress", s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -25,7 +25,7 @@ class Config(method.Config):
     ewc_weight: float = 1e6
     """lambda of the penalty on moving entries that earlier tasks need ("Mining your own secrets", appendix H)."""
     fisher_decay: float = 0.5
-    """What of the earlier tasks' Fisher matrix is kept when a task's own is added; no paper gives it."""
+    """How much the earlier tasks' Fisher matrix counts in the average with a task's own; no paper gives it."""
     consolidation_share: float = 0.2
     """Steps of a consolidation phase, as a share of the training's ("Mining your own secrets", section 4)."""
 
@@ -80,16 +80,17 @@ class FisherMethod(Method):
         yield from ()
 
     def _measuring(self, task: Task, trainable: Trainable) -> Phase:
-        """Gradients of a loss, squared, their mean over batches.
+        """Gradients of a loss, squared, their mean over batches (eq. 4).
 
-        Completes the paper: the empirical Fisher matrix of whole minibatches, on the concept's pictures, all times
-        alike.
+        Completes the paper: on the concept's pictures, all times alike. The square is of a batch's mean gradient, which
+        is that of one picture only with `batch_size=1`, as the paper has it; portions of a step are not averaged first.
         """
         adapter = measured(trainable)
         steps = max(1, round(self.config.consolidation_share * self.config.steps))
+        schedule = replace(self.config.schedule(task.seed).plain(steps), accumulation=1)
         return Phase(
             "measuring importance",
-            self.config.schedule(task.seed).plain(steps),
+            schedule,
             lambda step: self.ewc_loss(step, task),
             trainable.adapter_groups(),
             gradients=adapter.add_squares,

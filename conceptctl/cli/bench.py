@@ -66,8 +66,8 @@ def data(
             heldout=heldout,
             progress=drawn,
         )
-    paths = [str(folder / name) for name in written.names]
-    payload = {"folder": str(folder), "concepts": list(written.names), "train": train, "heldout": heldout}
+    paths = [str(folder / name) for name in written]
+    payload = {"folder": str(folder), "concepts": list(written), "train": train, "heldout": heldout}
     output.data(payload, paths, paths)
     output.say(f"{count(len(paths), 'concept')}, each with {train} training and {count(heldout, 'held-out picture')}")
 

@@ -111,6 +111,12 @@ def test_fisher_is_the_mean_of_squared_gradients_and_a_running_average(folder, n
     torch.testing.assert_close(found, 0.25 * own + 0.75 * torch.stack(gradients).square().mean(dim=0))
 
 
+def test_fisher_squares_gradients_before_a_steps_portions_are_averaged(folder):
+    bench = Bench(folder, made("ewc", accumulation=3), change=False)
+    phases = bench.method.phases(bench.task, bench.trainable)
+    assert [phase.schedule.accumulation for phase in phases] == [3, 1]
+
+
 def flat_fisher(bench, learned):
     kinds = [(kind, paths) for kind in ("fisher_up", "fisher_down") for paths in bench.adapter.shapes]
     return torch.cat([learned.state[f"{kind}/{path}"].flatten() for kind, paths in kinds for path in paths])

@@ -63,6 +63,11 @@ def test_the_long_sequence_holds_every_kind():
     assert {item.kind for item in concepts} == set(KINDS)
 
 
+def test_more_concepts_than_there_are_are_refused_and_not_looked_for_for_ever():
+    with pytest.raises(UsageError, match=r"no 500 concepts of the kind duck that differ enough: \d\d were found"):
+        sequence(500, kinds=["duck"])
+
+
 def test_sequences_of_different_seeds_share_no_identity():
     names = [{item.name for item in sequence(20, seed)} for seed in range(3)]
     assert not any(first & second for first, second in combinations(names, 2))

@@ -154,6 +154,7 @@ def test_shipped_specs_name_methods_that_there_are_and_presets_settings_that_the
         ({**METHODS, "metods": {}}, "metods"),
         ({**METHODS, "data": {"tasks": 0}}, "tasks"),
         ({**METHODS, "data": {"tasks": 2000}}, "tasks"),
+        ({**METHODS, "data": {"tasks": 4, "learned": 5}}, "learned"),
         ({**METHODS, "data": {"folder": 3}}, "folder"),
         ({**METHODS, "protocol": {"steps": 3}}, "steps"),
         ({**METHODS, "reference": "ti"}, "reference"),

@@ -108,11 +108,16 @@ def test_tables(output):
     assert dict(rows_of(text, "Cost")["plain"])["MB a concept"] == "3.2 ± 0"
     better = rows_of(text, "Differences from plain")["better"]
     # Six pairs that all differ by -2: two of 2^6 assignments are as far from 0, and three rows are compared.
-    assert better[1] == ("A_mmd, difference", "-2")
-    assert float(better[2][1]) == pytest.approx(2 * 2 / 2**6, abs=1e-3)
+    assert better[1:3] == [("pairs", "6"), ("A_mmd, difference", "-2")]
+    assert float(better[3][1]) == pytest.approx(2 * 2 / 2**6, abs=1e-3)
     # The bound ends where it was just after learning, at 1; it has three pairs with the reference, of seed 0 only.
-    assert rows_of(text, "Differences from plain")["bound"][1] == ("A_mmd, difference", "-4")
-    assert "A_mmd above that of bound, each concept alone: plain 450 %, better 250 %." in text
+    assert rows_of(text, "Differences from plain")["bound"][1:3] == [
+        ("pairs", "3"),
+        ("A_mmd, difference", "-4"),
+    ]
+    # What is set side by side is of seed 0 only: that of the bound.
+    assert "A_mmd above that of bound, each concept alone: plain 400 %, better 200 %." in text
+    assert "By A_mmd, over seed 0, which all rows have, best first: bound < better < plain." in text
     assert "Not run, or not to the end: bound/1." in text
 
 
@@ -139,8 +144,12 @@ def test_the_file_of_figures_has_every_one(output):
         lines = list(csv.DictReader(stream))
     # Of each cell in sequence 3 just after learning, 2 and 3 later; of the bound 3.
     assert len(lines) == 4 * 8 + 3
-    line = next(each for each in lines if (each["row"], each["seed"], each["measured"]) == ("better", "1", "after 3"))
+    better = [each for each in lines if (each["row"], each["seed"]) == ("better", "1")]
+    line = next(each for each in better if each["measured"] == "after 3")
     assert (line["concept"], line["position"], float(line["A_mmd"])) == ("thing-0", "1", 3.0)
+    # Of what was learned last, has just been or is alone nothing can be forgotten, as in the tables.
+    assert [each["F_mmd"] for each in better] == ["", "", "", "0.75", "", "0.75", "1.0", ""]
+    assert all(each["BwT_mmd"] == "" for each in lines if each["row"] == "bound")
 
 
 def test_how_rankings_of_two_protocols_agree(output):
@@ -247,3 +256,22 @@ def test_what_is_the_same_for_all_seeds_has_no_deviation():
         pytest.approx(7 / 3),
         pytest.approx(statistics.stdev([1, 2, 4])),
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda said: said.pop("cells"), "it has no 'cells'"),
+        (lambda said: said["spec"].pop("entries"), "'spec' has no 'entries'"),
+        (lambda said: said["spec"].update(protocol=[]), "'protocol' is no object"),
+        (lambda said: said["cells"].update({"plain/0": 3}), "one of 'cells' is no text"),
+    ],
+)
+def test_a_note_of_cells_that_is_not_as_it_was_written_is_named(output, change, message):
+    path = output / "runs/made-quick.json"
+    said = json.loads(path.read_text())
+    change(said)
+    path.write_text(json.dumps(said))
+    code, said = cli("bench", "report", output)
+    assert code == 4 and str(path) in said["error"]["message"] and message in said["error"]["message"], said
+    assert "not run again" in said["error"]["hint"]

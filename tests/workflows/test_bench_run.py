@@ -1,12 +1,15 @@
 """`bench run`: every cell once, whatever interrupts it; and what it refuses before anything runs."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from conceptctl.workflows.bench import concept_run, engines, run, sequences
 from conceptctl.workflows.bench.cell import chosen
 from conceptctl.workflows.bench.cells import make_cells
 from conceptctl.workflows.bench.spec import Data, named_spec
+from tests.tiny_clip import write_tiny_clip
 from tests.workflows.small_bench import CONCEPTS, cli, learned, write_small_bench
 
 
@@ -87,7 +91,8 @@ def test_results_hold_what_the_report_needs(whole):
     assert [len(each["figures"]) for each in found["evaluations"]] == [2, 3]
     first, _, last = found["evaluations"][-1]["figures"]
     assert first["F_mmd"] > 0 and last["F_mmd"] == 0
-    assert first["BwT_mmd"] == pytest.approx(first["P_mmd"] - first["A_mmd"], abs=1e-6)
+    # To the digits that are kept.
+    assert first["BwT_mmd"] == pytest.approx(first["P_mmd"] - first["A_mmd"], abs=1e-7 * first["A_mmd"])
     # Of photographs no judge knows what they show.
     assert first["success"] is None
     distances = [task["distance"] for task in found["tasks"]]
@@ -136,6 +141,51 @@ def test_a_cell_is_another_one_when_anything_that_decides_it_is(whole, home):
         "words/0": True,
         "bound/0": True,
     }
+
+
+def test_what_stands_in_one_table_is_of_one_spec(home, tmp_path):
+    """Of two specs of one name rows go on belonging to it that are the same; other pictures make another table."""
+
+    def noted(spec, *cells):
+        made = [SimpleNamespace(name=name, key=key) for name, key in cells]
+        run._note(spec, made, tmp_path)
+        files = {path.name: json.loads(path.read_text())["cells"] for path in (tmp_path / "runs").glob("*.json")}
+        return files[min(files, key=len)], files
+
+    spec = named_spec(str(home / "tiny.toml"))
+    assert noted(spec, ("lora/0", "first"), ("bound/0", "alone"))[0] == {"lora/0": "first", "bound/0": "alone"}
+    assert noted(spec, ("ti++/0", "words"))[0] == {"lora/0": "first", "ti++/0": "words", "bound/0": "alone"}
+    lora, *others = spec.entries
+    other = dataclasses.replace(spec, entries=(dataclasses.replace(lora, settings={"rank": 3}), *others))
+    assert noted(other)[0] == {"ti++/0": "words", "bound/0": "alone"}
+    for where in ({"base": "pocket"}, {"data": Data(concepts=2)}):
+        elsewhere = dataclasses.replace(other, **where)
+        before = noted(other)[1]
+        found = noted(elsewhere, ("lora/0", "elsewhere"))[1]
+        assert {name: found[name] for name in before} == before
+        (new,) = set(found) - set(before)
+        assert found[new] == {"lora/0": "elsewhere"} and new.startswith("tiny-own-")
+        assert noted(elsewhere, ("ti++/0", "more"))[1][new] == {"lora/0": "elsewhere", "ti++/0": "more"}
+
+
+def test_a_base_and_an_extractor_are_what_they_are_from_wherever_they_are_named(home, tmp_path, monkeypatch):
+    text = (home / "tiny.toml").read_text()
+    here = text.replace(f"{home}/", "").replace('folder = "concepts"', f'folder = "{home}/concepts"')
+    (tmp_path / "tiny.toml").write_text(here)
+    keys = []
+    for folder, path in ((tmp_path, home / "tiny.toml"), (home, tmp_path / "tiny.toml")):
+        monkeypatch.chdir(folder)
+        spec = named_spec(str(path))
+        rows = chosen(spec.name, spec.entries, spec.seeds, ["lora"], METHODS)
+        (cell,) = make_cells(spec, rows, tmp_path / "out")
+        assert cell.feature_extractor == str(home / "clip")
+        keys.append(cell.key)
+    assert keys[0] == keys[1] and len(list((tmp_path / "out/bases").glob("*/FORMAT"))) == 1
+    # What makes the features is another one when its weights are.
+    write_tiny_clip(tmp_path / "clip", seed=5)
+    spec = dataclasses.replace(spec, feature_extractor=str(tmp_path / "clip"))
+    (cell,) = make_cells(spec, rows, tmp_path / "out")
+    assert cell.key != keys[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
@@ -260,6 +310,16 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(home, tmp_path, chang
     assert not list(tmp_path.glob("out/cells/*/results.json"))
 
 
+def test_one_held_out_picture_is_too_few(home, tmp_path):
+    shutil.copytree(home / "concepts", tmp_path / "concepts")
+    _, *others = sorted((tmp_path / "concepts/thing-1/heldout").iterdir())
+    for path in others:
+        path.unlink()
+    command = ("bench", "run", home / "tiny.toml", "-o", tmp_path / "out", "--data", tmp_path / "concepts")
+    code, said = cli(*command)
+    assert code == 3 and "thing-1/heldout has 1 picture, and needs 2 or more" in said["error"]["message"], said
+
+
 def test_what_every_cell_needs_is_looked_at_once_before_any_begins(home, tmp_path, monkeypatch):
     output = tmp_path / "out"
     command = ("bench", "run", home / "tiny.toml", "-o", output, "--device", "cpu", "--cells", "ti++")
@@ -274,10 +334,10 @@ def test_what_every_cell_needs_is_looked_at_once_before_any_begins(home, tmp_pat
 
 
 def test_pictures_of_the_bundled_world_that_are_gone_are_said(tmp_path):
-    folder = sequences.write_world(Data(concepts=1, train=2, heldout=2), 0, tmp_path)
+    folder = sequences.write_world(Data(concepts=1, train=2, heldout=3), 0, tmp_path)
     next(folder.glob("*/heldout/*")).unlink()
-    with pytest.raises(PicturesRefused, match="heldout has 1 pictures, not 2") as caught:
-        sequences.write_world(Data(concepts=1, train=2, heldout=2), 0, tmp_path)
+    with pytest.raises(PicturesRefused, match="heldout has 2 pictures, not 3") as caught:
+        sequences.write_world(Data(concepts=1, train=2, heldout=3), 0, tmp_path)
     assert f"take {folder} away" in caught.value.hint
 
 

@@ -58,6 +58,36 @@ def test_a_sequence_of_the_usual_kinds_is_what_it_was():
     ]
 
 
+def test_hours_are_of_each_rows_own_steps():
+    def hours(settings):
+        return cost_of(parsed("mine", {**LEAST, "methods": {"lora": {"settings": settings}}})).hours
+
+    steps, batch = PROTOCOLS["quick"].steps, PROTOCOLS["quick"].batch_size
+    base = hours({})
+    assert hours({"steps": steps, "batch_size": batch}) == base
+    # Of a larger batch the auxiliary picture stays one.
+    assert hours({"steps": 3 * steps}) - base == pytest.approx(hours({"batch_size": 3 * batch + 2}) - base)
+
+
+def test_another_protocol_checks_what_a_spec_is_there_to_check():
+    spec = shipped()["dc-checks"]
+    other = spec.with_(protocol="full").protocol
+    assert (other.name, other.steps) == ("full", None)
+    assert (other.classified, other.fisher) == (spec.protocol.classified, spec.protocol.fisher) != (0, 0)
+    assert shipped()["two-concepts"].with_(protocol="quick").protocol.pairs > 0
+
+
+def test_a_label_with_brackets_can_be_chosen():
+    spec = parsed("mine", {**LEAST, "methods": {"rank[4]": {"method": "lora"}, "rank4": {"method": "lora"}}})
+    for pattern in ("rank[4]", "rank[4]/0"):
+        assert rank_labels(spec, pattern)[0] == "rank[4]"
+    assert rank_labels(spec, "rank*") == ["rank[4]", "rank4"]
+
+
+def rank_labels(spec, pattern):
+    return [entry.label for entry, _ in chosen(spec.name, spec.entries, spec.seeds, [pattern], METHODS)]
+
+
 def test_a_paper_s_figures_are_in_our_units():
     values = shipped()["dc-scores-6"].paper.values["ewc-dc"]
     # Published as 154.25 x 10^-5 and 73.41 x 10^-2.
@@ -75,7 +105,9 @@ def test_a_paper_s_figures_are_in_our_units():
         ({"data": {}}, "how many concepts"),
         ({"data": {"concepts": 0}}, "from 1 on"),
         ({"data": {"concepts": 2, "kinds": ["cat"], "folder": "x"}}, "and a folder"),
+        ({"data": {"train": 4, "folder": "x"}}, "data has train"),
         ({"protocol": "slow"}, "no protocol 'slow'"),
+        ({"protocol": {"like": ["quick"]}}, "no protocol"),
         ({"protocol": {"steps": 1.5}}, "steps is a whole number"),
         ({"protocol": {"pictures": 1}}, "from 2 on"),
         ({"precision": 16}, "precision is no text"),

@@ -26,6 +26,8 @@ HELDOUT_VIEWS = 40
 """Held-out pictures of a concept that `write_folders` makes by default."""
 
 _LEAST_DIFFERENCES = 3
+_IDENTITIES = 1000
+"""Of a kind, that one sequence chooses from: the next one's begin there."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def sequence(length: int, seed: int = 0, kinds: Sequence[str] = ()) -> tuple[Con
         kinds: Of these kinds, in equal parts, and of no other.
 
     Raises:
-        UsageError: There is no such kind in the world.
+        UsageError: There is no such kind in the world, or so many of one do not differ enough.
     """
     rng = random.Random(f"sequence:{length}:{seed}")
     cycle = list(kinds) or ["person", "waterfall"]
@@ -107,9 +109,16 @@ def sequence(length: int, seed: int = 0, kinds: Sequence[str] = ()) -> tuple[Con
     order = (cycle * (length // len(cycle) + 1))[:length]
     rng.shuffle(order)
     chosen: list[Concept] = []
-    next_seed = dict.fromkeys(KINDS, 1000 * seed)
+    next_seed = dict.fromkeys(KINDS, _IDENTITIES * seed)
     for kind in order:
         while True:
+            if next_seed[kind] == _IDENTITIES * (seed + 1):
+                found = sum(each.kind == kind for each in chosen)
+                raise UsageError(
+                    f"the bundled world has no {order.count(kind)} concepts of the kind {kind} that differ enough: "
+                    f"{found} were found",
+                    hint="fewer concepts, or of more kinds",
+                )
             candidate = concept(kind, next_seed[kind])
             next_seed[kind] += 1
             if all(_differences(candidate, other) >= _LEAST_DIFFERENCES for other in chosen if other.kind == kind):

@@ -99,4 +99,6 @@ def chosen(
 
 
 def _matches(entry: Entry, seed: int, pattern: str) -> bool:
-    return fnmatchcase(entry.label, pattern) or fnmatchcase(f"{entry.label}/{seed}", pattern)
+    names = (entry.label, f"{entry.label}/{seed}")
+    # A label may have brackets, which mean something else in a pattern.
+    return pattern in names or any(fnmatchcase(name, pattern) for name in names)

@@ -24,7 +24,7 @@ from conceptctl.workflows.bench import measures, sequences
 from conceptctl.workflows.bench.cell import DATA, Cell
 from conceptctl.workflows.bench.joint import check_joint
 from conceptctl.workflows.bench.sequences import Item
-from conceptctl.workflows.bench.spec import Entry, Spec
+from conceptctl.workflows.bench.spec import Entry, Spec, whole_path
 from conceptctl.workflows.evaluate.heldout import read_pictures
 from conceptctl.workflows.init import initialize
 from conceptctl.workflows.learn.request import Request, check_facts, make_method
@@ -66,6 +66,17 @@ class ConceptCell(Cell):
     precision: str | None
 
 
+@dataclass(frozen=True)
+class _Common:
+    """What all cells of a run have in common."""
+
+    store: Store
+    """On the base, without concepts."""
+    preset: Preset
+    features: str
+    """What makes the features that are compared: a preset's name for it, or the digest of what a spec names."""
+
+
 def make_cells(
     spec: Spec, rows: Sequence[tuple[Entry, int]], output: Path, tell: Callable[[str], None] = lambda text: None
 ) -> list[ConceptCell]:
@@ -78,7 +89,7 @@ def make_cells(
         tell: Told what takes long.
 
     Raises:
-        NotFound: There is no such base or setting.
+        NotFound: There is no such base, feature extractor or setting.
         PicturesRefused: Pictures are missing.
         UsageError: A setting that cannot be meant.
     """
@@ -86,8 +97,9 @@ def make_cells(
     preset = preset_of(store.head().base)
     # Settings cost nothing to check, and pictures do.
     configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
+    common = _Common(store, preset, _features(spec, store, preset))
     data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
-    return [_cell(spec, entry, seed, configs[entry.label], preset, store, *data[seed]) for entry, seed in rows]
+    return [_cell(spec, entry, seed, configs[entry.label], common, *data[seed]) for entry, seed in rows]
 
 
 def check_tools(cells: Sequence[Cell]) -> None:
@@ -113,10 +125,21 @@ def check_tools(cells: Sequence[Cell]) -> None:
         measures.open_judge(store.head().base)
 
 
+def _features(spec: Spec, store: Store, preset: Preset) -> str:
+    """What decides the features, whatever the folder is called that it is in."""
+    if spec.feature_extractor is None:
+        return preset.learn.feature_extractor
+    import torch
+
+    from conceptctl.workflows.extractor import open_extractor
+
+    return open_extractor(store.head().base, spec.feature_extractor, torch.device("cpu")).sha256
+
+
 def _base_store(named: str, root: Path) -> Store:
     """An empty store on a base, made once an output folder."""
     slug = re.sub(r"[^a-z0-9]+", "-", Path(named).name.lower()).strip("-") or "base"
-    place = root / f"{slug}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
+    place = root / f"{slug}-{hashlib.sha256(whole_path(named).encode()).hexdigest()[:8]}"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):
         if not (place / "FORMAT").exists():
@@ -170,13 +193,12 @@ def _cell(
     entry: Entry,
     seed: int,
     config: dict[str, Any],
-    preset: Preset,
-    store: Store,
+    common: _Common,
     folder: Path,
     items: tuple[Item, ...],
     digest: str,
 ) -> ConceptCell:
-    protocol, count = spec.protocol, len(items)
+    protocol, preset, count = spec.protocol, common.preset, len(items)
     drawn: dict[str, Any] = {
         "pictures": protocol.pictures or preset.learn.reference_samples,
         "sampling_steps": protocol.sampling_steps or preset.sampling.steps,
@@ -194,11 +216,11 @@ def _cell(
         # Cells that were there before there was such a training keep their names.
         **({"joint": True} if entry.joint else {}),
         "seed": seed,
-        "base": store.head().base.sha256,
+        "base": common.store.head().base.sha256,
         "pictures_sha256": digest,
         "auxiliary": preset.learn.auxiliary,
         "precision": spec.precision,
-        "feature_extractor": spec.feature_extractor or preset.learn.feature_extractor,
+        "feature_extractor": common.features,
         **drawn,
         # So do cells that check nothing.
         **{name: each for name, each in checks.items() if each},
@@ -213,10 +235,10 @@ def _cell(
         # The spec's own settings have the last word, also over a protocol's.
         steps=config["steps"],
         batch_size=config["batch_size"],
-        base=store.layout.root,
+        base=common.store.layout.root,
         folder=folder,
         concepts=count,
-        feature_extractor=spec.feature_extractor,
+        feature_extractor=whole_path(spec.feature_extractor) if spec.feature_extractor else None,
         precision=spec.precision,
         content=content,
         **{**drawn, **checks, "evaluations": tuple(drawn["evaluations"])},

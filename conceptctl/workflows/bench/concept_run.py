@@ -20,7 +20,7 @@ from conceptctl.workflows import model, reference_samples
 from conceptctl.workflows.bench import measures
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.cells import DRAWN, STORE, ConceptCell, copy_store, train_config
-from conceptctl.workflows.bench.noted import write_json, write_results
+from conceptctl.workflows.bench.noted import program, read_json, write_json, write_results
 from conceptctl.workflows.bench.sequences import Item, items_of
 from conceptctl.workflows.bench.weights_used import weights_used
 from conceptctl.workflows.drawing import draw_set
@@ -58,8 +58,9 @@ class ConceptRun:
         self.items = items_of(cell.folder, cell.concepts)
         self.base = Store(cell.base).head().base
         # Of a row whose times are compared somebody may ask how often it was interrupted.
+        start = {"pid": os.getpid(), "host": platform.node(), "time": now(), "program": program()}
         with (home / STARTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "time": now()}) + "\n")
+            stream.write(json.dumps(start) + "\n")
 
     @cached_property
     def extractor(self) -> Any:
@@ -118,7 +119,7 @@ class ConceptRun:
         if store.head().concept(item.name) is not None:
             return None
         made = learn(store, self.request(item), device=str(self.device), watch=Watch())
-        return made.seconds if made else None
+        return made.seconds if made and not made.resumed else None
 
     def draw(
         self, load: Callable[[], Backbone], items: Sequence[Item], when: str, more: dict[str, Any] | None = None
@@ -136,7 +137,7 @@ class ConceptRun:
         for item in missing:
             if when != LEARNED and item is self.items[len(items) - 1]:
                 # It has just been drawn with the same generation.
-                found, features = _read(self._path(item, LEARNED)), self._features(item, LEARNED)
+                found, features = read_json(self._path(item, LEARNED)), self._features(item, LEARNED)
                 found.pop("seconds", None)
             else:
                 backbone = backbone or load()
@@ -199,7 +200,7 @@ class ConceptRun:
     def figures(self, item: Item, when: str) -> dict[str, float | None]:
         """A concept's figures, of when its pictures were drawn."""
         plain = self.recipe(item).plain(item.class_word)
-        said = _read(self._path(item, when))
+        said = read_json(self._path(item, when))
         return {
             **measures.figures(
                 self.heldout[item.name],
@@ -281,18 +282,18 @@ class ConceptRun:
         found: dict[str, Any] = {}
         if self.cell.classified:
             found["classified"] = [
-                {"after": after, **_read(self._checked(f"classified-{_after(after)}"))}
+                {"after": after, **read_json(self._checked(f"classified-{_after(after)}"))}
                 for after in self.cell.evaluations
             ]
         if self.cell.fisher:
-            found["fisher"] = _read(self._checked(FISHER))
+            found["fisher"] = read_json(self._checked(FISHER))
         return found
 
     def tasks(self) -> list[dict[str, Any]]:
         """What each concept took."""
         used = weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items])
         return [
-            {**task, "seconds": _read(self._path(item, LEARNED))["seconds"]}
+            {**task, "seconds": read_json(self._path(item, LEARNED))["seconds"]}
             for item, task in zip(self.items, used, strict=True)
         ]
 
@@ -300,6 +301,7 @@ class ConceptRun:
         """Write everything that a report needs, as plain data."""
         from conceptctl.workflows.evaluate.figures import kernel_settings
 
+        starts = [json.loads(line) for line in (self.home / STARTS).read_text(encoding="utf-8").splitlines()]
         results = {
             "cell": {"key": self.cell.key, **self.cell.content},
             "concepts": [{"name": item.name, "class": item.class_word} for item in self.items],
@@ -314,8 +316,9 @@ class ConceptRun:
             "kernel": kernel_settings(self.extractor.width),
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
             "device": str(self.device.type),
-            "program": conceptctl.__version__,
-            "starts": len((self.home / STARTS).read_text(encoding="utf-8").splitlines()),
+            # Starts of earlier versions do not say.
+            "program": "; ".join(dict.fromkeys(each.get("program", conceptctl.__version__) for each in starts)),
+            "starts": len(starts),
             "finished": now(),
         }
         write_results(self.home / RESULTS, results)
@@ -323,11 +326,6 @@ class ConceptRun:
 
 def _after(count: int) -> str:
     return f"after-{count:04d}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from conceptctl.presets import shipped
 from conceptctl.workflows.bench.cells import evaluation_times
 from conceptctl.workflows.bench.classification.spec import ClassSpec
-from conceptctl.workflows.bench.spec import Spec
+from conceptctl.workflows.bench.spec import Entry, Protocol, Spec
 
 SECONDS_A_SAMPLE = 0.035
 """Of training: one picture in one step on the bundled base, on one core with AVX2; between 0.03 and 0.06 were
@@ -44,6 +46,13 @@ def _of_classes(spec: ClassSpec) -> Cost:
     return Cost(len(spec.entries) * len(spec.seeds), learned, 0, None)
 
 
+def _samples(entry: Entry, protocol: Protocol, settings: Mapping[str, Any]) -> int:
+    """Pictures that one concept's training looks at; `auto` may stop it sooner."""
+    usual = {"steps": protocol.steps, "batch_size": protocol.batch_size}
+    own = {**settings, **{name: value for name, value in usual.items() if value}, **entry.settings}
+    return int(own["steps"] * (own["batch_size"] + own["auxiliary_batch"]) * own.get("accumulation", 1))
+
+
 def _of_concepts(spec: Spec) -> Cost | None:
     count = spec.data.concepts
     if count is None:
@@ -59,10 +68,8 @@ def _of_concepts(spec: Spec) -> Cost | None:
     hours = None
     if preset:
         settings = preset.settings("")
-        samples = (protocol.steps or settings["steps"]) * (
-            (protocol.batch_size or settings["batch_size"]) + settings["auxiliary_batch"]
-        )
-        seconds = learned * (SECONDS_BESIDES + samples * SECONDS_A_SAMPLE)
+        samples = sum(_samples(entry, protocol, settings) for entry in spec.entries) * len(spec.seeds) * count
+        seconds = learned * SECONDS_BESIDES + samples * SECONDS_A_SAMPLE
         seconds += drawn * (protocol.sampling_steps or preset.sampling.steps) * SECONDS_A_DENOISING_STEP
         # Every picture so far under every prompt so far; and batches with the scores, and without them.
         classified = spec.data.train * sum(time**2 for time in evaluation_times(count, protocol.evaluations))

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from conceptctl.errors import AlreadyExists, UsageError
 from conceptctl.pocket.world import concepts as world
 from conceptctl.workflows.places import writable
-
-LENGTHS = (10, 20, 50, 500)
-"""The sequences that figures are published for."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What was written."""
-
-    folder: Path
-    names: tuple[str, ...]
-    training: int
-    """Training pictures of each concept."""
-    heldout: int
-    """Held-out pictures of each concept."""
 
 
 def write_bench_data(
@@ -34,7 +18,7 @@ def write_bench_data(
     training: int = world.TRAINING_VIEWS,
     heldout: int = world.HELDOUT_VIEWS,
     progress: Callable[[str], None] = lambda name: None,
-) -> Written:
+) -> tuple[str, ...]:
     """Write a sequence of concepts as folders of pictures, in the order in which they are to be learned.
 
     Args:
@@ -44,6 +28,9 @@ def write_bench_data(
         training: Training pictures of each concept.
         heldout: Held-out pictures of each concept.
         progress: Called with each concept's name once its pictures are written.
+
+    Returns:
+        The names of the concepts.
 
     Raises:
         AlreadyExists: There is something in the folder.
@@ -57,4 +44,4 @@ def write_bench_data(
     with writable(folder):
         for item in world.write_folders(concepts, folder, training=training, heldout=heldout):
             progress(item.name)
-    return Written(folder, tuple(item.name for item in concepts), training, heldout)
+    return tuple(item.name for item in concepts)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import conceptctl
 from conceptctl.errors import StoreDamaged
 from conceptctl.store import durable
 from conceptctl.workflows.bench.cell import key_of
@@ -44,13 +47,37 @@ _CLASSES = {
     }],
 }  # fmt: skip
 """The same of one in which classes were."""
-
-
+_SPEC = {
+    "title": str, "description": str, "base": str, "reference": str, "protocol": {"name": str}, "seeds": [int],
+    "entries": [{"label": str}],
+}  # fmt: skip
+"""What the report reads of a spec."""
+_COMPARED = {"name": str, "paper": {"source": str, "values": dict}}
+"""What besides, of one that compares drawn concepts."""
 _CHECKS = {
     "classified": [{"after": int, "right": [(int, float)]}],
     "fisher": {which: {name: [(int, float)] for name in ("A", "B")} for which in ("without", "with")},
 }
 """What results may have besides."""
+
+
+@cache
+def program() -> str:
+    """Return this program's version and a digest of its files: figures of one version can be of several states of it.
+
+    Call it when a cell begins: files may change meanwhile.
+    """
+    root = Path(conceptctl.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in ("*.py", "*.toml") for path in root.rglob(pattern)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return f"{conceptctl.__version__}, files {digest.hexdigest()[:12]}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that this run, or one before it, wrote whole."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -89,6 +116,25 @@ def read_noted(path: Path, *keys: str) -> dict[str, Any]:
         raise StoreDamaged(f"{path}: {error}", hint=hint) from None
     if not isinstance(found, dict) or not set(keys) <= set(found):
         raise StoreDamaged(f"{path}: not what a benchmark wrote", hint=hint)
+    return found
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read which cells belong to a spec, and the spec.
+
+    Raises:
+        StoreDamaged: It is not as it was written.
+    """
+    found = read_noted(path)
+    shape = {"spec": _SPEC if "kind" in found.get("spec", ()) else {**_SPEC, **_COMPARED}, "cells": dict}
+    where = _odd(found, shape)
+    if not where and not all(isinstance(key, str) for key in found["cells"].values()):
+        where = "one of 'cells' is no text"
+    if where:
+        raise StoreDamaged(
+            f"{path} is not what bench run wrote: {where}",
+            hint="take the file away and run the spec again: cells that are finished are not run again",
+        )
     return found
 
 

@@ -64,7 +64,8 @@ def content(found: Sequence[Bench]) -> BenchReport:
         if one.spec["name"] == other.spec["name"] and one.spec["protocol"]["name"] < other.spec["protocol"]["name"]
         if (text := tables.agreement(one, other))
     ]
-    cells = sum(len(row.results) for bench in found for row in bench.all_rows)
+    # Specs share cells.
+    cells = len({result.home for bench in found for row in bench.all_rows for result in row.results})
     text = f"{cells} finished cells, each a method that learned a sequence with one seed. {' '.join(same)}"
     sections = tuple(class_report.section(bench) if bench.class_rows else _section(bench) for bench in found)
     return BenchReport("Methods compared", text.strip(), sections)
@@ -162,7 +163,9 @@ def _sheets(bench: Bench) -> tuple[Sheet, ...]:
         rows = [("held-out", tuple(_picture(shown[0][1], name, "heldout") for name in chosen))]
         for label, result in shown:
             last = "learned" if when or result.alone else f"after-{len(names):04d}"
-            rows.append((label, tuple(_picture(result, name, last) for name in chosen)))
+            # What was learned last is drawn once, and so is everything that was learned at once.
+            once = names if result.joint else names[-1:]
+            rows.append((label, tuple(_picture(result, each, "learned" if each in once else last) for each in chosen)))
         labels = tuple(f"{column}: {name}" for column, name in zip(columns, chosen, strict=True))
         made.append(Sheet(title, f"{text} Seed {seed}.", (labels[0], labels[1], labels[2]), tuple(rows)))
     return tuple(made) if any(each for sheet in made for _, row in sheet.rows for each in row) else ()
@@ -172,9 +175,6 @@ def _picture(result: Result, concept: str, when: str) -> Picture | None:
     from PIL import Image
 
     path = results.picture(result, concept, when)
-    if when.startswith("after") and not path.exists():
-        # What was learned last is drawn once.
-        path = results.picture(result, concept, "learned")
     if not path.exists():
         return None
     with Image.open(path) as picture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from conceptctl.workflows.bench.cell import CELLS, FAILED, RESULTS
 from conceptctl.workflows.bench.cells import DRAWN
 from conceptctl.workflows.bench.classification.spec import KIND
 from conceptctl.workflows.bench.measures import COSTS, LABELS, NOT_OF_THE_LAST
-from conceptctl.workflows.bench.noted import read_noted, read_results
+from conceptctl.workflows.bench.noted import read_noted, read_results, read_run
 from conceptctl.workflows.bench.run import RUNS
 
 
@@ -146,9 +146,15 @@ class Row(Generic[Found]):
     results: tuple[Found, ...]
     """By seed."""
 
-    def values(self, name: str) -> list[float]:
-        """One mean over concepts for each seed that has it."""
-        found = (result.summary().get(name) for result in self.results)
+    @property
+    def seeds(self) -> frozenset[int]:
+        """Those that it has results of."""
+        return frozenset(result.seed for result in self.results)
+
+    def values(self, name: str, seeds: Collection[int] | None = None) -> list[float]:
+        """One mean over concepts for each seed that has it, of all seeds or of some."""
+        chosen = (result for result in self.results if seeds is None or result.seed in seeds)
+        found = (result.summary().get(name) for result in chosen)
         return [value for value in found if value is not None]
 
 
@@ -194,7 +200,7 @@ def read_all(output: Path) -> list[Bench]:
 
 
 def _bench(output: Path, path: Path) -> Bench:
-    noted = read_noted(path, "spec", "cells")
+    noted = read_run(path)
     spec, keys = noted["spec"], noted["cells"]
     classes = spec.get("kind") == KIND
     results: dict[str, list[Result]] = {}
@@ -231,11 +237,19 @@ def lines(bench: Bench) -> Iterator[dict[str, Any]]:
             measured = [("learned", result.found["learned"])]
             measured += [(f"after {each['after']}", each["figures"]) for each in result.found["evaluations"]]
             for when, figures in measured:
+                figures = _as_counted(figures, in_sequence=when != "learned" and not result.alone)
                 for place, (name, each, task) in enumerate(
                     zip(result.concepts, figures, result.found["tasks"], strict=False), 1
                 ):
                     costs = {key: task[key] for key in (*COSTS, "distance", "first_time")}
                     yield {**shared, "concept": name, "position": place, "measured": when, **each, **costs}
+
+
+def _as_counted(figures: Sequence[Mapping[str, Any]], *, in_sequence: bool) -> list[Mapping[str, Any]]:
+    """Leave out what is no forgetting: of what was learned last, or has just been, or has a model of its own."""
+    left_out = dict.fromkeys(NOT_OF_THE_LAST)
+    last = len(figures) - 1 if in_sequence else 0
+    return [{**each, **(left_out if place >= last else {})} for place, each in enumerate(figures)]
 
 
 def picture(result: Result, concept: str, when: str) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -18,13 +21,15 @@ from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
 from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.engines import check_engine, run_cells
-from conceptctl.workflows.bench.noted import read_noted, read_results, write_json
+from conceptctl.workflows.bench.noted import read_results, read_run, write_json
 from conceptctl.workflows.bench.spec import Spec
 from conceptctl.workflows.learn.request import Request, precision_of
 from conceptctl.workflows.places import writable
 
 RUNS = "runs"
 """The folder of an output folder that says which cells belong to which spec."""
+_SHARED = ("kind", "base", "data", "protocol", "precision", "feature_extractor")
+"""What all rows of a table have in common, by its names in a spec."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +143,32 @@ def _note(spec: Spec | ClassSpec, cells: Sequence[Cell], output: Path) -> None:
     """Write down which cells belong to a spec, for the report."""
     folder = output / RUNS
     folder.mkdir(exist_ok=True)
-    path = folder / f"{spec.name}-{spec.protocol.name}.json"
-    with FileLock(path.with_suffix(".lock")):
-        known = read_noted(path, "cells")["cells"] if path.exists() else {}
+    said: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    with FileLock(folder / f"{spec.name}-{spec.protocol.name}.lock"):
+        path, before = _place(folder, said)
+        # A row that the spec has no more, or has otherwise, is no part of it.
+        same = [entry["label"] for entry in said["entries"] if entry in before["spec"].get("entries", ())]
+        known = {name: key for name, key in before["cells"].items() if name.rpartition("/")[0] in same}
         noted = {**known, **{cell.name: cell.key for cell in cells}}
-        # A row that the spec has no more is no part of it.
         names = [f"{entry.label}/{seed}" for entry in spec.entries for seed in spec.seeds]
-        value = {
-            "spec": dataclasses.asdict(spec),
-            "cells": {name: noted[name] for name in names if name in noted},
-        }
-        write_json(path, value)
+        write_json(path, {"spec": said, "cells": {name: noted[name] for name in names if name in noted}})
+
+
+def _place(folder: Path, spec: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Where a spec is noted, and what was noted there.
+
+    Rows that were not learned on one base from one set of pictures, and drawn alike, are no rows of one table: a spec
+    of the same name that has these otherwise gets a file of its own.
+    """
+    shared = {name: each for name, each in spec.items() if name in _SHARED}
+    stem = f"{spec['name']}-{spec['protocol']['name']}"
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
+    first, own = folder / f"{stem}.json", folder / f"{stem}-{digest}.json"
+    before = _noted_before(first)
+    if {name: before["spec"].get(name) for name in shared if before["spec"]} in ({}, shared):
+        return first, before
+    return own, _noted_before(own)
+
+
+def _noted_before(path: Path) -> dict[str, Any]:
+    return read_run(path) if path.exists() else {"spec": {}, "cells": {}}

@@ -16,6 +16,7 @@ from conceptctl.errors import PicturesRefused
 from conceptctl.pocket.world import concepts as world
 from conceptctl.pocket.world.kinds import KINDS
 from conceptctl.store.concept import check_name
+from conceptctl.wording import count as counted
 from conceptctl.workflows.bench.spec import Data
 
 if TYPE_CHECKING:
@@ -133,10 +134,12 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> Item:
     if not isinstance(name, str) or not isinstance(word, str):
         raise PicturesRefused(f"{folder / LISTING}: a concept has a name and a class, both texts")
     check_name(name)
-    for part in ("train", "heldout"):
-        if not any(_files(folder / name / part)):
+    # One picture alone says nothing of how different pictures of a concept are.
+    for part, least in (("train", 1), ("heldout", 2)):
+        if (found := len(_files(folder / name / part))) < least:
             raise PicturesRefused(
-                f"no pictures in {folder / name / part}", hint=f"{folder}/NAME/train, {folder}/NAME/heldout"
+                f"{folder / name / part} has {counted(found, 'picture')}, and needs {least} or more",
+                hint=f"{folder}/NAME/train, {folder}/NAME/heldout",
             )
     return Item(name, word, folder / name / "train", folder / name / "heldout", _subject(entry))
 

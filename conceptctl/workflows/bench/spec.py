@@ -130,12 +130,17 @@ class Spec:
     ) -> Spec:
         """The same comparison in another place: of another base, of a user's pictures, or in more detail.
 
+        What a spec checks beside stays checked, whatever the protocol.
+
         Raises:
             UsageError: There is no such protocol.
         """
-        made = self
-        if protocol and protocol != self.protocol.name:
-            made = replace(made, protocol=_protocol(f"spec {self.name}", protocol))
+        made, own = self, self.protocol
+        if protocol and protocol != own.name:
+            other = _protocol(f"spec {self.name}", protocol)
+            pairs = max(own.pairs, other.pairs)
+            other = replace(other, pairs=pairs, classified=own.classified, fisher=own.fisher)
+            made = replace(made, protocol=other)
         if base:
             made = replace(made, base=base)
         if folder:
@@ -212,6 +217,12 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
     )
 
 
+def whole_path(named: str) -> str:
+    """Return what names a model: a folder's or a file's whole path, wherever this runs, and a hub id as it is."""
+    path = Path(named).expanduser()
+    return str(path.resolve()) if named and path.exists() else named
+
+
 def text_of(what: str, key: str, value: Mapping[str, Any]) -> str:
     """Read a text of a table; "" where there is none.
 
@@ -251,7 +262,7 @@ def _protocol(what: str, value: Any) -> Protocol:
     """A protocol by name, or a table whose fields come over those of the one that `like` names."""
     table = {"like": value} if isinstance(value, str) else dict(table_of(f"{what}: protocol", value))
     like = table.pop("like", "quick")
-    if like not in PROTOCOLS:
+    if not isinstance(like, str) or like not in PROTOCOLS:
         raise UsageError(f"{what}: there is no protocol {like!r}", hint=", ".join(PROTOCOLS))
     given = _numbers(f"{what}: protocol", Protocol, {key: each for key, each in table.items() if key != "name"})
     return replace(PROTOCOLS[like], name="own" if given else like, **given)
@@ -263,8 +274,10 @@ def _data(what: str, value: Any) -> Data:
     if not isinstance(folder, str) or not isinstance(kinds, list) or not all(isinstance(each, str) for each in kinds):
         raise UsageError(f"{what}: data.folder is a text, data.kinds a list of texts")
     made = Data(kinds=tuple(kinds), folder=folder, **_numbers(f"{what}: data", Data, table))
-    if folder and kinds:
-        raise UsageError(f"{what}: data has kinds, which the bundled world has, and a folder")
+    if folder and (only := sorted({"kinds", "train", "heldout"} & set(value))):
+        raise UsageError(
+            f"{what}: data has {only[0]}, which the bundled world has, and a folder", hint="one of the two"
+        )
     if not folder and made.concepts is None:
         raise UsageError(f"{what}: data does not say how many concepts", hint="[data] concepts = 6")
     if (made.concepts or 0) > MOST_CONCEPTS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from conceptctl.metrics.continual import mean
@@ -114,12 +114,12 @@ def _differences(bench: Bench) -> Table | None:
     for name in COMPARED:
         p_values = {row: sign_flip(each[name]) for row, each in found.items()}
         adjusted[name] = holm({row: value for row, value in p_values.items() if value is not None})
-    columns = ["method"]
+    columns = ["method", "pairs"]
     for name in COMPARED:
         columns += [f"{TITLES[name]}, difference", "p"]
     rows = []
     for row, each in found.items():
-        cells = [row]
+        cells = [row, str(len(each["A_mmd"]))]
         for name in COMPARED:
             cells += [_signed(mean(each[name])), _p(adjusted[name].get(row))]
         rows.append(tuple(cells))
@@ -267,9 +267,13 @@ def notes(bench: Bench) -> tuple[str, ...]:
 
 def _order(bench: Bench) -> str:
     """The order of the rows by A_mmd, and the paper's."""
-    ours = {row.label: mean(row.values("A_mmd")) for row in bench.rows}
+    shared = frozenset.intersection(*(row.seeds for row in bench.rows))
+    every = frozenset.union(*(row.seeds for row in bench.rows))
+    # Sequences differ: rows are compared on those that all of them have.
+    ours = {row.label: mean(row.values("A_mmd", shared or None)) for row in bench.rows}
     known = {label: value for label, value in ours.items() if value is not None}
-    text = f"By A_mmd, best first: {' < '.join(sorted(known, key=lambda label: known[label]))}."
+    over = "" if shared == every else f", over {_seeds(shared)}" if shared else ", each over its own seeds"
+    text = f"By A_mmd{over}, best first: {' < '.join(sorted(known, key=lambda label: known[label]))}."
     paper = {label: row["A_mmd"] for label, row in bench.spec["paper"]["values"].items() if "A_mmd" in row}
     both = [label for label in known if label in paper]
     if len(both) < 3:
@@ -285,15 +289,19 @@ def _gaps(bench: Bench) -> Sequence[str]:
     others = [row for row in bench.rows if not _bound(row.results[0])]
     found = []
     for row, bound in bounds:
-        if not (least := mean(row.values("A_mmd"))):
-            continue
         gaps = [
             f"{other.label} {100 * (value / least - 1):.0f} %"
             for other in others
-            if (value := mean(other.values("A_mmd"))) is not None
+            if (least := mean(row.values("A_mmd", other.seeds)))
+            and (value := mean(other.values("A_mmd", row.seeds))) is not None
         ]
         found += [f"A_mmd above that of {row.label}, {bound}: {', '.join(gaps)}."] if gaps else []
     return found
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    told = [str(seed) for seed in sorted(seeds)]
+    return f"seed{'s' * (len(told) > 1)} {', '.join(told)}, which all rows have"
 
 
 def _bound(result: Result) -> str:
@@ -306,7 +314,7 @@ def agreement(quick: Bench, full: Bench) -> str:
     parts = []
     for name in COMPARED:
         values = [
-            (mean(row.values(name)), mean(other.values(name)))
+            (mean(row.values(name, other.seeds)), mean(other.values(name, row.seeds)))
             for row in quick.rows
             if (other := full.row(row.label)) is not None
         ]

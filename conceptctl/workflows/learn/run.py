@@ -47,8 +47,11 @@ class LearnedConcept:
     generation: Generation
     record: Record
     seconds: float
+    """What this run took."""
     replaced: bool = False
     """Whether it took the place of one of its name."""
+    resumed: bool = False
+    """Whether an earlier run had begun to train it."""
 
 
 def learn(
@@ -134,7 +137,8 @@ def _learn(prepared: Prepared, writer: Writer | None, began: float) -> LearnedCo
         return None
     record = record_of(prepared, model, trained, moved(model, trained, start), reference)
     made = commit(prepared, writer, model.attachments, record, trained, reference)
-    return LearnedConcept(prepared.plan, made, record, time.monotonic() - began, prepared.request.replace)
+    seconds, went_on = time.monotonic() - began, bool(resumed.state and resumed.state.step)
+    return LearnedConcept(prepared.plan, made, record, seconds, prepared.request.replace, went_on)
 
 
 def resume(prepared: Prepared, writer: Writer | None) -> Resumed:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import conceptctl
 from conceptctl.images.class_folders import LabelledClass, read_pictures
 from conceptctl.methods import find_classifier
 from conceptctl.store import durable
 from conceptctl.store.manifest import now
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.classification.cells import STATE, TASKS, ClassCell
-from conceptctl.workflows.bench.noted import write_results
+from conceptctl.workflows.bench.noted import program, read_json, write_results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +36,7 @@ def run_class_cell(cell: ClassCell, home: Path, device: str, tell: Tell) -> None
     from conceptctl.workflows.classification.learner import Learner
 
     (home / TASKS).mkdir(exist_ok=True)
+    made_by = program()
     found = find_classifier(cell.method)
     backbone = vit.load(cell.base, choose_device(device))
     learner = Learner(backbone, found, found.configuration(**cell.config), epochs=cell.epochs, seed=cell.seed)
@@ -60,14 +60,12 @@ def run_class_cell(cell: ClassCell, home: Path, device: str, tell: Tell) -> None
             **_costs(taught, network),
         }
         _keep(learner, home, number, entry)
-    entries = [_read(path) for path in sorted((home / TASKS).glob("*.json"))]
+    entries = [read_json(path) for path in sorted((home / TASKS).glob("*.json"))]
     results = {
         "cell": {"key": cell.key, **cell.content},
         "tasks": entries,
-        "groups": [list(names) for names in cell.groups],
-        "evaluations": [],
         "device": str(backbone.device.type),
-        "program": conceptctl.__version__,
+        "program": made_by,
         "finished": now(),
     }
     write_results(home / RESULTS, results)
@@ -118,11 +116,6 @@ def _keep(learner: Learner, home: Path, number: int, entry: dict[str, Any]) -> N
     _write(home / TASKS / f"{number:04d}.json", json.dumps(entry).encode())
     about = json.dumps({"names": learner.names, "tasks": learner.tasks})
     _write(home / STATE, save(learner.tensors(), metadata={"about": about}))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _write(path: Path, data: bytes) -> None:

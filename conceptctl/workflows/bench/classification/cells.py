@@ -18,7 +18,7 @@ from conceptctl.store import durable
 from conceptctl.workflows.bench.cell import DATA, Cell
 from conceptctl.workflows.bench.classification.spec import ClassSpec
 from conceptctl.workflows.bench.sequences import write_styles
-from conceptctl.workflows.bench.spec import Entry
+from conceptctl.workflows.bench.spec import Entry, whole_path
 from conceptctl.workflows.classification.settings import settings_of
 
 STATE = "state.safetensors"
@@ -41,8 +41,6 @@ class ClassCell(Cell):
     """As `families.vit.load` takes it."""
     tasks: tuple[tuple[LabelledClass, ...], ...]
     """Those that are learned; all classes in one for what is learned at once."""
-    groups: tuple[tuple[str, ...], ...]
-    """The classes of each task, also of what is learned at once."""
 
 
 def make_cells(
@@ -62,7 +60,7 @@ def make_cells(
 
     from conceptctl.families import vit
 
-    base = spec.base or vit.BUNDLED
+    base = whole_path(spec.base) or vit.BUNDLED
     preset = preset_for(vit.NAME, base)
     configs = {entry.label: _config(entry, spec, preset) for entry, _ in rows}
     # A cell would find out after the pictures are drawn, and every cell anew.
@@ -110,7 +108,6 @@ def _cell(
         epochs=content["epochs"],
         base=base,
         tasks=learned,
-        groups=tuple(map(tuple, content["tasks"])),
     )
 
 

@@ -134,6 +134,8 @@ def parsed(name: str, value: Mapping[str, Any]) -> ClassSpec:
     made = Data(folder=folder, **_numbers(f"{what}: data", Data, data))
     if not 1 <= made.tasks <= _MOST_TASKS:
         raise UsageError(f"{what}: data.tasks is a number from 1 to {_MOST_TASKS}, not {made.tasks}")
+    if (made.learned or 0) > made.tasks:
+        raise UsageError(f"{what}: data.learned is {made.learned}, and there are {made.tasks} tasks")
     return ClassSpec(
         name=name,
         title=texts["title"] or name,

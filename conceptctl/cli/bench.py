@@ -14,7 +14,7 @@ from conceptctl.errors import UsageError
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
-    from conceptctl.cli.progress import Progress
+    from conceptctl.cli.progress import ProgressLine
     from conceptctl.workflows.bench.classification.spec import ClassSpec
     from conceptctl.workflows.bench.run import Ran, Watch
     from conceptctl.workflows.bench.spec import Spec
@@ -211,7 +211,7 @@ def _named(output: str) -> Path:
     return Path(output)
 
 
-def _watch(shown: Progress) -> Watch:
+def _watch(shown: ProgressLine) -> Watch:
     from conceptctl.workflows.bench.run import Watch
 
     def begin(done: int, total: int) -> None:

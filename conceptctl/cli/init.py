@@ -8,7 +8,8 @@ import typer
 from conceptctl.cli import completion
 from conceptctl.cli.options import JsonOption, QuietOption, StoreOption, epilog
 from conceptctl.cli.output import Output
-from conceptctl.cli.progress import Update, in_megabytes
+from conceptctl.cli.progress import in_megabytes
+from conceptctl.progress import Progress
 from conceptctl.store.layout import chosen_root
 
 EPILOG = epilog(
@@ -58,11 +59,11 @@ def init(
         output.say(f"next: conceptctl learn DIR --token NAME --class WORD{named}")
 
 
-def _of_much(update: Update) -> Update:
+def _of_much(progress: Progress) -> Progress:
     """Return what is told of a base of so much, and of no smaller one."""
 
     def told(done: int, total: int) -> None:
         if total >= _MUCH:
-            update(done, total)
+            progress(done, total)
 
     return told

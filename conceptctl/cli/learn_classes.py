@@ -19,7 +19,7 @@ from conceptctl.store.store import Store
 from conceptctl.wording import count
 
 if TYPE_CHECKING:
-    from conceptctl.cli.progress import Progress
+    from conceptctl.cli.progress import ProgressLine
     from conceptctl.workflows.classification.learn import LearnedTask, Plan, Request, Watch
 
 _SETTINGS = ("batch_size", "learning_rate", "scheduler", "rank", "accumulation")
@@ -77,7 +77,7 @@ def _request(options: Mapping[str, Any]) -> Request:
     )
 
 
-def _watch(shown: Progress) -> Watch:
+def _watch(shown: ProgressLine) -> Watch:
     from conceptctl.workflows.classification.learn import Watch
 
     def begin(what: str, total: int) -> None:

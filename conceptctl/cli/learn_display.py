@@ -9,7 +9,7 @@ from conceptctl.cli.learn_text import fit_text, work_text
 from conceptctl.cli.output import Output
 
 if TYPE_CHECKING:
-    from conceptctl.cli.progress import Progress
+    from conceptctl.cli.progress import ProgressLine
     from conceptctl.learning.run import Report
     from conceptctl.workflows.learn.estimate import Estimate
     from conceptctl.workflows.learn.memory import Fit
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Display:
     """Shows how learning goes."""
 
-    def __init__(self, out: Output, shown: Progress) -> None:
+    def __init__(self, out: Output, shown: ProgressLine) -> None:
         self.out, self.shown = out, shown
         self.done = 0
         self.samples: list[Path] = []

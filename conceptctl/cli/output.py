@@ -11,7 +11,7 @@ from conceptctl.errors import ConceptctlError
 from conceptctl.learning.launch import is_main_process, process
 
 if TYPE_CHECKING:
-    from conceptctl.cli.progress import Progress
+    from conceptctl.cli.progress import ProgressLine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Output:
                 console.print(table)
 
     @contextmanager
-    def progress(self) -> Iterator["Progress"]:
+    def progress(self) -> Iterator["ProgressLine"]:
         """Show on stderr how far something is while it takes long: one line on a terminal, a few lines elsewhere.
 
         Yields:

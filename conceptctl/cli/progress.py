@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from conceptctl.progress import Progress
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
-
-Update = Callable[[int, int], None]
-"""Told how much is done, and how much there is."""
 
 MEGABYTE = 1_000_000
 WIDEST_BAR, NARROWEST_BAR = 20, 5
@@ -70,7 +69,7 @@ class Stage:
         return max(0.0, pace * (self.total - done) - (now - end))
 
 
-class Progress:
+class ProgressLine:
     """Shows the stage that something is in; a call makes one that begins with its first update."""
 
     def __init__(
@@ -93,7 +92,7 @@ class Progress:
         self._end: float | None = None
         """When everything will be done, as it was seen when the last stage ended."""
 
-    def __call__(self, text: str) -> Update:
+    def __call__(self, text: str) -> Progress:
         """Return what shows a stage once it is told how much of it is done."""
         stage: Stage | None = None
         made = self._clock()
@@ -204,9 +203,9 @@ class Progress:
         return Text.assemble(*pieces, no_wrap=True, overflow="crop")
 
 
-def in_megabytes(update: Update) -> Update:
+def in_megabytes(progress: Progress) -> Progress:
     """Return what is told bytes and tells megabytes, begun ones counted: ten digits say nothing to anybody."""
-    return lambda done, total: update(-(-done // MEGABYTE), -(-total // MEGABYTE))
+    return lambda done, total: progress(-(-done // MEGABYTE), -(-total // MEGABYTE))
 
 
 def clock_text(seconds: float) -> str:
@@ -271,9 +270,9 @@ def terminal() -> Console | None:
 
 
 @contextmanager
-def progress(say: Callable[[str], None], console: Console | None) -> Iterator[Progress]:
+def progress(say: Callable[[str], None], console: Console | None) -> Iterator[ProgressLine]:
     """Show how far something is, until it is done."""
-    shown = Progress(say, console)
+    shown = ProgressLine(say, console)
     try:
         yield shown
     finally:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from conceptctl.cli.output import Output
-from conceptctl.cli.progress import Progress, Stage, clock_text, fitted, in_megabytes
+from conceptctl.cli.progress import ProgressLine, Stage, clock_text, fitted, in_megabytes
 
 
 class Clock:
@@ -96,7 +96,7 @@ def test_units_that_come_in_batches_are_no_faster_at_the_first_of_a_batch():
 
 def test_the_time_left_is_of_everything_where_it_is_known_what_comes_after():
     said, clock = [], Clock()
-    shown = Progress(said.append, clock=clock)
+    shown = ProgressLine(said.append, clock=clock)
     shown.stage("learning", 10)
     for ahead in (None, 30.0):
         shown.ahead = ahead
@@ -110,7 +110,7 @@ def test_the_time_left_is_of_everything_where_it_is_known_what_comes_after():
 
 def test_what_comes_after_is_what_is_left_until_the_next_stage_knows_better():
     said, clock = [], Clock()
-    shown = Progress(said.append, clock=clock)
+    shown = ProgressLine(said.append, clock=clock)
     shown.stage("learning", 2)
     shown.ahead = 40.0
     clock.now += 10.0
@@ -125,7 +125,7 @@ def test_what_comes_after_is_what_is_left_until_the_next_stage_knows_better():
 
 def test_where_there_is_no_terminal_a_stage_has_ten_lines_at_most_and_none_when_it_is_short():
     said, clock = [], Clock()
-    shown = Progress(said.append, clock=clock)
+    shown = ProgressLine(said.append, clock=clock)
     long, short = shown("drawing"), shown("reading prompts")
     for done in range(1, 1001):
         clock.now += 0.1
@@ -140,7 +140,7 @@ def test_where_there_is_no_terminal_a_stage_has_ten_lines_at_most_and_none_when_
 
 def test_what_an_earlier_stage_took_is_not_counted_for_the_next():
     clock = Clock()
-    shown = Progress(lambda text: None, clock=clock)
+    shown = ProgressLine(lambda text: None, clock=clock)
     first, second = shown("reading"), shown("writing")
     for done in range(1, 5):
         clock.now += 100.0
@@ -154,7 +154,7 @@ def test_what_an_earlier_stage_took_is_not_counted_for_the_next():
 def test_the_line_is_taken_away_and_prose_stands_above_it():
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=80, _environ={"TERM": "xterm"})
-    shown = Progress(lambda text: None, console)
+    shown = ProgressLine(lambda text: None, console)
     shown.stage("loading the model")
     assert "0:00 elapsed" in written.getvalue()
     shown.close()

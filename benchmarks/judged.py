@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.composition.regions import Prompt
 from conceptctl.diffusion.prompts import token_of
 from conceptctl.learning.backbone import Backbone
@@ -23,7 +24,7 @@ SAMPLING = shipped()["pocket"].sampling
 
 def draw(backbone: Backbone, prompt: Prompt, count: int) -> list[Image.Image]:
     """Draw the first pictures of a prompt's fixed set."""
-    return list(draw_set(backbone.sampler(prompt, steps=SAMPLING.steps, guidance=SAMPLING.guidance), count))
+    return list(draw_set(backbone.sampler(prompt, Drawing(SAMPLING.steps, SAMPLING.guidance)), count))
 
 
 def read(judge: Any, pictures: Sequence[Image.Image]) -> list[Reading]:

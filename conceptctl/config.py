@@ -53,6 +53,24 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How one picture is drawn, with everything decided."""
+
+    steps: int
+    """Denoising steps."""
+    guidance: float
+    """Scale of classifier-free guidance, 1 or less is none; or what a network is told in its place."""
+    negative: str = ""
+    """What not to draw, where the base guides by that."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; the base's own by default."""
+    sampler: str = ""
+    """One of `diffusion.samplers.SAMPLERS`; the base's own by default."""
+    low_vram: bool = False
+    """Whether to keep off the device what is not at work: see `diffusion.memory_saving`."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All defaults a user can set, one TOML table a field."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from conceptctl.config import Drawing
 from conceptctl.store import weights
 from conceptctl.store.store import Store
 from conceptctl.workflows.adding import add_concept
@@ -48,7 +49,7 @@ def _features(store, record, deltas, token, extractor):
             writer, "learn", record, writer.add_tensors(weights.concept_tensors(deltas, token), record.metadata())
         )
     backbone = load(copy, copy.head(), "cpu")
-    sample = backbone.sampler(f"a photo of a V*{record.name}", steps=STEPS, guidance=GUIDANCE)
+    sample = backbone.sampler(f"a photo of a V*{record.name}", Drawing(STEPS, GUIDANCE))
     return extractor.images(list(draw_set(sample, REFERENCE_SAMPLES))).numpy()
 
 

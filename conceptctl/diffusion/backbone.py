@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion import conditioning
 from conceptctl.diffusion.conditioning import REFERENCE_PROMPTS, PromptStates
 from conceptctl.diffusion.latents import encode
@@ -183,27 +184,12 @@ class LatentBackbone(ClipText):
     def sampler(
         self,
         prompt: Any,
+        how: Drawing,
         *,
-        steps: int,
-        guidance: float,
-        negative: str = "",
-        size: tuple[int, int] | None = None,
-        sampler: str = "",
-        low_vram: bool = False,
         watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        sample = pipeline_sampler(
-            self.pipeline,
-            prompt,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            size=size,
-            sampler=sampler,
-            low_vram=low_vram,
-            watch=watch,
-        )
+        sample = pipeline_sampler(self.pipeline, prompt, how, watch=watch)
         return self._with_autoencoder(sample)
 
     def _with_autoencoder(self, sample: Sampler) -> Sampler:

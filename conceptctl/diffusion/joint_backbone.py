@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.backbone import LatentBackbone
 from conceptctl.diffusion.flow import FlowObjective
 from conceptctl.diffusion.joint_networks import JointNetwork
@@ -74,26 +75,10 @@ class JointBackbone(JointText, LatentBackbone):
     def sampler(
         self,
         prompt: Any,
+        how: Drawing,
         *,
-        steps: int,
-        guidance: float,
-        negative: str = "",
-        size: tuple[int, int] | None = None,
-        sampler: str = "",
-        low_vram: bool = False,
         watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt."""
-        sample = joint_sampler(
-            self.network,
-            self.text,
-            prompt,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            size=size,
-            sampler=sampler,
-            low_vram=low_vram,
-            watch=watch,
-        )
+        sample = joint_sampler(self.network, self.text, prompt, how, watch=watch)
         return self._with_autoencoder(sample)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition, Prompt
 from conceptctl.diffusion.joint_networks import JointNetwork, told_of
@@ -26,13 +27,8 @@ def joint_sampler(
     network: JointNetwork,
     text: JointTextEncoders,
     prompt: Prompt,
+    how: Drawing,
     *,
-    steps: int,
-    guidance: float,
-    negative: str,
-    size: tuple[int, int] | None = None,
-    sampler: str = "",
-    low_vram: bool = False,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Callable[[Sequence[int]], list[Image.Image]]:
     """Prepare to draw pictures of one prompt; see `sampling.pipeline_sampler`.
@@ -41,12 +37,8 @@ def joint_sampler(
         network: The network, with its pipeline.
         text: The pipeline's text encoders.
         prompt: What to draw.
-        steps: Denoising steps.
-        guidance: Scale of classifier-free guidance, 1 or less is none; or what the network is told in its place.
-        negative: What not to draw, where the pipeline guides by that.
-        size: Width and height of the pictures in pixels; the base's own by default.
-        sampler: The base's own, "": those of other bases step along other paths.
-        low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
+        how: Steps, guidance, size and the like; its sampler is the base's own, "", for those of other bases step along
+            other paths.
         watch: Told after every denoising step what share of the pictures is done.
 
     Raises:
@@ -55,15 +47,15 @@ def joint_sampler(
     """
     if isinstance(prompt, Composition):
         raise UsageError("this base cannot paint several concepts into a picture", hint="--prompt-only")
-    if sampler:
+    if how.sampler:
         raise UsageError("this base is drawn with its own sampler only", hint="without --sampler")
-    width, height = size or (network.side, network.side)
+    width, height = how.size or (network.side, network.side)
     network.check_size((width, height))
-    guided = network.guided and guidance > 1
-    scale = WORD_SCALE / (guidance if guided else 1.0)  # Guidance multiplies whatever is predicted for the prompt.
-    with text_encoders_on_device(network.pipeline) if low_vram else nullcontext():
-        told, beside = _encoded(text, prompt, negative if guided else None)
-    pipeline = for_little_memory(network.pipeline) if low_vram else network.pipeline
+    guided = network.guided and how.guidance > 1
+    scale = WORD_SCALE / (how.guidance if guided else 1.0)  # Guidance multiplies whatever is predicted for the prompt.
+    with text_encoders_on_device(network.pipeline) if how.low_vram else nullcontext():
+        told, beside = _encoded(text, prompt, how.negative if guided else None)
+    pipeline = for_little_memory(network.pipeline) if how.low_vram else network.pipeline
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
@@ -71,8 +63,8 @@ def joint_sampler(
         with joint_guidance(pipeline.transformer, beside, scale, len(seeds)):
             made: list[Image.Image] = pipeline(
                 **states,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                num_inference_steps=how.steps,
+                guidance_scale=how.guidance,
                 # Noise made on the CPU is the same on every device.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 width=width,

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.composition.difference_masks import difference_masks
 from conceptctl.diffusion.composition.guidance import GuidedPrompt, composable_guidance
 from conceptctl.diffusion.composition.regions import Composition, Prompt, Region, parts_of
@@ -32,13 +33,8 @@ WORD_SCALE = 4.0
 def pipeline_sampler(
     pipeline: Pipeline,
     prompt: Prompt,
+    how: Drawing,
     *,
-    steps: int,
-    guidance: float,
-    negative: str,
-    size: tuple[int, int] | None = None,
-    sampler: str = "",
-    low_vram: bool = False,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Callable[[Sequence[int]], list[Image.Image]]:
     """Prepare to draw pictures of one prompt with a Stable Diffusion pipeline.
@@ -46,12 +42,7 @@ def pipeline_sampler(
     Args:
         pipeline: The pipeline.
         prompt: What to draw.
-        steps: Denoising steps.
-        guidance: Scale of classifier-free guidance; 1 or less is none.
-        negative: What not to draw.
-        size: Width and height of the pictures in pixels; the base's own by default.
-        sampler: One of `samplers.SAMPLERS`; the base's own by default.
-        low_vram: Whether to keep off the device what is not at work: see `memory_saving`.
+        how: Steps, guidance, size and the like.
         watch: Told after every denoising step what share of the pictures is done. It is called while the device is at
             work, and must not wait for it.
 
@@ -64,22 +55,22 @@ def pipeline_sampler(
     """
     if isinstance(prompt, Composition):
         check_paintable(pipeline)
-    if sampler:
-        pipeline = _with_scheduler(pipeline, make_scheduler(pipeline.scheduler, sampler, steps))
-    with torch.no_grad(), text_encoders_on_device(pipeline) if low_vram else nullcontext():
-        states = _states(pipeline, prompt, negative, guidance)
-    if low_vram:
+    if how.sampler:
+        pipeline = _with_scheduler(pipeline, make_scheduler(pipeline.scheduler, how.sampler, how.steps))
+    with torch.no_grad(), text_encoders_on_device(pipeline) if how.low_vram else nullcontext():
+        states = _states(pipeline, prompt, how.negative, how.guidance)
+    if how.low_vram:
         pipeline = for_little_memory(pipeline)
     painter = _painter(pipeline) if isinstance(prompt, Composition) else None
-    how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
-    if size:
-        how |= {"width": size[0], "height": size[1]}
+    told: dict[str, Any] = {"num_inference_steps": how.steps, "guidance_scale": how.guidance}
+    if how.size:
+        told |= {"width": how.size[0], "height": how.size[1]}
 
     @torch.no_grad()
     def sample(seeds: Sequence[int]) -> list[Image.Image]:
         # Each part of a picture takes about as many steps as the whole.
         watches = [step_watch(watch, part, len(states)) for part in range(len(states))]
-        return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, how)
+        return _drawn(pipeline, painter, list(zip(states, watches, strict=True)), seeds, told)
 
     return sample
 

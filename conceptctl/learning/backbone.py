@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from conceptctl.config import Drawing
 from conceptctl.learning.weights import TableNumbers, TokenRows
 
 if TYPE_CHECKING:
@@ -230,25 +231,15 @@ class Backbone(TextSide, Network, Protocol):
     def sampler(
         self,
         prompt: Any,
+        how: Drawing,
         *,
-        steps: int,
-        guidance: float,
-        negative: str = "",
-        size: tuple[int, int] | None = None,
-        sampler: str = "",
-        low_vram: bool = False,
         watch: Watch = lambda share: None,
     ) -> Sampler:
         """Prepare to draw pictures of a prompt.
 
         Args:
             prompt: A text, or what `diffusion.composition` makes of one.
-            steps: Denoising steps.
-            guidance: Scale of classifier-free guidance; 1 or less is none.
-            negative: What not to draw.
-            size: Width and height in pixels; the base's own by default.
-            sampler: One of `diffusion.samplers.SAMPLERS`; the base's own by default.
-            low_vram: Whether to keep off the device what is not at work.
+            how: Steps, guidance, size and the like.
             watch: Told how far each call of the sampler is.
 
         Raises:

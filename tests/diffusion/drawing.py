@@ -1,5 +1,6 @@
 """Pictures of a pipeline, drawn as the workflows draw them."""
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.backbone import LatentBackbone
 from conceptctl.families.sd import FAMILY
 from conceptctl.workflows import drawing
@@ -16,4 +17,4 @@ def draw_set(pipeline, prompt, count, *, steps, guidance):
 
 
 def _sampler(pipeline, prompt, steps, guidance, negative=""):
-    return LatentBackbone(pipeline, FAMILY).sampler(prompt, steps=steps, guidance=guidance, negative=negative)
+    return LatentBackbone(pipeline, FAMILY).sampler(prompt, Drawing(steps, guidance, negative=negative))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from conceptctl import presets
 from conceptctl.cli.app import run
+from conceptctl.config import Drawing
 from conceptctl.errors import AlreadyExists, Busy, DeviceFailed, NotFound, PicturesRefused, UsageError
 from conceptctl.metrics.features import load_extractor
 from conceptctl.metrics.mmd import mmd
@@ -158,7 +159,7 @@ def test_the_figures_are_those_of_the_pictures(store, heldout, measure, extracto
 
     found = measure(store, heldout)
     backbone = load(store, store.head(), "cpu")
-    sample = backbone.sampler("a photo of a V*alice", steps=evaluated.STEPS, guidance=evaluated.GUIDANCE)
+    sample = backbone.sampler("a photo of a V*alice", Drawing(evaluated.STEPS, evaluated.GUIDANCE))
     present = extractor.images(list(draw_set(sample, REFERENCE_SAMPLES)))
     real = extractor.images(read_pictures(store, store.head(), {"alice": heldout / "alice"}).pictures["alice"])
     alice = found.measured[0].kept

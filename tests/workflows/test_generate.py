@@ -9,6 +9,7 @@ from PIL import Image
 
 import conceptctl
 from conceptctl.cli.app import run
+from conceptctl.config import Drawing
 from conceptctl.diffusion.composition.guidance import GuidedPrompt
 from conceptctl.diffusion.composition.regions import Composition
 from conceptctl.errors import NotFound, StoreDamaged, UsageError
@@ -148,7 +149,7 @@ def test_several_concepts_have_a_region_each(store, tmp_path):
     composed = Composition("a photo of a person next to a person", ("a photo of a V*alice", "a photo of a V*falls"))
     how = {"steps": 2, "guidance": 7.5}
     ((wanted,), (plain,)) = (
-        list(draw(load(store, store.head(), "cpu").sampler(prompt, **how), [0]))
+        list(draw(load(store, store.head(), "cpu").sampler(prompt, Drawing(**how)), [0]))
         for prompt in (composed, "a photo of V*alice next to V*falls")
     )
     assert np.array_equal(together, np.asarray(wanted))
@@ -163,7 +164,7 @@ def test_what_is_said_beside_a_concept_counts(store, tmp_path):
     assert not np.array_equal(snow, alone)
     guided = GuidedPrompt("a photo of a V*alice in the snow", "a photo of a person in the snow", "a photo of a person")
     assert compose(store, store.head(), guided.prompt, ["alice"]) == guided
-    (wanted,) = draw(load(store, store.head(), "cpu").sampler(guided, steps=2, guidance=7.5), [0])
+    (wanted,) = draw(load(store, store.head(), "cpu").sampler(guided, Drawing(2, 7.5)), [0])
     assert np.array_equal(snow, np.asarray(wanted))
     # Nothing is said in these, and nothing of a concept in the last.
     nothing = ["a photo of V*alice", "A photo of a V*alice", "a photo of a V*alice person", "V*alice", "a V*alice"]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from conceptctl.cli.app import run
+from conceptctl.config import Drawing
 from conceptctl.diffusion.composition.regions import Composition
 from conceptctl.diffusion.prompts import with_strengths
 from conceptctl.diffusion.samplers import SAMPLERS, check_sampler, make_scheduler, title_of
@@ -114,7 +115,7 @@ def test_sdxl_is_told_the_size_that_it_draws(tmp_path):
         lambda module, args, kwargs: told.append((kwargs["added_cond_kwargs"]["time_ids"], args[0].shape)),
         with_kwargs=True,
     )
-    (picture,) = backbone.sampler("a cat", steps=2, guidance=5.0, size=(32, 16))([0])
+    (picture,) = backbone.sampler("a cat", Drawing(2, 5.0, size=(32, 16)))([0])
     assert picture.size == (32, 16)
     for ids, latents in told:
         assert ids.tolist() == [[16, 32, 0, 0, 16, 32]] * 2
@@ -124,7 +125,7 @@ def test_sdxl_is_told_the_size_that_it_draws(tmp_path):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_the_same_again(backbone, name):
     prompt = Composition("a person", ("a V*alice", "a V*falls"))
-    sample = backbone.sampler(prompt, steps=3, guidance=2.0, sampler=name)
+    sample = backbone.sampler(prompt, Drawing(3, 2.0, sampler=name))
     (first,), (again,) = sample([0]), sample([0])
     assert np.array_equal(np.asarray(first), np.asarray(again))
     assert check_sampler(SAMPLERS[name].title) == name
@@ -133,7 +134,7 @@ def test_every_sampler_draws_the_same_again(backbone, name):
 
 def test_samplers_draw_different_pictures_and_the_own_one_said_draws_the_own(backbone):
     names = ("", "ddim", "euler-a", "dpm++-2m-karras", "lcm")
-    samplers = [backbone.sampler("a cat", steps=4, guidance=2.0, sampler=name) for name in names]
+    samplers = [backbone.sampler("a cat", Drawing(4, 2.0, sampler=name)) for name in names]
     pictures = [np.asarray(sample([0])[0]) for sample in samplers]
     assert np.array_equal(pictures[0], pictures[1])
     for index, picture in enumerate(pictures[1:], start=1):
@@ -149,7 +150,7 @@ def test_a_sampler_is_recorded_as_a1111_calls_it(store, tmp_path):
 
 def test_samplers_leave_the_models_own_scheduler_alone(backbone):
     own = backbone.pipeline.scheduler
-    backbone.sampler("a cat", steps=2, guidance=2.0, sampler="euler-a")([0])
+    backbone.sampler("a cat", Drawing(2, 2.0, sampler="euler-a"))([0])
     assert backbone.pipeline.scheduler is own
     assert backbone.scheduler_name() == "DDIM"
 
@@ -281,7 +282,7 @@ def test_on_little_memory_the_text_encoders_are_gone_and_large_pictures_are_deco
 
     backbone = sdxl.load(write_tiny_sdxl(tmp_path), torch.device("cpu"))
     pipeline, tiles = backbone.pipeline, []
-    sample = backbone.sampler("a cat", steps=1, guidance=5.0, size=(16, 16), low_vram=True)
+    sample = backbone.sampler("a cat", Drawing(1, 5.0, size=(16, 16), low_vram=True))
     encoder = pipeline.text_encoder
     assert encoder is not None
     encoder.forward = pipeline.text_encoder_2.forward = None
@@ -389,11 +390,11 @@ def test_models_with_joint_attention_draw_other_sizes_on_little_memory_and_have_
 
     backbone = sd3.load(write_tiny_sd3(tmp_path), torch.device("cpu"))
     how = {"steps": 1, "guidance": 2.0}
-    (plain,) = backbone.sampler("a cat", **how, size=(32, 16))([0])
-    (low,) = backbone.sampler("a cat", **how, size=(32, 16), low_vram=True)([0])
+    (plain,) = backbone.sampler("a cat", Drawing(**how, size=(32, 16)))([0])
+    (low,) = backbone.sampler("a cat", Drawing(**how, size=(32, 16), low_vram=True))([0])
     assert plain.size == (32, 16) and np.array_equal(np.asarray(plain), np.asarray(low))
     with pytest.raises(UsageError, match="its own sampler only"):
-        backbone.sampler("a cat", **how, sampler="euler")
+        backbone.sampler("a cat", Drawing(**how, sampler="euler"))
     assert backbone.pipeline.text_encoder is not None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
+from conceptctl.config import Drawing
 from conceptctl.presets import preset_of
 from conceptctl.store import durable
 from conceptctl.store.concept import read_record
@@ -154,7 +155,7 @@ class ConceptRun:
         return reference_samples.recipe_of(record, self.base)
 
     def _pictures(self, backbone: Backbone, prompt: Any, count: int) -> list[Image.Image]:
-        sample = backbone.sampler(prompt, steps=self.cell.sampling_steps, guidance=self.cell.guidance)
+        sample = backbone.sampler(prompt, Drawing(self.cell.sampling_steps, self.cell.guidance))
         return list(draw_set(sample, count))
 
     def _show(self, pictures: Sequence[Image.Image], name: str, *, made: bool = True) -> None:

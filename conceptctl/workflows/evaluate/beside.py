@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from conceptctl.config import Drawing
 from conceptctl.diffusion.prompts import MARKER
 from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
@@ -56,7 +57,7 @@ def draw_beside(
     for prompt, names in prompts:
         composed = compose(store, head, prompt, list(names))
         recipe = recipes[names[0]]
-        sample = backbone.sampler(composed, steps=recipe.steps, guidance=recipe.guidance)
+        sample = backbone.sampler(composed, Drawing(recipe.steps, recipe.guidance))
         found.append(Beside(prompt, names, tuple(draw(sample, SEEDS))))
         advance(1)
     return tuple(found)

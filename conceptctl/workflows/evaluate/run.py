@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptctl import families
+from conceptctl.config import Drawing
 from conceptctl.errors import AlreadyExists, NotFound, StoreDamaged, UsageError
 from conceptctl.learning.launch import is_main_process, processes
 from conceptctl.presets import preset_of
@@ -231,7 +232,7 @@ class _Run:
         """Draw what the base alone makes of each class: one batch, and its features."""
         found = {}
         for asked in dict.fromkeys(plan.without_concept for plan in plans):
-            sample = backbone.sampler(asked.prompt, steps=asked.steps, guidance=asked.guidance)
+            sample = backbone.sampler(asked.prompt, Drawing(asked.steps, asked.guidance))
             self.watch.stage(f"drawing {asked.prompt!r} with the base alone", BATCH)
             found[asked] = self.extractor.images(self._counted(draw_set(sample, BATCH, accelerator=self.accelerator)))
         return found
@@ -239,7 +240,7 @@ class _Run:
     def _draw(self, backbone: Backbone, plan: _Plan, count: int, what: str) -> list[Image.Image]:
         prompt = plan.recipe.prompt_for(plan.concept.name)
         self.watch.stage(what, count)
-        sample = backbone.sampler(prompt, steps=plan.recipe.steps, guidance=plan.recipe.guidance)
+        sample = backbone.sampler(prompt, Drawing(plan.recipe.steps, plan.recipe.guidance))
         return self._counted(draw_set(sample, count, accelerator=self.accelerator))
 
     def _counted(self, drawing: Iterator[Image.Image]) -> list[Image.Image]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import conceptctl
+from conceptctl.config import Drawing
 from conceptctl.errors import ConceptctlError, StoreDamaged, UsageError
 from conceptctl.families import FamilyModule, family_of
 from conceptctl.presets import preset_of
@@ -101,12 +102,14 @@ class Model:
         self.strengths.set(asked.strengths)
         return self.backbone.sampler(
             asked.composed,
-            steps=self.steps,
-            guidance=self.guidance,
-            negative=asked.negative,
-            size=request.size,
-            sampler=request.sampler,
-            low_vram=request.low_vram,
+            Drawing(
+                steps=self.steps,
+                guidance=self.guidance,
+                negative=asked.negative,
+                size=request.size,
+                sampler=request.sampler,
+                low_vram=request.low_vram,
+            ),
             watch=self.count,
         )
 

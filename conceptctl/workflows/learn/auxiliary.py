@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from conceptctl.config import Drawing
 from conceptctl.presets import preset_of
 from conceptctl.store import blobs, tensorfile, weights
 from conceptctl.store.layout import Layout
@@ -95,7 +96,7 @@ def draw(
     watch.advance(done)
     saved = time.monotonic()
     sampling = preset_of(head.base).drawing
-    sample = backbone.sampler(prompt_of(class_word), steps=sampling.steps, guidance=sampling.guidance)
+    sample = backbone.sampler(prompt_of(class_word), Drawing(sampling.steps, sampling.guidance))
     drawing = draw_set(sample, count, first=done, accelerator=accelerator)
     try:
         # Whole batches, as they are drawn and encoded: what goes on later is the same to the bit.

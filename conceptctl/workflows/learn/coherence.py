@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from conceptctl.config import Drawing
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store import folded
 from conceptctl.store.manifest import Generation
@@ -107,7 +108,7 @@ def measure(prepared: Prepared, backbone: Backbone, resumed: Resumed) -> Coheren
         folded.read(prepared.store.layout, prepared.head)
         sampling = preset_of(prepared.head.base).drawing
         prepared.watch.stage(DRAWING, count)
-        sample = backbone.sampler(PROMPT, steps=sampling.steps, guidance=sampling.guidance)
+        sample = backbone.sampler(PROMPT, Drawing(sampling.steps, sampling.guidance))
         pictures = list(draw_set(sample, count, accelerator=prepared.accelerator))
         prepared.watch.advance(count)
         different = min(similarity(extractor.images(pictures)), 1 - 1e-6)

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from conceptctl.config import Drawing
 from conceptctl.presets import preset_of
 from conceptctl.workflows.drawing import BATCH, draw_set
 from conceptctl.workflows.learn.pace import in_whole_batches
@@ -45,7 +46,7 @@ def draw_reference(prepared: Prepared, backbone: Backbone, coherence: Coherence 
     prepared.watch.stage("drawing reference samples", count)
     prepared.watch.ahead(0.0)
     began = time.monotonic()
-    sample = backbone.sampler(prepared.prompt, steps=sampling.steps, guidance=sampling.guidance)
+    sample = backbone.sampler(prepared.prompt, Drawing(sampling.steps, sampling.guidance))
     drawing, drawn = draw_set(sample, count, accelerator=prepared.accelerator), []
     while batch := list(itertools.islice(drawing, BATCH)):
         drawn += batch

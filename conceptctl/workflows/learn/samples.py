@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import conceptctl
+from conceptctl.config import Drawing
 from conceptctl.errors import UsageError
 from conceptctl.presets import preset_of
 from conceptctl.workflows.learn.request import Request
@@ -62,7 +63,7 @@ def sampler(prepared: Prepared, backbone: Backbone, journal: Journal) -> Callabl
 
         for label, prompt in prompts.items():
             # The prompt is encoded anew each time: the token has moved.
-            sample = backbone.sampler(prompt, steps=sampling.steps, guidance=sampling.guidance)
+            sample = backbone.sampler(prompt, Drawing(sampling.steps, sampling.guidance))
             pictures = sample(range(PICTURES))
             recipe = {
                 "prompt": prompt,

@@ -31,6 +31,8 @@ _SECOND_NAMES = {"encoder.embed_tokens.weight": "shared.weight"}
 """Parameters that have two names, of which files may have either: T5's token table."""
 FLOATS = {"F16", "BF16", "F32", "F64"}
 """What weights are kept in."""
+_Found = tuple[str, str, TensorInfo, memoryview]
+"""A tensor of a model: its component, its name, what it is, and the numbers of its file."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,8 @@ def inspect(folder: Path, family: Family, progress: Progress = ignore) -> Source
     if missing := sorted(needed - there):
         raise NotFound(f"{folder}: it has no {missing[0]}/*.safetensors")
     texts = {name: path for name, path in named.items() if path.suffix in TEXTS and _is_text_of(name, there)}
-    total = sum(path.stat().st_size for path in weights.values())
-    # All of them are read twice, and each reading counts as half.
-    read = counted(lambda done, twice: progress(done // 2, total), 2 * total)
-    _check_finite(weights, family, read)
-    return Source(weights, texts, identity(weights, family, read), family)
+    read = counted(progress, sum(path.stat().st_size for path in weights.values()))
+    return Source(weights, texts, _digest(_finite(_component_tensors(weights, family), read)), family)
 
 
 def chosen_weights(names: Iterable[str], family: Family) -> dict[str, str]:
@@ -135,7 +134,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def identity(weights: Mapping[str, Path], family: Family, read: Callable[[int], None] = lambda count: None) -> str:
+def identity(weights: Mapping[str, Path], family: Family) -> str:
     """Return what a model is called whatever its tensors are called: a digest of their numbers.
 
     One model is passed on under several names (libraries rename parameters, checkpoints in one file have names of
@@ -146,17 +145,20 @@ def identity(weights: Mapping[str, Path], family: Family, read: Callable[[int], 
     Args:
         weights: Safetensors files, by their place in a diffusers folder.
         family: Which components count.
-        read: Told of every tensor how many bytes it has.
 
     Returns:
         A sha256 in hexadecimal.
     """
+    return _digest(_component_tensors(weights, family))
+
+
+def _digest(tensors: Iterable[_Found]) -> str:
+    """Return the identity of a model with these tensors."""
     lines = []
-    for component, _, info, view in _component_tensors(weights, family):
+    for component, _, info, view in tensors:
         if info.dtype in FLOATS:
             digest = hashlib.sha256(_as_half(info, view)).hexdigest()
             lines.append(canonical([component, [size for size in info.shape if size != 1], digest]))
-        read(info.end - info.start)
     return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
 
 
@@ -180,10 +182,8 @@ def is_same(layout: Layout, base: Base, family: Family, sha256: str) -> bool:
     return sha256 in (identity(files, family), identity_by_names(files, family))
 
 
-def _component_tensors(
-    weights: Mapping[str, Path], family: Family
-) -> Iterator[tuple[str, str, TensorInfo, memoryview]]:
-    """Yield the tensors of a model's components: component, name, what it is, and the numbers of its file."""
+def _component_tensors(weights: Mapping[str, Path], family: Family) -> Iterator[_Found]:
+    """Yield the tensors of a model's components."""
     for place, path in weights.items():
         component = _component(place)
         if component.startswith(family.components):
@@ -193,8 +193,12 @@ def _component_tensors(
                 yield component, name, info, view
 
 
-def _check_finite(weights: Mapping[str, Path], family: Family, read: Callable[[int], None]) -> None:
-    """Make sure that all weights are numbers.
+def _finite(tensors: Iterable[_Found], read: Callable[[int], None]) -> Iterator[_Found]:
+    """Make sure, of each tensor before it is passed on, that all its weights are numbers.
+
+    Args:
+        tensors: The tensors.
+        read: Told how many bytes more have been gone through.
 
     Raises:
         ImportRefused: One is NaN or infinite.
@@ -203,12 +207,13 @@ def _check_finite(weights: Mapping[str, Path], family: Family, read: Callable[[i
 
     from conceptctl.store.weights import to_array
 
-    for component, name, info, view in _component_tensors(weights, family):
+    for component, name, info, view in tensors:
         if info.dtype in FLOATS and not np.isfinite(to_array(info, view)).all():
             raise ImportRefused(
                 f"{component}: {name}: not all numbers are finite",
                 hint=_FETCH_AGAIN,
             )
+        yield component, name, info, view
         read(info.end - info.start)
 
 

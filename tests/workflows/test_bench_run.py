@@ -267,6 +267,24 @@ def test_a_cell_that_fails_does_not_stop_the_others(home, monkeypatch):
     assert code == 0 and said["benches"][0]["failed"] == dict.fromkeys(("lora/0", "bound/0"), "the loss became nan")
 
 
+def test_of_a_training_that_was_taken_up_nobody_knows_how_long_it_took(home, monkeypatch):
+    really = concept_run.learn
+    taken_up = []
+
+    def learn(store, request, **how):
+        made = really(store, request, **how)
+        assert made.resumed is False and made.seconds > 0
+        taken_up.append(request.name)
+        return dataclasses.replace(made, resumed=request.name == "thing-1")
+
+    monkeypatch.setattr(concept_run, "learn", learn)
+    output = home / "taken-up"
+    command = ("bench", "run", home / "tiny.toml", "-o", output, "--device", "cpu", "--at-once", 1, "--cells", "ti++")
+    assert cli(*command)[0] == 0 and len(taken_up) == CONCEPTS
+    (found,) = results(output).values()
+    assert [task["seconds"] is None for task in found["tasks"]] == [False, True, False]
+
+
 def test_two_runs_at_once_do_not_share_a_cell(home):
     from filelock import FileLock
 

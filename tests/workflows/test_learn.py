@@ -267,7 +267,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_p
     for store in (whole, broken):
         teach(store, folder, "earlier")
     train = TrainConfig(method, steps=25, batch_size=2, rank=4)
-    teach(whole, folder, train=train, settings=settings)
+    assert not teach(whole, folder, train=train, settings=settings).resumed
 
     def interrupt(report):
         if report.step == 10:
@@ -279,8 +279,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(base_folder, folder, tmp_p
     (job,) = jobs.found(broken.layout)
     assert job.load().step == 10
     seen = []
-    teach(broken, folder, train=train, settings=settings, watch=Watch(report=lambda r: seen.append(r.step)))
-    assert min(seen) > 10
+    made = teach(broken, folder, train=train, settings=settings, watch=Watch(report=lambda r: seen.append(r.step)))
+    assert min(seen) > 10 and made.resumed
     assert same(delta(whole, "alice"), delta(broken, "alice"))
     records = [read_record(each.blob(each.concept("alice"))) for each in (whole, broken)]
     assert records[0].loss_curve == records[1].loss_curve

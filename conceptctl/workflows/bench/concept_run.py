@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import conceptctl
 from conceptctl.config import Drawing
 from conceptctl.presets import preset_of
-from conceptctl.store import durable
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import now
 from conceptctl.store.store import Store
@@ -21,7 +20,7 @@ from conceptctl.workflows import model, reference_samples
 from conceptctl.workflows.bench import measures
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.cells import DRAWN, STORE, ConceptCell, copy_store, train_config
-from conceptctl.workflows.bench.noted import program, read_json, write_json, write_results
+from conceptctl.workflows.bench.noted import program, read_json, write_file, write_json, write_results
 from conceptctl.workflows.bench.sequences import Item, items_of
 from conceptctl.workflows.bench.weights_used import weights_used
 from conceptctl.workflows.drawing import draw_set
@@ -170,7 +169,7 @@ class ConceptRun:
             each if max(each.size) <= SIDE else each.resize(size, Image.Resampling.LANCZOS) for each in pictures[:SHOWN]
         ]
         sheet = contact_sheet(shown, columns=len(shown))
-        _write(self.home / DRAWN / f"{name}.png", encoded(sheet, "PNG", noted=made))
+        write_file(self.home / DRAWN / f"{name}.png", encoded(sheet, "PNG", noted=made))
 
     def _path(self, item: Item, when: str) -> Path:
         return self.home / DRAWN / f"{item.name}-{when}.json"
@@ -178,7 +177,7 @@ class ConceptRun:
     def _keep(self, item: Item, when: str, found: dict[str, Any], features: Tensor) -> None:
         from safetensors.torch import save
 
-        _write(self._path(item, when).with_suffix(".safetensors"), save({"features": features.contiguous()}))
+        write_file(self._path(item, when).with_suffix(".safetensors"), save({"features": features.contiguous()}))
         # It comes last: where it is, all is.
         write_json(self._path(item, when), found)
 
@@ -327,7 +326,3 @@ class ConceptRun:
 
 def _after(count: int) -> str:
     return f"after-{count:04d}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    durable.replace_file(path, data, path.parent, mode=0o644)

@@ -80,10 +80,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file that is whole or not there."""
-    text = json.dumps(value, separators=(",", ":")) + "\n"
-    durable.replace_file(path, text.encode(), path.parent, mode=0o644)
+    durable.replace_file(path, data, path.parent, mode=0o644)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file that is whole or not there, as JSON."""
+    write_file(path, f"{json.dumps(value, separators=(',', ':'))}\n".encode())
 
 
 def write_results(path: Path, value: Mapping[str, Any]) -> None:

@@ -165,7 +165,7 @@ def _place(folder: Path, spec: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
     first, own = folder / f"{stem}.json", folder / f"{stem}-{digest}.json"
     before = _noted_before(first)
-    if {name: before["spec"].get(name) for name in shared if before["spec"]} in ({}, shared):
+    if not before["spec"] or {name: before["spec"].get(name) for name in shared} == shared:
         return first, before
     return own, _noted_before(own)
 

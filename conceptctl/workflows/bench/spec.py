@@ -219,7 +219,7 @@ def parsed(name: str, value: Mapping[str, Any]) -> Spec:
 
 def whole_path(named: str) -> str:
     """Return what names a model: a folder's or a file's whole path, wherever this runs, and a hub id as it is."""
-    path = Path(named).expanduser()
+    path = Path(named)
     return str(path.resolve()) if named and path.exists() else named
 
 

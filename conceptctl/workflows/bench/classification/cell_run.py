@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from conceptctl.images.class_folders import LabelledClass, read_pictures
 from conceptctl.methods import find_classifier
-from conceptctl.store import durable
 from conceptctl.store.manifest import now
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.classification.cells import STATE, TASKS, ClassCell
-from conceptctl.workflows.bench.noted import program, read_json, write_results
+from conceptctl.workflows.bench.noted import program, read_json, write_file, write_results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,10 +112,6 @@ def _take_up(learner: Learner, home: Path) -> int:
 def _keep(learner: Learner, home: Path, number: int, entry: dict[str, Any]) -> None:
     from safetensors.torch import save
 
-    _write(home / TASKS / f"{number:04d}.json", json.dumps(entry).encode())
+    write_file(home / TASKS / f"{number:04d}.json", json.dumps(entry).encode())
     about = json.dumps({"names": learner.names, "tasks": learner.tasks})
-    _write(home / STATE, save(learner.tensors(), metadata={"about": about}))
-
-
-def _write(path: Path, data: bytes) -> None:
-    durable.replace_file(path, data, path.parent, mode=0o644)
+    write_file(home / STATE, save(learner.tensors(), metadata={"about": about}))

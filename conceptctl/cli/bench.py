@@ -195,13 +195,14 @@ def _asked(
     spec: str, protocol: str | None, base: str | None, folder: str | None, feature_extractor: str | None
 ) -> Spec | ClassSpec:
     """The spec that is named, of either kind, with what is asked for in the place of its own."""
-    from conceptctl.workflows.bench.classification.spec import find_spec
-    from conceptctl.workflows.bench.spec import named_spec
+    from conceptctl.workflows.bench.classification.spec import ClassSpec
+    from conceptctl.workflows.bench.find import find_spec
 
-    if (classes := find_spec(spec)) is not None:
+    found = find_spec(spec)
+    if isinstance(found, ClassSpec):
         others = {"--protocol": protocol, "--feature-extractor": feature_extractor}
-        return classes.with_(base=base, folder=folder, others=others)
-    return named_spec(spec).with_(protocol=protocol, base=base, folder=folder, feature_extractor=feature_extractor)
+        return found.with_(base=base, folder=folder, others=others)
+    return found.with_(protocol=protocol, base=base, folder=folder, feature_extractor=feature_extractor)
 
 
 def _named(output: str) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import ray
 
+from conceptctl.workflows.bench.find import find_spec
 from conceptctl.workflows.bench.run import run
-from conceptctl.workflows.bench.spec import named_spec
 
 
 def kill_one(output: Path, killed: list[int]) -> None:
@@ -28,7 +28,7 @@ def kill_one(output: Path, killed: list[int]) -> None:
 
 
 def main() -> None:
-    spec, output = named_spec(sys.argv[1]), Path(sys.argv[2])
+    spec, output = find_spec(sys.argv[1]), Path(sys.argv[2])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killed: list[int] = []
     threading.Thread(target=kill_one, args=(output, killed), daemon=True).start()

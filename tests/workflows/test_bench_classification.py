@@ -14,7 +14,8 @@ from conceptctl.families import vit
 from conceptctl.methods import CLASSIFIERS, find_classifier
 from conceptctl.presets import preset_for
 from conceptctl.workflows.bench.classification import cell_run, cells
-from conceptctl.workflows.bench.classification.spec import find_spec, parsed, shipped
+from conceptctl.workflows.bench.classification.spec import parsed, shipped
+from conceptctl.workflows.bench.find import find_spec
 from conceptctl.workflows.bench.results import read_all
 from tests.tiny_vit import write_classes, write_tiny_vit
 

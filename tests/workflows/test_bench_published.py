@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conceptctl.workflows.bench import spec as drawn
-from conceptctl.workflows.bench.classification import spec as told_apart
+from conceptctl.workflows.bench.find import shipped
 from conceptctl.workflows.bench.report import write_report
 
-SHIPPED = {**drawn.shipped(), **told_apart.shipped()}
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 
@@ -27,7 +25,7 @@ def test_published_results(folder, tmp_path):
     listed = set()
     for path in published.glob("runs/*.json"):
         run = json.loads(path.read_text())
-        spec = SHIPPED[run["spec"]["name"]]
+        spec = shipped()[run["spec"]["name"]]
         assert {entry["label"] for entry in run["spec"]["entries"]} == {entry.label for entry in spec.entries}
         finished = {row.rpartition("/")[0] for row, cell in run["cells"].items() if cell in cells}
         assert finished

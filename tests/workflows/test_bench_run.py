@@ -20,7 +20,8 @@ from conceptctl.store.store import Store
 from conceptctl.workflows.bench import concept_run, engines, run, sequences
 from conceptctl.workflows.bench.cell import chosen
 from conceptctl.workflows.bench.cells import make_cells
-from conceptctl.workflows.bench.spec import Data, named_spec
+from conceptctl.workflows.bench.find import find_spec
+from conceptctl.workflows.bench.spec import Data
 from tests.tiny_clip import write_tiny_clip
 from tests.workflows.small_bench import CONCEPTS, cli, learned, write_small_bench
 
@@ -152,7 +153,7 @@ def test_what_stands_in_one_table_is_of_one_spec(home, tmp_path):
         files = {path.name: json.loads(path.read_text())["cells"] for path in (tmp_path / "runs").glob("*.json")}
         return files[min(files, key=len)], files
 
-    spec = named_spec(str(home / "tiny.toml"))
+    spec = find_spec(str(home / "tiny.toml"))
     assert noted(spec, ("lora/0", "first"), ("bound/0", "alone"))[0] == {"lora/0": "first", "bound/0": "alone"}
     assert noted(spec, ("ti++/0", "words"))[0] == {"lora/0": "first", "ti++/0": "words", "bound/0": "alone"}
     lora, *others = spec.entries
@@ -175,7 +176,7 @@ def test_a_base_and_an_extractor_are_what_they_are_from_wherever_they_are_named(
     keys = []
     for folder, path in ((tmp_path, home / "tiny.toml"), (home, tmp_path / "tiny.toml")):
         monkeypatch.chdir(folder)
-        spec = named_spec(str(path))
+        spec = find_spec(str(path))
         rows = chosen(spec.name, spec.entries, spec.seeds, ["lora"], METHODS)
         (cell,) = make_cells(spec, rows, tmp_path / "out")
         assert cell.feature_extractor == str(home / "clip")
@@ -372,7 +373,7 @@ def test_no_engine_and_no_cell_of_that_name(home, tmp_path):
 
 def test_a_process_that_is_killed_stops_no_other_cell(home, whole, monkeypatch):
     """As where memory runs out: the process of the first cell is killed as soon as it has begun."""
-    spec, output = named_spec(str(home / "tiny.toml")), home / "one-killed"
+    spec, output = find_spec(str(home / "tiny.toml")), home / "one-killed"
     output.mkdir()
     cells = make_cells(spec, chosen(spec.name, spec.entries, spec.seeds, ["lora", "ti++"], METHODS), output)
     told = []
@@ -392,7 +393,7 @@ def test_a_process_that_is_killed_stops_no_other_cell(home, whole, monkeypatch):
 
 
 def test_on_a_cpu_there_is_a_process_a_core_with_one_thread_as_far_as_memory_goes(home, monkeypatch):
-    spec = named_spec(str(home / "tiny.toml"))
+    spec = find_spec(str(home / "tiny.toml"))
     cells = make_cells(spec, chosen(spec.name, spec.entries, spec.seeds, (), METHODS), home / "places")
     weights = engines._weights(cells[0].base)
     assert weights > 1000
@@ -410,7 +411,7 @@ def test_on_a_cpu_there_is_a_process_a_core_with_one_thread_as_far_as_memory_goe
 
 
 def test_one_place_runs_cells_in_this_process_and_cards_are_shared_where_more_are_asked_for(home, monkeypatch):
-    spec = named_spec(str(home / "tiny.toml"))
+    spec = find_spec(str(home / "tiny.toml"))
     cells = make_cells(spec, chosen(spec.name, spec.entries, spec.seeds, (), METHODS), home / "places")
     asked = []
     monkeypatch.setattr(engines, "_on_cpu", lambda cells: [{"A": "1"}, {"A": "2"}])

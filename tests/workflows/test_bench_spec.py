@@ -12,9 +12,10 @@ from conceptctl.workflows.bench.cell import chosen
 from conceptctl.workflows.bench.cells import evaluation_times, resolved
 from conceptctl.workflows.bench.classification.spec import shipped as shipped_of_classes
 from conceptctl.workflows.bench.cost import cost_of
+from conceptctl.workflows.bench.find import find_spec
 from conceptctl.workflows.bench.noted import read_noted
 from conceptctl.workflows.bench.sequences import world_sequence
-from conceptctl.workflows.bench.spec import PROTOCOLS, named_spec, parsed, shipped
+from conceptctl.workflows.bench.spec import PROTOCOLS, parsed, shipped
 from tests.workflows.small_bench import cli
 
 LEAST = {"data": {"concepts": 2}, "methods": {"lora": {}}}
@@ -127,12 +128,12 @@ def test_what_is_no_spec(change, message):
 def test_a_file_s_folder_is_taken_from_where_the_file_is(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[data]\nfolder = "pictures"\n[methods.lora]\n')
-    assert named_spec(str(path)).data.folder == str(tmp_path / "pictures")
+    assert find_spec(str(path)).data.folder == str(tmp_path / "pictures")
     path.write_text("[data")
     with pytest.raises(UsageError, match="not a spec"):
-        named_spec(str(path))
+        find_spec(str(path))
     with pytest.raises(NotFound, match="no spec 'nowhere'"):
-        named_spec("nowhere")
+        find_spec("nowhere")
 
 
 def test_settings_of_all_rows_and_of_one():

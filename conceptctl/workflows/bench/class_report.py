@@ -6,7 +6,7 @@ from conceptctl.report.bench import Section
 from conceptctl.report.classification import accuracy_chart
 from conceptctl.report.content import Table
 from conceptctl.workflows.bench.results import Bench, ClassResult
-from conceptctl.workflows.bench.statistics import mean_and_deviation
+from conceptctl.workflows.bench.statistics import mean_and_deviation, over_seeds
 
 TITLES = {
     "A_N": "A_N % ↑",
@@ -57,7 +57,7 @@ def _table(bench: Bench) -> Table:
         cells = [row.label, str(len(row.results))]
         for name in TITLES:
             values = [100 * value if name in _SHARES else value for value in row.values(name)]
-            cells.append(_spelled(values))
+            cells.append(over_seeds(values))
         rows.append(tuple(cells))
     return Table(
         "Accuracy and cost",
@@ -71,13 +71,6 @@ def _table(bench: Bench) -> Table:
             "ran on the machine.",
         ),
     )
-
-
-def _spelled(values: list[float]) -> str:
-    if not values:
-        return "–"
-    average, deviation = mean_and_deviation(values)
-    return f"{average:.3g}" if deviation is None else f"{average:.3g} ± {deviation:.2g}"
 
 
 def _notes(bench: Bench) -> tuple[str, ...]:

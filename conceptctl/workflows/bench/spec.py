@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import UsageError
 
 FIGURES = ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "n_param_trained", "n_param_stored")
 """What the papers' tables report, in the units of this program: MMD and KID x 10^3, cosines, % of the U-Net."""
@@ -153,33 +153,14 @@ class Spec:
 @cache
 def shipped() -> Mapping[str, Spec]:
     """Every spec that this program brings, by name."""
-    files = (file for file in resources.files(__package__).joinpath("specs").iterdir() if file.name.endswith(".toml"))
-    named = {file.name.removesuffix(".toml"): file for file in sorted(files, key=lambda file: file.name)}
-    return {name: parsed(name, tomllib.loads(file.read_text(encoding="utf-8"))) for name, file in named.items()}
+    return {name: parsed(name, document) for name, document in documents(__package__).items()}
 
 
-def named_spec(named: str) -> Spec:
-    """Return the spec that a user names: one of the shipped ones, or a TOML file.
-
-    A relative folder of pictures in a file is taken from where the file is.
-
-    Raises:
-        NotFound: There is neither.
-        UsageError: The file is no spec.
-    """
-    if named in shipped():
-        return shipped()[named]
-    path = Path(named)
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NotFound(f"there is no spec {named!r}", hint=f"specs: {', '.join(shipped())}, or a TOML file") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a spec: {error}") from None
-    spec = parsed(path.stem, value)
-    if not spec.data.folder:
-        return spec
-    return replace(spec, data=replace(spec.data, folder=str(path.parent / spec.data.folder)))
+def documents(package: str) -> dict[str, dict[str, Any]]:
+    """Read the specs that a package brings in its folder `specs`, by name."""
+    files = sorted(resources.files(package).joinpath("specs").iterdir(), key=lambda file: file.name)
+    named = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+    return {name: tomllib.loads(file.read_text(encoding="utf-8")) for name, file in named.items()}
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> Spec:

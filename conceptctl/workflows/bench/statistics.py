@@ -19,6 +19,21 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def number(value: float | None) -> str:
+    """Spell a figure."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Spell what one row has: the mean over its seeds, with the deviation where there are several."""
+    if not values:
+        return "–"
+    average, deviation = mean_and_deviation(values)
+    return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
+
+
 def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float | None:
     """Two-sided paired permutation test of the mean (Fisher's sign-flip test).
 

@@ -10,7 +10,7 @@ from conceptctl.report.content import Table
 from conceptctl.workflows.bench.measures import COSTS, LABELS, LARGER_IS_BETTER
 from conceptctl.workflows.bench.results import Bench, Result, Row
 from conceptctl.workflows.bench.spec import FIGURES
-from conceptctl.workflows.bench.statistics import holm, kendall, mean_and_deviation, sign_flip
+from conceptctl.workflows.bench.statistics import holm, kendall, number, over_seeds, sign_flip
 
 QUALITY = (
     "A_mmd",
@@ -50,17 +50,10 @@ _UNITS = {"stored_bytes": 1e6, "peak_memory": 1e9}
 _BETTER = {True: "↑", False: "↓"}
 
 
-def number(value: float | None) -> str:
-    """Spell a figure."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
-
-
 def spelled(row: Row[Result], name: str) -> str:
     """A row's mean over seeds, with the deviation where there are several."""
     values = [value / _UNITS.get(name, 1) for value in row.values(name)]
-    return _over_seeds(values)
+    return over_seeds(values)
 
 
 def tables(bench: Bench) -> tuple[Table, ...]:
@@ -211,7 +204,7 @@ def _classified(bench: Bench) -> Table | None:
         cells = [label]
         for after in times:
             right = [each["right"] for one in found for each in one if each["after"] == after]
-            cells.append(_over_seeds([100 * sum(shares) / after for shares in right]))
+            cells.append(over_seeds([100 * sum(shares) / after for shares in right]))
         rows.append(tuple(cells))
     return Table(
         "Training pictures classified right by their scores, %",
@@ -228,7 +221,7 @@ def _eigenvalues(bench: Bench) -> Table | None:
         for factor in ("A", "B"):
             for which in ("without", "with"):
                 places = zip(*(one[which][factor][:EIGENVALUES] for one in found), strict=False)
-                told = [_over_seeds(values) for values in places]
+                told = [over_seeds(values) for values in places]
                 rows.append((label, factor, which, *told, *["–"] * (EIGENVALUES - len(told))))
     if not rows:
         return None
@@ -244,13 +237,6 @@ def _with(bench: Bench, name: str) -> dict[str, list[Any]]:
     """What results have that not all have, by row."""
     found = {row.label: [each.found[name] for each in row.results if name in each.found] for row in bench.rows}
     return {label: each for label, each in found.items() if each}
-
-
-def _over_seeds(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    average, deviation = mean_and_deviation(values)
-    return number(average) if deviation is None else f"{number(average)} ± {deviation:.2g}"
 
 
 def notes(bench: Bench) -> tuple[str, ...]:

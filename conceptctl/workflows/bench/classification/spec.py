@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from conceptctl.errors import UsageError
-from conceptctl.workflows.bench.spec import Entry, rows_of, seeds_of, settings_of, table_of, text_of
+from conceptctl.workflows.bench.spec import Entry, documents, rows_of, seeds_of, settings_of, table_of, text_of
 
 KIND = "classification"
 _KEYS = {"kind", "title", "description", "base", "reference", "seeds", "settings", "data", "protocol", "methods"}
@@ -83,33 +80,7 @@ class ClassSpec:
 @cache
 def shipped() -> Mapping[str, ClassSpec]:
     """Every such spec that this program brings, by name."""
-    files = sorted(resources.files(__package__).joinpath("specs").iterdir(), key=lambda file: file.name)
-    named = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
-    return {name: parsed(name, tomllib.loads(file.read_text(encoding="utf-8"))) for name, file in named.items()}
-
-
-def find_spec(named: str) -> ClassSpec | None:
-    """Return the spec that a user names, where it is of this kind: one of the shipped ones, or a TOML file.
-
-    A relative folder of pictures in a file is taken from where the file is.
-
-    Raises:
-        UsageError: The file says that it is one, and cannot be.
-    """
-    if named in shipped():
-        return shipped()[named]
-    path = Path(named)
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        # What reads every other kind says so.
-        return None
-    if value.get("kind") != KIND:
-        return None
-    spec = parsed(path.stem, value)
-    if not spec.data.folder:
-        return spec
-    return replace(spec, data=replace(spec.data, folder=str(path.parent / spec.data.folder)))
+    return {name: parsed(name, document) for name, document in documents(__package__).items()}
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> ClassSpec:

@@ -22,6 +22,7 @@ QUALITY = (
     "clip_t2i",
     "success_learned",
     "success",
+    "attributes",
     "diversity",
 )
 TITLES = {
@@ -84,8 +85,9 @@ def _quality(bench: Bench) -> Table:
         rows.append(tuple(cells))
     several = any(len(row.results) > 1 for row in bench.rows)
     notes = [
-        "MMD and KID are x 10^3. A_mmd, KID, CLIP I2I and T2I and success are of the end of the sequence; F_mmd and "
-        "BwT_mmd leave out what was learned last. ↓ smaller is better, ↑ larger is better."
+        "MMD and KID are x 10^3. A_mmd, KID, CLIP I2I and T2I, success and attributes are of the end of the sequence; "
+        "F_mmd and BwT_mmd leave out what was learned last. Success is the share of pictures that the judge accepts: "
+        "each detail of the concept, and all of it but for one slip. ↓ smaller is better, ↑ larger is better."
         + (" ± is the standard deviation over seeds." if several else " One seed: nothing is said of deviations."),
     ]
     if published:

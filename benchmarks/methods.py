@@ -94,7 +94,6 @@ class Variant:
             token_start=start,
             prompt="a photo of a V*alice",
             class_word="person",
-            prior_prompt=PRIOR,
             names=earlier,
             change=change,
         )

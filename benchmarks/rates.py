@@ -71,7 +71,7 @@ def main() -> None:
         encoded[part] = backbone.encode([Image.open(file).convert("RGB") for file in files])
     for spec in options.specs:
         method, began = made(spec, options.steps), time.process_time()
-        prompt, prior = plain_prompt(method, "alice", options.word), f"a photo of a {options.word}"
+        prompt = plain_prompt(method, "alice", options.word)
         task = make_task(
             backbone,
             method,
@@ -79,7 +79,6 @@ def main() -> None:
             token_start=start,
             prompt=prompt,
             class_word=options.word,
-            prior_prompt=prior,
         )
         trainable = method.attach(task)
         examples = {part: Examples(each, [prompt] * len(each), len(each)) for part, each in encoded.items()}

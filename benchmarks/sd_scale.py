@@ -237,7 +237,6 @@ def method_steps(method: str, settings: dict[str, Any]) -> Callable[..., None]:
             token_start=start,
             prompt=PROMPT,
             class_word="person",
-            prior_prompt=PRIOR,
             earlier=[],
             names=[],
             change=change,

@@ -32,6 +32,7 @@ RUN_EPILOG = epilog(
 )
 REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
+SHOW_EPILOG = epilog("conceptctl bench show keeping", "conceptctl bench show keeping > mine.toml", codes=(2, 5))
 app = typer.Typer(help="Compare methods.", no_args_is_help=True, epilog=RUN_EPILOG, rich_markup_mode=None)
 DirArgument = Annotated[Path, typer.Argument(help="What `bench run --output` named.", metavar="DIR")]
 
@@ -95,6 +96,19 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     output = Output(json, quiet)
     output.table({"specs": listed}, columns, rows)
     output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
+
+
+@app.command("show", cls=Command, epilog=SHOW_EPILOG)
+def show(
+    spec: Annotated[str, typer.Argument(help="A name (see bench list).", metavar="SPEC")],
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Print a shipped spec as TOML: what it is made of, and the beginning of one of your own."""
+    from conceptctl.workflows.bench.find import toml_of
+
+    text = toml_of(spec)
+    Output(json, quiet).data({"name": spec, "toml": text}, text.splitlines(), text.splitlines())
 
 
 def _listed(spec: Spec | ClassSpec, concepts: int | None, paper: str = "") -> dict[str, Any]:

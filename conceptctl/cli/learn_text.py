@@ -38,6 +38,8 @@ def duration(seconds: float) -> str:
 def plan_payload(plan: Plan, expected: Estimate | None = None) -> dict[str, Any]:
     """Return a plan as `--json` prints it, with what it will take where that was asked."""
     planned = {**dataclasses.asdict(plan), "config": dict(plan.config), "preset": plan.as_preset()}
+    # The stages of the estimate name them.
+    del planned["later"]
     return {"plan": planned, **({"estimate": dataclasses.asdict(expected)} if expected else {})}
 
 

@@ -14,7 +14,7 @@ _CODES = {
     **dict.fromkeys((errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE), 9),
     # A path that cannot be what it is given for, whatever it is given for.
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR), 2),
-    **dict.fromkeys((errno.EISDIR, errno.ELOOP, errno.ENXIO), 2),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), 2),
 }
 _HINTS = {
     errno.ENOSPC: NoSpace.default_hint,

@@ -77,6 +77,18 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Later:
+    """A phase that follows the learning, and what a step of it takes of the network."""
+
+    name: str
+    steps: int
+    trained: int = 1
+    """Predictions of each sample that the loss holds together, with what gradients need."""
+    plain: int = 0
+    """Predictions of each sample without gradients: teachers'."""
+
+
+@dataclass(frozen=True)
 class Config:
     """How a method learns a concept; the defaults are the papers', for Stable Diffusion."""
 
@@ -121,6 +133,10 @@ class Config:
     def needs_change(self) -> bool:
         """Whether the task must have `change`, which is as large as all targets."""
         return False
+
+    def later(self) -> tuple[Later, ...]:
+        """The phases that follow the learning, in their order; of these a first task may have fewer."""
+        return ()
 
     def schedule(self, seed: int) -> Schedule:
         """What of it the training loop follows."""
@@ -284,8 +300,8 @@ class Step(Protocol):
     def differences(self, first: Predicted, second: Predicted) -> Tensor:
         """The mean squared difference of two predictions of each sample, (B,)."""
 
-    def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
-        """Predict, and return each sample's loss as it is trained on, (B,)."""
+    def loss(self) -> Tensor:
+        """Predict under each sample's own prompt, and return its loss as it is trained on, (B,)."""
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of one value a sample over the whole batch, wherever its parts are."""
@@ -302,6 +318,8 @@ class Phase:
     """What has gradients, and how fast it trains."""
     gradients: Callable[[], None] | None = None
     """Called with the gradients in place, instead of an optimizer's step: a Fisher matrix adds up their squares."""
+    passes: int = 1
+    """Predictions of each sample that the loss holds together: where memory is short, so many fewer samples are."""
     before: Mapping[int, Callable[[], None]] = field(default_factory=dict)
     """What is done before a step, by how many are done by then. It changes the trainable alone, and a run that is
     interrupted in that step does it again: twice must be the same as once."""
@@ -321,7 +339,7 @@ class Learned:
     tokens: TokenRows
     state: State = field(default_factory=dict)
     contains: tuple[str, ...] = ()
-    """Earlier tasks, by uid, whose own increments mean nothing without this one's: those that it goes on from."""
+    """The tasks whose change this increment contains, by uid: those that it goes on from."""
 
 
 class Method:
@@ -340,6 +358,17 @@ class Method:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def check(self, earlier: Sequence[Earlier], shapes: Mapping[str, Shape]) -> None:
+        """Refuse what cannot be learned after these tasks, before anything is loaded.
+
+        Args:
+            earlier: The tasks.
+            shapes: The targets, (D1, D2) by parameter path.
+
+        Raises:
+            UsageError: It cannot.
+        """
 
     def attach(self, task: Task) -> Trainable:
         """Make what trains, on the CPU."""

@@ -222,8 +222,9 @@ class Run:
         """In how many parts a batch of so many goes through the network, the same in every process."""
         processes: int = self.accelerator.num_processes
         smallest, largest = count // processes, -(-count // processes)
+        held = largest * self.phase.passes
         # No part may be empty.
-        return max(1, min(smallest, -(-largest // (self.micro_batch or largest))))
+        return max(1, min(smallest, -(-held // (self.micro_batch or held))))
 
     def _losses(self, step: BatchStep) -> dict[str, Tensor]:
         """The losses of one portion, with a graph behind "loss"."""
@@ -245,7 +246,9 @@ class Run:
             self.scaler.unscale(self.trained)
             self.scaler.update(self.optimizers)
         if self.phase.gradients:
-            self.phase.gradients()
+            # Gradients of a step that is left out are zeros, and no measurement.
+            if not self.scaler or not self.scaler.found_inf.item():
+                self.phase.gradients()
             for parameter in self.trained:
                 parameter.grad = None
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):

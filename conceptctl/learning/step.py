@@ -112,9 +112,9 @@ class BatchStep:
         """The mean squared difference of two predictions of each sample; see `Step`."""
         return _over_shapes(_mean_squared_difference, first, second)
 
-    def loss(self, prompt: str | None = None, *, deltas: Deltas | None = None) -> Tensor:
+    def loss(self) -> Tensor:
         """Predict, and return each sample's loss; see `Step`."""
-        return _over_shapes(self.run.objective.loss, self.predict(prompt, deltas=deltas), self.noised)
+        return _over_shapes(self.run.objective.loss, self.predict(), self.noised)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of one value a sample over the whole batch; see `Step`."""

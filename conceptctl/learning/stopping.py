@@ -261,7 +261,7 @@ class StoppingRule:
     def outcome(self) -> Outcome:
         """How the phase ended."""
         start, kept = self.looks[0], self.kept
-        # Of many that only waver some one is low.
+        # The least of many noisy losses is low by chance: the mean of the last ones is taken.
         last = [look.loss for look in self._counted() if look.step <= kept.step][-LEAST_WINDOW:]
         learned = start.loss - sum(last) / len(last) >= LEAST_FALL * start.loss
         reason = "nothing" if not learned else "learned" if self.settled else "bound"

@@ -22,7 +22,7 @@ class Config(method.Config):
     @property
     def needs_change(self) -> bool:
         """What earlier concepts changed costs when it is changed again."""
-        return True
+        return bool(self.forgetting_weight)
 
 
 class CLora(Method):

@@ -29,7 +29,7 @@ class CdEwc(FisherMethod):
 
     def attach(self, task: Task) -> Trainable:
         """Make a change of every target, with what the last task of this kind left to be held, and a token row."""
-        before = last_continued(task, MeasuredFull.state_kinds())
+        before = last_continued(task.earlier, MeasuredFull.state_kinds())
         adapter = MeasuredFull(task.shapes, self.config.learning_rate, before.state() if before else {})
         return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from conceptctl.learning.method import Learned, Method, Task, Trainable
-from conceptctl.learning.weights import Deltas
+from conceptctl.learning.method import Earlier, Learned, Method, Task, Trainable
+from conceptctl.learning.weights import Deltas, Shape
 from conceptctl.parts.adapters import full
 from conceptctl.parts.adapters.full import Full
 from conceptctl.parts.adapters.pretrained import OnPretrained, own_adapter
-from conceptctl.parts.consolidation.merging import ConstrainedMerge, merged_before
+from conceptctl.parts.consolidation.merging import ConstrainedMerge, check_mergeable, merged_before
 from conceptctl.parts.tokens import TokenEmbedding
 
 WORDS, OUTPUTS = "merged_words", "merged_outputs"
@@ -23,7 +24,8 @@ class Config(full.Config):
     """Custom Diffusion's settings, and the merge's."""
 
     merge_ridge: float = 1e-3
-    """What all other prompts' outputs count beside those of a concept's words; the paper's constraint is 0."""
+    """What all other prompts' outputs count beside those of a concept's words, more than 0; the paper's constraint is
+    the limit at 0."""
 
     @property
     def needs_reference(self) -> bool:
@@ -40,9 +42,17 @@ class CdMerged(Method):
     configuration = Config
     config: Config
 
+    def check(self, earlier: Sequence[Earlier], shapes: Mapping[str, Shape]) -> None:
+        """Refuse what cannot be merged anew.
+
+        Raises:
+            UsageError: See `check_mergeable`.
+        """
+        check_mergeable(earlier, (WORDS, OUTPUTS))
+
     def attach(self, task: Task) -> Trainable:
         """Make a change of every target over the base, and a token row."""
-        merged_before(task, (WORDS, OUTPUTS))
+        self.check(task.earlier, task.shapes)
         own = Full(task.shapes, self.config.learning_rate)
         return Trainable(OnPretrained(own, task), TokenEmbedding(task.token_start), self.config.token_learning_rate)
 

@@ -17,7 +17,7 @@ class Config(method.Config):
     """CODA-Prompt's settings; the paper's, with the rate of STAMINA's appendix F."""
 
     learning_rate: float = 5e-3
-    """Step size of components, keys, attention vectors and head."""
+    """Step size of components, keys and attention vectors."""
     layers: int = 5
     """Layers, from the first on, that have prompts."""
     prompt_length: int = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from conceptctl.learning.method import Phase, Task, Trainable
 from conceptctl.parts.consolidation import distillation, fisher
 from conceptctl.parts.consolidation.distillation import dsc_phases
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.fisher import ContinuedFisherMethod
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Config(distillation.Config, fisher.Config):
     """DSC's settings and EWC's."""
 
 
-class DscEwc(FisherMethod):
+class DscEwc(ContinuedFisherMethod):
     """The training has EWC's price; what it leaves is distilled; of that the Fisher matrix is measured."""
 
     name = "dsc-ewc"

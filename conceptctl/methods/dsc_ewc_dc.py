@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
+from conceptctl.learning.method import Phase, Task, Trainable
 from conceptctl.parts.consolidation import dc_scores, distillation
-from conceptctl.parts.consolidation.dc_scores import dc_ewc_loss
+from conceptctl.parts.consolidation.dc_scores import ScoredFisherMethod
 from conceptctl.parts.consolidation.distillation import dsc_phases
-from conceptctl.parts.consolidation.fisher import FisherMethod
 
 
 @dataclass(frozen=True)
@@ -17,17 +16,13 @@ class Config(distillation.Config, dc_scores.Config):
     """DSC's settings and EWC-DC's; the scores of both have one temperature."""
 
 
-class DscEwcDc(FisherMethod):
+class DscEwcDc(ScoredFisherMethod):
     """As DSC-EWC; what earlier tasks need includes what tells their concepts apart."""
 
     name = "dsc-ewc-dc"
     paper = "Mining your own secrets (2024), sections 3.1 and 3.2, eqs. 5 and 6, algorithm 4"
     configuration = Config
     config: Config
-
-    def ewc_loss(self, step: Step, task: Task) -> Losses:
-        """Denoising, and telling the concept from others."""
-        return dc_ewc_loss(step, task, self.config)
 
     def consolidation(self, task: Task, trainable: Trainable) -> Iterator[Phase]:
         """Distillation from itself and from the models of earlier tasks."""

@@ -17,7 +17,7 @@ class Config(method.Config):
     """DualPrompt's settings; the paper's, with the rate of STAMINA's appendix F."""
 
     learning_rate: float = 5e-3
-    """Step size of prompts, keys and head."""
+    """Step size of prompts and keys."""
     general_layers: int = 2
     """Layers, from the first on, with the prompt that all tasks share."""
     general_length: int = 6

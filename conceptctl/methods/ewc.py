@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.fisher import ContinuedFisherMethod
 
 
-class Ewc(FisherMethod):
+class Ewc(ContinuedFisherMethod):
     """Entries of the adapter that earlier tasks need are held; which those are is measured after each task."""
 
     name = "ewc"

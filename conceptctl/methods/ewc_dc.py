@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from conceptctl.learning.method import Losses, Step, Task
-from conceptctl.parts.consolidation.dc_scores import Config, dc_ewc_loss
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.dc_scores import ScoredFisherMethod
 
 
-class EwcDc(FisherMethod):
+class EwcDc(ScoredFisherMethod):
     """As EWC; what earlier tasks need includes what tells their concepts apart."""
 
     name = "ewc-dc"
     paper = "Mining your own secrets (2024), section 3.1, eqs. 4 and 5, algorithm 2"
-    configuration = Config
-    config: Config
-
-    def ewc_loss(self, step: Step, task: Task) -> Losses:
-        """Denoising, and telling the concept from others."""
-        return dc_ewc_loss(step, task, self.config)

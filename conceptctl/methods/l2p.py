@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from conceptctl.errors import UsageError
 from conceptctl.learning import method
 from conceptctl.learning.method import Task
 from conceptctl.parts.adapters.prompts import PromptMethod
@@ -17,7 +18,7 @@ class Config(method.Config):
     """L2P's settings; the paper's, with the rate of STAMINA's appendix F."""
 
     learning_rate: float = 5e-3
-    """Step size of prompts, keys and head."""
+    """Step size of prompts and keys."""
     pool_size: int = 30
     """M: prompts in the pool."""
     prompt_length: int = 20
@@ -35,6 +36,19 @@ class L2p(PromptMethod):
     paper = "Wang et al. 2022, Learning to prompt for continual learning"
     configuration = Config
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        """Check that there are as many prompts as are to be chosen.
+
+        Raises:
+            UsageError: There are fewer.
+        """
+        super().__init__(config)
+        if config.chosen > config.pool_size:
+            raise UsageError(
+                f"chosen is {config.chosen}, of {config.pool_size} prompts",
+                hint=f"--set chosen={config.pool_size}, or a larger pool_size",
+            )
 
     def pool(self, task: Task) -> Pool:
         """The prompts, before any task."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from conceptctl.learning.method import Learned, Method, State, Task, Trainable
+from conceptctl.learning.method import Earlier, Learned, Method, State, Task, Trainable
 from conceptctl.learning.weights import Deltas, Products, Shape, grouped_by_shape
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.pretrained import OnPretrained, own_adapter
-from conceptctl.parts.consolidation.merging import merged_before
+from conceptctl.parts.consolidation.merging import check_mergeable, merged_before
 from conceptctl.parts.tokens import TokenEmbedding
 
 KINDS = ("merged_up", "merged_down")
@@ -23,9 +23,17 @@ class LoraMerge(Method):
     paper = "Mining your own secrets (2024), section 4; Ilharco et al. 2023, Editing models with task arithmetic"
     trained_on = "pretrained"
 
+    def check(self, earlier: Sequence[Earlier], shapes: Mapping[str, Shape]) -> None:
+        """Refuse what cannot be merged anew.
+
+        Raises:
+            UsageError: See `check_mergeable`.
+        """
+        check_mergeable(earlier, KINDS)
+
     def attach(self, task: Task) -> Trainable:
         """Make adapters over the base, and a token row."""
-        merged_before(task, KINDS)
+        self.check(task.earlier, task.shapes)
         generator = torch.Generator().manual_seed(task.seed)
         own = LowRank(task.shapes, self.config.rank, self.config.learning_rate, generator=generator)
         return Trainable(OnPretrained(own, task), TokenEmbedding(task.token_start), self.config.token_learning_rate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conceptctl.parts.adapters import vera
 from conceptctl.parts.adapters.continued import ContinuedVera
 from conceptctl.parts.consolidation import fisher
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.fisher import ContinuedFisherMethod
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Config(vera.Config, fisher.Config):
     """EWC's settings, with VeRA's rank."""
 
 
-class VeraEwc(FisherMethod):
+class VeraEwc(ContinuedFisherMethod):
     """EWC over the vectors of one continued VeRA adapter."""
 
     name = "vera-ewc"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conceptctl.learning.method import Losses, Step, Task
 from conceptctl.parts.adapters import vera
 from conceptctl.parts.adapters.continued import ContinuedVera
 from conceptctl.parts.consolidation import dc_scores
-from conceptctl.parts.consolidation.dc_scores import dc_ewc_loss
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.dc_scores import ScoredFisherMethod
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,7 @@ class Config(vera.Config, dc_scores.Config):
     """EWC-DC's settings, with VeRA's rank."""
 
 
-class VeraEwcDc(FisherMethod):
+class VeraEwcDc(ScoredFisherMethod):
     """EWC-DC over the vectors of one continued VeRA adapter."""
 
     name = "vera-ewc-dc"
@@ -25,7 +23,3 @@ class VeraEwcDc(FisherMethod):
     adapter = ContinuedVera
     configuration = Config
     config: Config
-
-    def ewc_loss(self, step: Step, task: Task) -> Losses:
-        """Denoising, and telling the concept from others."""
-        return dc_ewc_loss(step, task, self.config)

@@ -53,14 +53,14 @@ class Config(method.Config):
     sparsity_weight: float = 0.032
     """lambda_s of eq. 7, of the share of entries that pass: the paper's 1e-3 for each of 32 matrices."""
     sparsity_warmup: float = 0.1
-    """The share of steps over which lambda_s rises; not in the paper."""
+    """The share of steps over which lambda_s rises, of which masks that wait see the end; not in the paper."""
     forgetting_weight: float = 1e3
     """lambda_f of eq. 3."""
 
     @property
     def needs_change(self) -> bool:
         """What earlier concepts changed costs when it is changed again."""
-        return True
+        return bool(self.forgetting_weight)
 
     @property
     def waits(self) -> bool:
@@ -89,7 +89,7 @@ class StackAndMask(Method):
         """Make adapters, masks and the token's MLP."""
         config = self.config
         generator = torch.Generator().manual_seed(task.seed)
-        # Without a mask that needs a gradient from the first step on it begins as LoRA does.
+        # A B begins at 0, as in LoRA, but where masks train from the first step on: their gradient is that of A B.
         by_chance = config.mask != NO_MASK and not config.waits
         low_rank = LowRank(
             task.shapes,

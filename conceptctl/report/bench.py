@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ def html(report: BenchReport) -> str:
 
 def markdown(report: BenchReport) -> str:
     """Write the text and the tables of a report as Markdown."""
-    return "\n".join(_lines(report)) + "\n"
+    # What people call things is no HTML.
+    return re.sub("<(?=[a-zA-Z/!?])", "&lt;", "\n".join(_lines(report))) + "\n"
 
 
 def _lines(report: BenchReport) -> Iterator[str]:

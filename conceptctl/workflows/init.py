@@ -73,6 +73,23 @@ def initialize(root: Path, named: str, stages: Stages = ignore_all) -> Initializ
     return Initialized(store, name, source.sha256, family.is_classifier)
 
 
+def digest_of(named: str, root: Path) -> str | None:
+    """What a store's base has as its digest that is made of what a user names now; None for what comes from the hub.
+
+    Args:
+        named: As `initialize` takes it.
+        root: Where the store is, beside which a checkpoint in one file is laid out.
+
+    Raises:
+        NotFound: There is no such base any more.
+        ImportRefused: It breaks the rules of its format.
+    """
+    if named not in (POCKET, POCKET_VIT) and not Path(named).exists():
+        return None
+    with _base_folder(named, root, ignore_all) as (folder, name), _laid_out(folder, name, root) as (laid_out, family):
+        return base.inspect(laid_out, family).sha256
+
+
 @contextmanager
 def _laid_out(folder: Path, name: str, beside: Path) -> Iterator[tuple[Path, Family]]:
     """Say what family a folder's model is of, and lay it out as a store copies it in."""

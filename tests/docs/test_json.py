@@ -29,7 +29,7 @@ COMMANDS = (
     "forget falls --purge --yes", "repair --dry-run", "repair --yes", "compact --dry-run", "compact --yes",
     "gc --dry-run", "gc --yes", "init --store second", "import out.safetensors --as bob --store second",
     "import out.safetensors --as bob2 --store second", "bench data more --concepts 1",
-    "bench list", "bench run smoke --cells lora -o bench --device cpu", "bench report bench",
+    "bench list", "bench show smoke", "bench run smoke --cells lora -o bench --device cpu", "bench report bench",
     "diff 1 2", "stats", "rename alice ally",
     "init --base pocket-vit --store tasks", "learn task --store tasks --epochs 1 --dry-run",
     "learn task --store tasks --epochs 1 --method lora", "list --store tasks", "eval task --store tasks",
@@ -78,7 +78,7 @@ def _closed(schema):
 
 def test_every_verb_has_a_schema():
     verbs = {verb for verb in parsing.verbs() if verb not in app.ALIASES}
-    benches = {"bench-data", "bench-list", "bench-run", "bench-report"}
+    benches = {"bench-data", "bench-list", "bench-show", "bench-run", "bench-report"}
     assert (verbs - {"bench"}) | benches | {"learn-classes", "eval-classes", "error"} == set(SCHEMAS)
 
 

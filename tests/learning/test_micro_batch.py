@@ -32,9 +32,7 @@ def learned(backbone, micro_batch, method="stamina", state=None, steps=3, **told
     found = find_method(method)
     made = found(found.configuration(steps=steps, batch_size=3, auxiliary_batch=2, rank=2))
     start = backbone.token_start("cat")
-    task = make_task(
-        backbone, made, token_ids=[backbone.alice], token_start=start, prompt="V*alice", prior_prompt="a photo of a cat"
-    )
+    task = make_task(backbone, made, token_ids=[backbone.alice], token_start=start, prompt="V*alice", class_word="cat")
     trainable = made.attach(task)
     end = train(
         backbone, [backbone.alice], made, task, trainable, examples(),
@@ -76,6 +74,25 @@ def test_the_network_never_sees_more_than_the_part(backbone):
         assert losses[2] == pytest.approx(losses[None], rel=1e-5)
     finally:
         hook.remove()
+
+
+def test_a_phase_that_holds_several_predictions_of_a_sample_has_fewer_samples(backbone):
+    told = []
+    for micro_batch in (None, 4):
+        seen, reports = [], []
+        hook = backbone.pipeline.unet.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+        try:
+            learned(backbone, micro_batch, "ewc-dc", report=reports.append, report_steps=1)
+        finally:
+            hook.remove()
+        told.append((seen, reports))
+    (whole, once), (parts, again) = told
+    # Three concept's pictures under their own prompt, and under the class's and the concept's; 3 x 6 are more than 4.
+    assert whole[-3:] == [3, 3, 3]
+    assert parts[-9:] == [1] * 9
+    assert again[-1].losses == pytest.approx(once[-1].losses, rel=1e-4)
 
 
 def test_out_of_memory_keeps_what_is_learned_and_it_goes_on_in_smaller_parts(backbone):

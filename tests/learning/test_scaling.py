@@ -95,7 +95,7 @@ def learned(folder, dtype, state=None, **told):
     method = find_method("stamina")(find_method("stamina").configuration(steps=6, batch_size=2, rank=2))
     generator = torch.Generator().manual_seed(0)
     examples = Examples(torch.randn(4, 4, 8, 8, generator=generator), ["a photo of a V*alice"] * 4, 4)
-    task = make_task(backbone, method, token_ids=[alice], token_start=start, prompt="V*alice", prior_prompt="")
+    task = make_task(backbone, method, token_ids=[alice], token_start=start, prompt="V*alice")
     trainable = method.attach(task)
     end = train(
         backbone, [alice], method, task, trainable, examples,
@@ -136,11 +136,11 @@ class Fisher(Method):
     name, paper = "fisher", "-"
 
     def phases(self, task, trainable):
-        self.total = torch.zeros(())
+        self.squares = []
         (parameter,) = trainable.token.parameters()
 
         def add():
-            self.total = self.total + parameter.grad.square().sum()
+            self.squares.append(parameter.grad.square().sum().item())
 
         def loss(step):
             return {"denoising": step.mean(step.loss())}
@@ -148,18 +148,29 @@ class Fisher(Method):
         yield Phase("measuring", Schedule(3, 2), loss, [{"params": [parameter], "lr": 0.0}], gradients=add)
 
 
+def measured(folder, dtype):
+    """What three batches' squared gradients are, of those that were kept, and the end."""
+    backbone = sd.load(folder, CPU, dtype=dtype)
+    alice = backbone.add_token("alice", backbone.token_start("cat"))
+    method = Fisher(Config())
+    generator = torch.Generator().manual_seed(0)
+    examples = Examples(torch.randn(4, 4, 8, 8, generator=generator), ["a photo of a V*alice"] * 4, 4)
+    token = TokenEmbedding(backbone.token_start("cat"))
+    end = train(
+        backbone, [alice], method, Task({}, backbone.token_start("cat")), Trainable(None, token, 1e-3), examples,
+        accelerator=make_accelerator(CPU),
+    )  # fmt: skip
+    return method.squares, end
+
+
 def test_gradients_that_are_no_steps_are_unscaled_too(folder):
-    totals = []
-    for dtype in (torch.float16, torch.float32):
-        backbone = sd.load(folder, CPU, dtype=dtype)
-        alice = backbone.add_token("alice", backbone.token_start("cat"))
-        method = Fisher(Config())
-        generator = torch.Generator().manual_seed(0)
-        examples = Examples(torch.randn(4, 4, 8, 8, generator=generator), ["a photo of a V*alice"] * 4, 4)
-        token = TokenEmbedding(backbone.token_start("cat"))
-        train(
-            backbone, [alice], method, Task({}, backbone.token_start("cat")), Trainable(None, token, 1e-3), examples,
-            accelerator=make_accelerator(CPU),
-        )  # fmt: skip
-        totals.append(method.total.item())
-    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+    half, full = (measured(folder, dtype)[0] for dtype in (torch.float16, torch.float32))
+    assert half == pytest.approx(full, rel=0.05)
+
+
+def test_gradients_that_are_left_out_are_not_measured(folder, monkeypatch):
+    monkeypatch.setattr(scaling, "_FIRST", 2.0**40)
+    squares, end = measured(folder, torch.float16)
+    skipped = int(end.tensors["scaling/skipped"])
+    assert skipped > 0
+    assert len(squares) == 3 - skipped

@@ -42,7 +42,6 @@ class Bench:
             token_start={table: torch.cat([row] * len(tokens)) for table, row in start.items()},
             prompt=prompts[0],
             class_word="cat",
-            prior_prompt=PRIOR,
             earlier=list(earlier.values()) if earlier else [],
             names=list(earlier),
             change={path: each.abs() for path, each in known.items()},
@@ -76,8 +75,7 @@ class Bench:
     def schedule(self):
         return self.method.config.schedule(self.task.seed)
 
-    def denoising_loss(self, *, sampled, batches=2):
-        kept = None if sampled else self.trainable.folded()
+    def denoising_loss(self, deltas=None, batches=2):
         return denoising_loss(
             self.backbone,
             self.token_ids,
@@ -86,7 +84,7 @@ class Bench:
             self.schedule(),
             accelerator=self.accelerator,
             batches=batches,
-            deltas=kept,
+            deltas=deltas,
         )
 
     def model(self):

@@ -99,6 +99,15 @@ def test_rows_of_the_head_begin_as_a_linear_discriminant(folder):
         assert torch.allclose(logits[0] - logits[1], nearness[0] - nearness[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_head_has_a_rate_of_its_own(folder, name):
+    of = learner(folder, name)
+    method = of.method(of.config)
+    *others, head = method.attach(of._task(method)).groups()
+    assert head["lr"] == of.config.token_learning_rate == 0.05
+    assert name not in PROMPTED or [each["lr"] for each in others] == [of.config.learning_rate]
+
+
 def test_prompts_learn_by_their_own_loss_too(folder):
     def keys(weight):
         of = learner(folder, "l2p")

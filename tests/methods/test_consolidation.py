@@ -10,7 +10,7 @@ from conceptctl.errors import UsageError
 from conceptctl.learning.loop import Listener
 from conceptctl.learning.weights import Deltas
 from conceptctl.methods import find_method
-from conceptctl.parts.adapters.continued import Continued
+from conceptctl.parts.adapters.measured import Measured
 from conceptctl.parts.consolidation.dc_scores import concept_subset, contrast, dc_log_scores
 from conceptctl.parts.consolidation.distillation import dsc_loss
 from tests.methods.bench import Bench, earlier_of
@@ -89,16 +89,16 @@ def test_the_token_stays_while_importance_is_measured_and_while_it_is_consolidat
     assert all(torch.equal(learning[-1], row) for row in later)
 
 
-@pytest.mark.parametrize("name", ["ewc", "ewc-dc"])
+@pytest.mark.parametrize("name", ["ewc", "ewc-dc", "vera-ewc", "cd-ewc"])
 def test_fisher_is_the_mean_of_squared_gradients_and_a_running_average(folder, name, monkeypatch):
     gradients = []
-    add = Continued.add_squares
+    add = Measured.add_squares
 
     def kept(self):
         gradients.append(torch.cat([each.grad.flatten().clone() for each in self.factors]))
         add(self)
 
-    monkeypatch.setattr(Continued, "add_squares", kept)
+    monkeypatch.setattr(Measured, "add_squares", kept)
     method = made(name, fisher_decay=0.25)
     first = Bench(folder, method, change=False)
     learned = first.learned()
@@ -118,7 +118,7 @@ def test_fisher_squares_gradients_before_a_steps_portions_are_averaged(folder):
 
 
 def flat_fisher(bench, learned):
-    kinds = [(kind, paths) for kind in ("fisher_up", "fisher_down") for paths in bench.adapter.shapes]
+    kinds = [(kind, paths) for kind in bench.adapter.state_kinds() for paths in bench.adapter.shapes]
     return torch.cat([learned.state[f"{kind}/{path}"].flatten() for kind, paths in kinds for path in paths])
 
 
@@ -182,6 +182,11 @@ def test_the_subset_is_the_prior_the_own_concept_and_earlier_ones_at_random(fold
     nameless = dataclasses.replace(many, prior_prompt="")
     prompts, own = concept_subset(nameless, 3, generator)
     assert (prompts[own], len(prompts)) == ("a photo of a V*alice", 3)
+    # With two an earlier concept takes the place of the prior one, but for a first task, which has none.
+    prompts, own = concept_subset(many, 2, generator)
+    assert (prompts[own], len(prompts)) == ("a photo of a V*alice", 2) and prompts[1].startswith("a photo of a V*c")
+    first = dataclasses.replace(many, earlier=[])
+    assert concept_subset(first, 2, generator) == (["a photo of a cat", "a photo of a V*alice"], 1)
 
 
 class FakeStep:
@@ -196,6 +201,9 @@ class FakeStep:
 
     def errors(self, predicted):
         return self.differences(predicted, self.target)
+
+    def loss(self):
+        return self.errors(self.predict())
 
     def differences(self, first, second):
         return (first - second).square().flatten(1).mean(dim=1)
@@ -213,14 +221,16 @@ def test_the_loss_of_ewc_dc_is_eq_5(folder):
     _, bench = two_tasks(folder, made("ewc-dc", dc_weight=0.7, dc_temperature=0.3))
     prompts = ["a photo of a cat", "a photo of a V*alice", "a photo of a V*bob"]
     target = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(9))
-    student = random_predictions(prompts, 1)
+    # Under None what is predicted under each picture's own prompt.
+    student = random_predictions([*prompts, None], 1)
     losses = bench.method.ewc_loss(FakeStep(target, student, {}), bench.task)
     errors = np.stack([((student[p] - target).numpy() ** 2).reshape(3, -1).mean(axis=1) for p in prompts], axis=1)
     powers = np.exp(-errors / 0.3)
     scores = powers / powers.sum(axis=1, keepdims=True)
     entropy = -np.log(scores)
     wanted = 0.7 * (entropy[:, 1] - entropy[:, 0] - entropy[:, 2]).mean()
-    assert losses["denoising"].item() == pytest.approx(errors[:, 1].mean(), rel=1e-5)
+    denoising = ((student[None] - target).numpy() ** 2).mean()
+    assert losses["denoising"].item() == pytest.approx(denoising, rel=1e-5)
     assert losses["dc"].item() == pytest.approx(wanted, rel=1e-5)
 
 

@@ -173,6 +173,24 @@ def test_more_rows_than_colours_have_several_charts_with_the_reference_in_each(o
     assert labels == [f"row {number}" for number in range(17)]
 
 
+def test_a_benchmark_without_any_result_is_there_with_what_is_missing(output):
+    write(output, {}, protocol="full")
+    (output / "cells/plain-0-full").mkdir()
+    (output / "cells/plain-0-full/failed.json").write_text('{"message": "no room"}')
+    path = output / "runs/made-full.json"
+    path.write_text(path.read_text().replace('"cells": {}', '"cells": {"plain/0": "plain-0-full"}'))
+    code, said = cli("bench", "report", output)
+    full = next(each for each in said["benches"] if each["name"] == "made-full")
+    assert code == 0 and len(full["missing"]) == 6 and full["failed"] == {"plain/0": "no room"}
+    assert "Failed: plain/0: no room." in (output / "report/report.md").read_text()
+
+
+def test_what_people_call_things_is_no_html_in_markdown_either(output):
+    assert cli("bench", "report", output)[0] == 0
+    text = (output / "report/report.md").read_text()
+    assert "Made & &lt;up>" in text and "< 0.001" not in text.partition("Differences")[0]
+
+
 def test_results_alone_are_enough_for_whole_tables(output):
     assert cli("bench", "report", output)[0] == 0
     text, page = (output / f"report/report.{kind}" for kind in ("md", "html"))
@@ -180,7 +198,10 @@ def test_results_alone_are_enough_for_whole_tables(output):
     without = text.read_text()
     cell = output / "cells/plain-0-quick/drawn"
     cell.mkdir()
-    (cell / "thing-0-heldout.png").write_bytes(encoded(Image.new("RGB", (8, 8)), "PNG", noted=False))
+    sound = encoded(Image.new("RGB", (8, 8)), "PNG", noted=False)
+    (cell / "thing-0-heldout.png").write_bytes(sound)
+    # A damaged one is as one that is not there.
+    (cell / "thing-0-learned.png").write_bytes(sound[:-20])
     assert cli("bench", "report", output)[0] == 0
     assert without.replace(f"{NO_PICTURES}\n\n", "") == text.read_text()
     assert "At the end of the sequence" in page.read_text()

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conceptctl.errors import DeviceFailed, PicturesRefused
 from conceptctl.methods import METHODS
@@ -242,6 +245,109 @@ def wait_until(holds, seconds=30):
     return holds()
 
 
+def test_another_base_of_the_same_name_makes_other_cells(home, tmp_path):
+    shutil.copytree(home / "base", tmp_path / "base")
+    spec = dataclasses.replace(find_spec(str(home / "tiny.toml")), base=str(tmp_path / "base"))
+    rows = chosen(spec.name, spec.entries, spec.seeds, ["lora"], METHODS)
+    keys = [make_cells(spec, rows, tmp_path / "out")[0].key]
+    (path,) = (tmp_path / "base/unet").glob("*.safetensors")
+    save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+    keys += [make_cells(spec, rows, tmp_path / "out")[0].key for _ in range(2)]
+    assert keys[0] != keys[1] == keys[2]
+    assert len(list((tmp_path / "out/bases").glob("*/FORMAT"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("rank = 2", "rank = -1"), "rank"),
+        (lambda text: text.replace("rank = 2", "rnk = 2"), "rnk"),
+        (lambda text: text.replace('folder = "concepts"', 'folder = "base"'), "concepts.json"),
+        (lambda text: text.replace("/clip", "/concepts"), "the feature extractor is no CLIP model"),
+        (lambda text: re.sub('base = ".*"', 'base = "pocket-vit"', text), "tells classes apart"),
+    ],
+)
+def test_what_is_refused_leaves_no_base_behind(home, change, message):
+    (home / "odd.toml").write_text(change((home / "tiny.toml").read_text()))
+    code, said = cli("bench", "run", home / "odd.toml", "-o", home / "odd", "--device", "cpu")
+    assert code in (2, 3, 5) and message in said["error"]["message"]
+    assert not list((home / "odd").rglob("*.safetensors")) and not list((home / "odd").rglob("FORMAT"))
+
+
+@pytest.mark.parametrize("name", ["runs", "bases"])
+def test_a_file_where_a_folder_should_be_is_named(home, tmp_path, name):
+    (tmp_path / name).write_text("")
+    code, said = cli("bench", "run", home / "tiny.toml", "-o", tmp_path, "--device", "cpu", "--cells", "ti++")
+    assert code == 2 and str(tmp_path / name) in said["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train/000.txt", "no place for it", "{token}"),
+        ("concepts.json", '{"concepts": [{"name": "thing-0", "class": "V*x"}]}', "cannot be a class"),
+        ("concepts.json", "[" * 100_000, "names no concepts"),
+    ],
+)
+def test_words_are_looked_at_before_anything_runs(home, tmp_path, name, text, message):
+    shutil.copytree(home / "concepts", tmp_path / "concepts")
+    picture = min((tmp_path / "concepts/thing-0/train").iterdir())
+    path = picture.with_suffix(".txt") if name.endswith(".txt") else tmp_path / "concepts" / name
+    path.write_text(text)
+    code, said = cli(
+        "bench", "run", home / "tiny.toml", "--data", tmp_path / "concepts", "-o", tmp_path / "out", "--device", "cpu"
+    )
+    assert code in (2, 3) and message in said["error"]["message"] and "--skip" not in said["error"]["hint"]
+    assert not list(tmp_path.glob("out/cells/*"))
+
+
+def test_a_damaged_file_of_a_cell_is_named_and_the_others_go_on(whole, home, tmp_path):
+    output = tmp_path / "damaged"
+    shutil.copytree(whole[0], output)
+    for path in output.glob("cells/*/results.json"):
+        path.unlink()
+    cell = next(output.glob("cells/tipp-*"))
+    # A power cut leaves half a line.
+    with (cell / "starts.jsonl").open("a") as stream:
+        stream.write('{"pid": 1, "ho')
+    damaged = cell / "drawn/thing-0-learned.json"
+    text = damaged.read_text()
+    damaged.write_text(text[:5])
+    asked = ("bench", "run", home / "tiny.toml", "-o", output, "--device", "cpu", "--at-once", 1)
+    code, said = cli(*asked, "--cells", "ti++", "--cells", "lora")
+    assert code == 4 and str(damaged) in said["error"]["message"] and "take the file away" in said["error"]["hint"]
+    assert "the others are finished" in said["error"]["hint"]
+    assert [each["cell"]["method"] for each in results(output).values()] == ["lora"]
+    damaged.write_text(text)
+    features = damaged.with_suffix(".safetensors")
+    features.write_bytes(features.read_bytes()[:50])
+    code, said = cli(*asked, "--cells", "ti++")
+    assert code == 4 and str(features) in said["error"]["message"]
+    damaged.unlink()
+    assert cli(*asked, "--cells", "ti++")[0] == 0
+
+
+def test_results_of_another_cell_are_not_taken_for_its_own(whole, home, tmp_path):
+    output = tmp_path / "swapped"
+    shutil.copytree(whole[0], output)
+    lora, words = (next(output.glob(f"cells/{name}-*/results.json")) for name in ("lora", "tipp"))
+    shutil.copy(lora, words)
+    code, said = cli("bench", "report", output)
+    assert code == 4 and str(words) in said["error"]["message"] and lora.parent.name in said["error"]["message"]
+
+
+def test_a_full_disk_is_said_as_one(home, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("conceptctl.workflows.bench.concept_run.copy_store", full)
+    asked = ("bench", "run", home / "tiny.toml", "-o", home / "full", "--device", "cpu", "--at-once", 1)
+    code, said = cli(*asked)
+    assert (
+        code == 7 and "3 of 3 cells failed" in said["error"]["message"] and "free some space" in said["error"]["hint"]
+    )
+
+
 def test_only_the_cells_that_are_asked_for(home):
     output = home / "few"
     code, said = cli("bench", "run", home / "tiny.toml", "-o", output, "--cells", "ti*/0", "--device", "cpu")
@@ -386,7 +492,7 @@ def test_a_process_that_is_killed_stops_no_other_cell(home, whole, monkeypatch):
 
     monkeypatch.setattr(engines, "_POLL", 0.02)
     failed = engines._side_by_side(cells, output, "cpu", [{"OMP_NUM_THREADS": "1"}] * 2, progress)
-    assert list(failed) == ["lora/0"] and "ended with -9; memory may have run out" in failed["lora/0"].message
+    assert list(failed) == ["lora/0"] and "ended with -9; memory may have run out" in str(failed["lora/0"])
     (found,) = results(output).items()
     assert without_times(found[1]) == without_times(results(whole[0])[found[0]])
     assert told[-1] >= CONCEPTS

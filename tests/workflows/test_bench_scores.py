@@ -156,6 +156,6 @@ def test_eigenvalues_are_those_of_the_mean_outer_product():
 
 
 def test_which_methods_have_such_a_matrix():
-    named = {"ewc": True, "ewc-dc": True, "dsc-ewc-dc": True, "dsc": False, "lora": False, "vera-ewc": False}
+    named = {"ewc": True, "ewc-dc": True, "dsc-ewc-dc": True, "dsc": False, "cd-ewc": False}
     assert {name: classifier_scores.has_fisher(name) for name in named} == named
     assert shipped()["dc-checks"].protocol.classified > 0

@@ -102,15 +102,21 @@ def test_a_paper_s_figures_are_in_our_units():
         ({"methods": {}}, "compares no methods"),
         ({"methods": {"lora": {"setings": {}}}}, "nothing is called 'setings'"),
         ({"methods": {"a/b": {}}}, "no slash"),
+        ({"methods": {"=HYPERLINK(1)": {}}}, "does not begin with"),
+        ({"title": "of two\nlines"}, "title is no text of one line"),
+        ({"protocol": {"sampling_steps": 1001}}, "from 1 to 1000"),
+        ({"protocol": {"evaluations": 10**12}}, "from 1 to 10000"),
+        ({"protocol": {"classified": 10**20}}, "from 0 to 100000"),
+        ({"paper": {"values": {"lora": {"A_mmd": 10**400}}}}, "A_mmd"),
         ({"methods": {"lora": {"settings": {"rank": [1]}}}}, "settings.rank"),
         ({"data": {}}, "how many concepts"),
-        ({"data": {"concepts": 0}}, "from 1 on"),
+        ({"data": {"concepts": 0}}, "from 1 to 10000,"),
         ({"data": {"concepts": 2, "kinds": ["cat"], "folder": "x"}}, "and a folder"),
         ({"data": {"train": 4, "folder": "x"}}, "data has train"),
         ({"protocol": "slow"}, "no protocol 'slow'"),
         ({"protocol": {"like": ["quick"]}}, "no protocol"),
         ({"protocol": {"steps": 1.5}}, "steps is a whole number"),
-        ({"protocol": {"pictures": 1}}, "from 2 on"),
+        ({"protocol": {"pictures": 1}}, "from 2 to 100000"),
         ({"precision": 16}, "precision is no text"),
         ({"seeds": []}, "seeds is a list"),
         ({"seeds": [1, 1]}, "twice"),
@@ -123,6 +129,16 @@ def test_a_paper_s_figures_are_in_our_units():
 def test_what_is_no_spec(change, message):
     with pytest.raises(UsageError, match=message):
         parsed("mine", {**LEAST, **change})
+
+
+@pytest.mark.parametrize("name", ["keeping", "classification"])
+def test_a_shipped_spec_is_shown_as_a_file_that_means_the_same(tmp_path, name):
+    code, said = cli("bench", "show", name)
+    path = tmp_path / f"{name}.toml"
+    path.write_text(said["toml"])
+    assert code == 0 and find_spec(str(path)) == find_spec(name)
+    code, said = cli("bench", "show", "nowhere")
+    assert code == 5 and "keeping" in said["error"]["hint"]
 
 
 def test_a_file_s_folder_is_taken_from_where_the_file_is(tmp_path):

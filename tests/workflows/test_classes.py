@@ -148,6 +148,23 @@ def test_what_cannot_be_meant_is_refused_before_a_picture_is_read(home, begun, m
     assert begun.head().seq == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("l2p", {"pool_size": 1, "chosen": 2}, "chosen is 2, of 1 prompts"),
+        ("l2p", {"prompt_length": 0}, "prompt length must be more than 0"),
+        ("dual-prompt", {"expert_length": 10**30}, "cannot be more than 1000"),
+        ("coda-prompt", {"added": 0}, "added must be more than 0"),
+    ],
+)
+def test_prompts_that_there_cannot_be_are_refused_before_a_picture_is_read(
+    home, store, monkeypatch, method, settings, said
+):
+    monkeypatch.setattr(learning, "read_classes", None)
+    with pytest.raises(UsageError, match=said):
+        taught(store, home / "one", method, settings=settings)
+
+
 def test_every_bad_picture_of_every_class_is_named_and_nothing_changes(home, store, tmp_path):
     folder = write_task(tmp_path / "task", "a", "b", "c", pictures=3)
     (folder / "a" / "0.png").write_text("no picture")

@@ -792,6 +792,8 @@ def test_whole_numbers_are_numbers(store, folder):
         ({"settings": {"rank": 10**12}}, UsageError),
         ({"settings": {"steps": 10**400}}, UsageError),
         ({"settings": {"temperature": 1e-300}}, UsageError),
+        ({"train": TrainConfig(method="")}, NotFound),
+        ({"train": TrainConfig(method="cd-merged"), "settings": {"merge_ridge": 0}}, UsageError),
         ({"settings": {"init_std": 1e300}}, UsageError),
         ({"settings": {"mask_start": 1.5}}, UsageError),
         ({"settings": {"mask_start": 1}}, UsageError),
@@ -808,6 +810,17 @@ def test_what_cannot_be_meant_changes_nothing(store, folder, tmp_path, changes, 
             act(store, dataclasses.replace(asked(folder), **changes), device="cpu")
     assert store.head().seq == 0
     assert list(store.layout.jobs.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["ewc", "vera-ewc", "dsc"])
+def test_another_rank_than_the_adapters_is_refused_before_anything_is_loaded(store, folder, method, monkeypatch):
+    teach(store, folder, train=TrainConfig(method=method, steps=2, batch_size=2, rank=2))
+    monkeypatch.setattr("conceptctl.workflows.learn.model.load_model", lambda *_: pytest.fail("too late"))
+    other = asked(folder, "bob", train=TrainConfig(method=method, steps=2, batch_size=2, rank=3))
+    for act in (plan, learn):
+        with pytest.raises(UsageError, match="has another rank"):
+            act(store, other, device="cpu")
+    assert not list(store.layout.jobs.iterdir())
 
 
 def test_a_name_that_is_taken_is_refused(store, folder):

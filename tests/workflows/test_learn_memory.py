@@ -45,7 +45,7 @@ def test_what_an_adapter_takes_is_counted_on_it(base_folder):
     found = {}
     for name in ("lora", "stamina"):
         method = find_method(name)(find_method(name).configuration(rank=2))
-        task = make_task(backbone, method, token_ids=[], token_start=start, prompt="V*a", prior_prompt="")
+        task = make_task(backbone, method, token_ids=[], token_start=start, prompt="V*a")
         trainable = method.attach(task)
         before = {key: value.clone() for key, value in trainable.state_dict().items()}
         # A CPU keeps a table of noise from then on.
@@ -65,7 +65,7 @@ def test_on_a_gpu_it_is_chosen_by_what_is_free(base_folder, monkeypatch):
     backbone = sd.load(base_folder, CPU)
     method = find_method("lora")(find_method("lora").configuration(rank=2))
     start = backbone.token_start("cat")
-    task = make_task(backbone, method, token_ids=[], token_start=start, prompt="V*a", prior_prompt="")
+    task = make_task(backbone, method, token_ids=[], token_start=start, prompt="V*a")
     trainable = method.attach(task)
     assert memory.fitted(trainable, backbone, (4, 8, 8), 4) is None
     monkeypatch.setattr(memory, "_WORKSPACE", 0)

@@ -7,12 +7,12 @@ starts from the one before it. In a store every concept has an increment of its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from conceptctl.learning.method import Config, Earlier, Learned, State, Task, Trainable
+from conceptctl.learning.method import Earlier, Learned, Method, State, Task, Trainable
 from conceptctl.learning.weights import Deltas, Paths, Products, Shape
 from conceptctl.parts.adapters.low_rank import LowRank
 from conceptctl.parts.adapters.measured import Measured
@@ -107,23 +107,49 @@ class ContinuedVera(Continued, Vera):
         return Deltas({paths: each.up @ each.down for paths, each in made.items()}, made)
 
 
-def last_continued(task: Task, kinds: Sequence[str]) -> Earlier | None:
+def last_continued(earlier: Sequence[Earlier], kinds: Sequence[str]) -> Earlier | None:
     """The last earlier task that left state of all of these kinds."""
-    return next((each for each in reversed(task.earlier) if each.kinds.issuperset(kinds)), None)
+    return next((each for each in reversed(earlier) if each.kinds.issuperset(kinds)), None)
 
 
-def attach_continued(task: Task, config: Config, kind: type[Continued] = ContinuedLowRank) -> Trainable:
-    """Make the adapter that goes on from the last one of its kind, and a token row."""
-    before = last_continued(task, kind.kinds)
-    generator = torch.Generator().manual_seed(task.seed)
-    state = before.state() if before else {}
-    # Each kind is an adapter; what all of them have in common is a part of one.
-    adapter: Any = kind(task.shapes, config.rank, config.learning_rate, generator=generator, state=state)
-    return Trainable(adapter, TokenEmbedding(task.token_start), config.token_learning_rate)
+class ContinuedMethod(Method):
+    """A method whose one adapter goes on from task to task."""
+
+    prompt = "a photo of a {token}"
+    adapter: ClassVar[type[Continued]] = ContinuedLowRank
+    """Which adapter."""
+
+    def check(self, earlier: Sequence[Earlier], shapes: Mapping[str, Shape]) -> None:
+        """Refuse another rank than that of the adapter to go on with.
+
+        Raises:
+            UsageError: It is of another rank.
+        """
+        if last_continued(earlier, self.adapter.kinds):
+            self._go_on(earlier, shapes, seed=0)
+
+    def attach(self, task: Task) -> Trainable:
+        """Go on with the last adapter of this kind, or begin one; and make a token row.
+
+        Raises:
+            UsageError: That one is of another rank.
+        """
+        adapter = self._go_on(task.earlier, task.shapes, task.seed)
+        return Trainable(adapter, TokenEmbedding(task.token_start), self.config.token_learning_rate)
+
+    def _go_on(self, earlier: Sequence[Earlier], shapes: Mapping[str, Shape], seed: int) -> Any:
+        before = last_continued(earlier, self.adapter.kinds)
+        state = before.state() if before else {}
+        generator = torch.Generator().manual_seed(seed)
+        return self.adapter(shapes, self.config.rank, self.config.learning_rate, generator=generator, state=state)
+
+    def finish(self, task: Task, trainable: Trainable) -> Learned:
+        """The increment, and the adapter."""
+        return finish_continued(task, trainable)
 
 
 def continued(trainable: Trainable) -> Continued:
-    """The adapter of what `attach_continued` made."""
+    """The adapter of what a `ContinuedMethod` attached."""
     assert isinstance(trainable.adapter, Continued)
     return trainable.adapter
 
@@ -131,7 +157,7 @@ def continued(trainable: Trainable) -> Continued:
 def finish_continued(task: Task, trainable: Trainable, fisher: Tensor | None = None) -> Learned:
     """What is kept of it: the increment, and the state that the next task goes on from."""
     adapter = continued(trainable)
-    before = last_continued(task, adapter.kinds)
+    before = last_continued(task.earlier, adapter.kinds)
     contains = (*before.contains, before.uid) if before else ()
     if fisher is None and adapter.has_fisher:
         # What earlier tasks need is not lost because this one did not measure its own.

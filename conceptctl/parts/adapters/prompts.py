@@ -57,9 +57,10 @@ class PromptMethod(Method):
 
     def attach(self, task: Task) -> Trainable:
         """Let a pool grow by a task, with what earlier ones left in it, beside the task's rows of the head."""
-        pool, number, rate = self._kept(task), len(task.earlier), self.config.learning_rate
+        pool, number, config = self._kept(task), len(task.earlier), self.config
         pool.grow(number)
-        return Trainable(None, TokenEmbedding(task.token_start), rate, Prompting(pool, number, rate))
+        prompting = Prompting(pool, number, config.learning_rate)
+        return Trainable(None, TokenEmbedding(task.token_start), config.token_learning_rate, prompting)
 
     def prompts(self, task: Task) -> Prompting | None:
         """The prompts that earlier tasks left."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from conceptctl.learning.method import Losses, Predicted, Step, Task
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.consolidation import fisher
+from conceptctl.parts.consolidation.fisher import ContinuedFisherMethod
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Config(fisher.Config):
     """k: how many concepts scores are computed over."""
     dc_temperature: float = 1.0
     """tau of eq. 3, in units of the mean squared error."""
+
+    @property
+    def measured_passes(self) -> int:
+        """Predictions of each sample: under its own prompt, and under that of each concept."""
+        return 1 + self.dc_concepts
 
 
 def dc_errors(step: Step, prompts: Sequence[str], *, deltas: Deltas | None = None) -> tuple[Tensor, list[Predicted]]:
@@ -54,6 +60,8 @@ def dc_log_scores(errors: Tensor, temperature: float) -> Tensor:
 def concept_subset(task: Task, most: int, generator: torch.Generator) -> tuple[list[str], int]:
     """Choose the classes of one step: the prior concept, this one, and earlier ones at random (section 3.1).
 
+    With k = 2 the prior concept makes room for an earlier one (figure 16); a first task has none, and keeps it.
+
     Args:
         task: Whose concept.
         most: k, how many in all.
@@ -62,7 +70,8 @@ def concept_subset(task: Task, most: int, generator: torch.Generator) -> tuple[l
     Returns:
         Their prompts, and which of them is this task's own.
     """
-    prompts = [prompt for prompt in (task.prior_prompt, task.prompt) if prompt]
+    prior = task.prior_prompt if most > 2 or not task.earlier else ""
+    prompts = [prompt for prompt in (prior, task.prompt) if prompt]
     chosen = torch.randperm(len(task.earlier), generator=generator)[: max(0, most - len(prompts))]
     return [*prompts, *(task.earlier[index].prompt for index in chosen.tolist())], len(prompts) - 1
 
@@ -75,8 +84,23 @@ def contrast(log_scores: Tensor, own: int) -> Tensor:
 
 
 def dc_ewc_loss(step: Step, task: Task, config: Config) -> Losses:
-    """L_denoise + delta sum_i s_i H_i (eq. 5), all of it from one prediction under each concept (algorithm 2)."""
+    """L_denoise + delta sum_i s_i H_i (eq. 5, algorithm 2).
+
+    Pictures are denoised under the prompts that they are learned under, as EWC alone has it; in the scores all of them
+    have one prompt for each concept.
+    """
     prompts, own = concept_subset(task, config.dc_concepts, step.generator)
     errors, _ = dc_errors(step, prompts)
     scores = contrast(dc_log_scores(errors, config.dc_temperature), own)
-    return {"denoising": step.mean(errors[:, own]), "dc": config.dc_weight * step.mean(scores)}
+    return {"denoising": step.mean(step.loss()), "dc": config.dc_weight * step.mean(scores)}
+
+
+class ScoredFisherMethod(ContinuedFisherMethod):
+    """What earlier tasks need includes what tells their concepts apart."""
+
+    configuration = Config
+    config: Config
+
+    def ewc_loss(self, step: Step, task: Task) -> Losses:
+        """Denoising, and telling the concept from others."""
+        return dc_ewc_loss(step, task, self.config)

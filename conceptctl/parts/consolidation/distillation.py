@@ -11,15 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conceptctl.learning import method
-from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
+from conceptctl.learning.method import Later, Losses, Phase, Step, Task, Trainable
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.adapters.continued import continued
+from conceptctl.parts.consolidation import share
 from conceptctl.parts.consolidation.dc_scores import dc_errors, dc_log_scores
+
+CONSOLIDATING = "consolidating"
+"""What the phase is called."""
+_CLASSES = 3
+"""Of the scores: the prior concept, the new one, and an earlier one."""
 
 
 @dataclass(frozen=True)
-class Config(method.Config):
+class Config(share.Config):
     """DSC's settings; values from section 4."""
 
     dsc_score_weight: float = 0.1
@@ -30,8 +35,10 @@ class Config(method.Config):
     """tau of the student's scores, in units of the mean squared error."""
     teacher_temperature: float = 0.05
     """tau of the teachers' scores."""
-    consolidation_share: float = 0.2
-    """Steps of the consolidation, as a share of the training's."""
+
+    def later(self) -> tuple[Later, ...]:
+        """The distillation, and what follows."""
+        return (Later(CONSOLIDATING, self.consolidation_steps, _CLASSES, 2 * _CLASSES), *super().later())
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,10 @@ def dsc_phases(task: Task, trainable: Trainable, config: Config) -> Iterator[Pha
     adapter = continued(trainable)
     # The student starts from the task's own adapter, which is its first teacher.
     adapter.remember_teacher()
-    steps = max(1, round(config.consolidation_share * config.steps))
-    schedule = config.schedule(task.seed).plain(steps)
-    trains = trainable.adapter_groups()
-    yield Phase("consolidating", schedule, lambda step: dsc_loss(step, task, trainable, config), trains)
+    yield Phase(
+        CONSOLIDATING,
+        config.schedule(task.seed).plain(config.consolidation_steps),
+        lambda step: dsc_loss(step, task, trainable, config),
+        trainable.adapter_groups(),
+        passes=_CLASSES,
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptctl.errors import UsageError
-from conceptctl.learning.method import State, Task
+from conceptctl.learning.method import Earlier, State, Task
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.consolidation.least_change import regularized_inverse
 
@@ -31,6 +31,25 @@ class Merged:
     """Whether these weights were solved for when another concept was forgotten: they are no merge of `states` then."""
 
 
+def check_mergeable(earlier: Sequence[Earlier], kinds: Sequence[str]) -> None:
+    """Refuse to merge what is in weights that were solved for together with concepts of other methods.
+
+    Args:
+        earlier: The tasks before.
+        kinds: The kinds of state that a merge needs.
+
+    Raises:
+        UsageError: What is whose in them is not known.
+    """
+    found = [each for each in earlier if each.kinds.issuperset(kinds)]
+    if len(found) < len(earlier) and any(each.consolidated for each in found):
+        raise UsageError(
+            "concepts that this method merges stand in weights that were solved for with those of other methods, "
+            "when one was forgotten: they cannot be merged anew",
+            hint="conceptctl undo that forget (conceptctl log), or a store of its own for this method",
+        )
+
+
 def merged_before(task: Task, kinds: Sequence[str]) -> Merged:
     """Find the earlier tasks that kept what a merge needs.
 
@@ -42,17 +61,12 @@ def merged_before(task: Task, kinds: Sequence[str]) -> Merged:
         kinds: The kinds of state that are needed.
 
     Raises:
-        UsageError: They were solved for together with concepts of other methods: what is whose is not known.
+        UsageError: See `check_mergeable`.
     """
+    check_mergeable(task.earlier, kinds)
     found = [each for each in task.earlier if each.kinds.issuperset(kinds)]
     alone = len(found) == len(task.earlier)
     solved = any(each.consolidated for each in found)
-    if solved and not alone:
-        raise UsageError(
-            "concepts that this method merges stand in weights that were solved for with those of other methods, "
-            "when one was forgotten: they cannot be merged anew",
-            hint="conceptctl undo that forget (conceptctl log), or a store of its own for this method",
-        )
     back = task.to_base() if alone and found else Deltas()
     return Merged([each.state() for each in found], tuple(each.uid for each in found), back, solved)
 

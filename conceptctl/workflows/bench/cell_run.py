@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from conceptctl.errors import Busy, ConceptctlError
+from conceptctl.errors import Busy, ConceptctlError, NoSpace
 from conceptctl.store.manifest import now
 from conceptctl.workflows.bench.cell import FAILED, RESULTS, Cell, Tell
 from conceptctl.workflows.bench.cells import ConceptCell
@@ -39,16 +40,9 @@ def run_cell(cell: Cell, output: Path, device: str, tell: Tell = lambda what, le
         raise Busy(f"cell {cell.name} is being run by another process") from None
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell was not run to its end."""
-
-    message: str
-    is_busy: bool = False
-    """Whether that is only because another process runs it."""
-
-
-def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None) -> Failure | None:
+def run_or_fail(
+    cell: Cell, output: Path, device: str, tell: Tell = lambda what, learned: None
+) -> ConceptctlError | None:
     """Run a cell, and keep an error that a user can act on beside it, so that the others go on.
 
     Returns:
@@ -59,9 +53,18 @@ def run_or_fail(cell: Cell, output: Path, device: str, tell: Tell = lambda what,
         run_cell(cell, output, device, tell)
     except Busy as error:
         # Nothing is wrong with the cell.
-        return Failure(str(error), is_busy=True)
+        return error
     except ConceptctlError as error:
-        write_json(failed, {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "time": now()})
-        return Failure(str(error))
-    failed.unlink(missing_ok=True)
-    return None
+        problem = error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        problem = NoSpace(f"{cell.home(output)}: {error.strerror}")
+    else:
+        failed.unlink(missing_ok=True)
+        return None
+    said = {"kind": type(problem).__name__, "message": str(problem), "hint": problem.hint, "time": now()}
+    # A full disk has no room for this either.
+    with suppress(OSError, NoSpace):
+        write_json(failed, said)
+    return problem

@@ -7,7 +7,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +16,9 @@ from typing import Any, ClassVar
 from filelock import FileLock
 
 import conceptctl
+from conceptctl import families
 from conceptctl.config import TrainConfig
-from conceptctl.errors import StoreDamaged
+from conceptctl.errors import ConceptctlError, PicturesRefused, StoreDamaged
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store import base
 from conceptctl.store.store import Store
@@ -26,8 +28,9 @@ from conceptctl.workflows.bench.joint import check_joint
 from conceptctl.workflows.bench.sequences import Item
 from conceptctl.workflows.bench.spec import Entry, Spec, whole_path
 from conceptctl.workflows.evaluate.heldout import read_pictures
-from conceptctl.workflows.init import initialize
-from conceptctl.workflows.learn.request import Request, check_facts, make_method
+from conceptctl.workflows.init import digest_of, initialize
+from conceptctl.workflows.learn.images import check_pictures
+from conceptctl.workflows.learn.request import Request, Watch, check_facts, make_method
 
 BASES = "bases"
 """The folder of an output folder that holds a store on each base, without concepts."""
@@ -93,13 +96,15 @@ def make_cells(
         PicturesRefused: Pictures are missing.
         UsageError: A setting that cannot be meant.
     """
-    store = _base_store(spec.base, output / BASES)
-    preset = preset_of(store.head().base)
-    # Settings cost nothing to check, and pictures do.
-    configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
-    common = _Common(store, preset, _features(spec, store, preset))
-    data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
-    return [_cell(spec, entry, seed, configs[entry.label], common, *data[seed]) for entry, seed in rows]
+    if spec.data.folder:
+        # A base is copied, and what a folder lacks is seen at once.
+        sequences.items_of(Path(spec.data.folder), spec.data.concepts)
+    with _base_store(spec.base, output / BASES) as store:
+        preset = preset_of(store.head().base)
+        configs = {entry.label: resolved(spec, entry, preset) for entry, _ in rows}
+        common = _Common(store, preset, _features(spec, store, preset))
+        data = {seed: _prepared(spec, seed, output, store, tell) for seed in dict.fromkeys(seed for _, seed in rows)}
+        return [_cell(spec, entry, seed, configs[entry.label], common, *data[seed]) for entry, seed in rows]
 
 
 def check_tools(cells: Sequence[Cell]) -> None:
@@ -120,7 +125,7 @@ def check_tools(cells: Sequence[Cell]) -> None:
             with base.folder(store.layout, store.head()):
                 pass
         except StoreDamaged as error:
-            raise StoreDamaged(str(error), hint=f"take {place} away: the next run makes it anew") from None
+            raise _damaged(place, error) from None
         open_extractor(store.head().base, feature_extractor, torch.device("cpu"))
         measures.open_judge(store.head().base)
 
@@ -136,15 +141,35 @@ def _features(spec: Spec, store: Store, preset: Preset) -> str:
     return open_extractor(store.head().base, spec.feature_extractor, torch.device("cpu")).sha256
 
 
-def _base_store(named: str, root: Path) -> Store:
-    """An empty store on a base, made once an output folder."""
+@contextmanager
+def _base_store(named: str, root: Path) -> Iterator[Store]:
+    """An empty store on a base, made once an output folder; one that was made for what is refused goes again."""
     slug = re.sub(r"[^a-z0-9]+", "-", Path(named).name.lower()).strip("-") or "base"
     place = root / f"{slug}-{hashlib.sha256(whole_path(named).encode()).hexdigest()[:8]}"
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_suffix(".lock")):
-        if not (place / "FORMAT").exists():
+    lock = place.with_suffix(".lock")
+    with FileLock(lock):
+        digest = digest_of(named, root) if (place / "FORMAT").exists() else None
+        if digest and digest != Store(place).head().base.sha256:
+            # What is named is another model now.
+            place = place.with_name(f"{place.name}-{digest[:8]}")
+        made = not (place / "FORMAT").exists()
+        if made:
             initialize(place, named)
-    return Store(place)
+        store = Store(place)
+        try:
+            families.check_draws(store.head().base, instead="--base with a model that draws")
+            yield store
+        except StoreDamaged as error:
+            raise _damaged(place, error) from None
+        except ConceptctlError:
+            if made:
+                shutil.rmtree(place)
+            raise
+
+
+def _damaged(place: Path, error: StoreDamaged) -> StoreDamaged:
+    return StoreDamaged(str(error), hint=f"take {place} away: the next run makes it anew")
 
 
 def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
@@ -176,16 +201,25 @@ def _prepared(
         tell(f"drawing the sequence of seed {seed}")
     folder = Path(spec.data.folder) if spec.data.folder else sequences.write_world(spec.data, seed, output / DATA)
     items = sequences.items_of(folder, spec.data.concepts)
-    if spec.data.folder:
-        tell("looking at the pictures")
-        _check_pictures(store, items)
+    tell("looking at the pictures")
+    # Those that this program draws are all alike.
+    _check_pictures(spec, store, items if spec.data.folder else items[:1])
     return folder.absolute(), items, sequences.digest_of(items)
 
 
-def _check_pictures(store: Store, items: Sequence[Item]) -> None:
-    """Let every picture through the gate once: what `learn` and `eval` would refuse hours later is refused now."""
-    parts = {f"{item.name}/{part.name}": part for item in items for part in (item.train, item.heldout)}
-    read_pictures(store, store.head(), parts)
+def _check_pictures(spec: Spec, store: Store, items: Sequence[Item]) -> None:
+    """Let everything through the gate once: what `learn` and `eval` would refuse hours later is refused now."""
+    head = store.head()
+    try:
+        for item in items:
+            request = Request(item.train, item.name, item.class_word)
+            check_facts(request)
+            check_pictures(store, head, request, Watch())
+        read_pictures(store, head, {f"{item.name}/{item.heldout.name}": item.heldout for item in items})
+    except PicturesRefused as error:
+        # What it would say is for `learn`, which can leave pictures out.
+        hint = "fix or remove them" if spec.data.folder else "a folder with pictures for this base: --data DIR"
+        raise PicturesRefused(str(error), hint=hint) from None
 
 
 def _cell(
@@ -268,17 +302,23 @@ def copy_store(source: Path, target: Path) -> Store:
     if not target.exists():
         part = target.with_name(f"{target.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part, copy_function=_linked)
+        part.mkdir()
+        # Not `copytree`, whose errors do not say what the system said.
+        for path in sorted(source.rglob("*")):
+            if path.is_dir():
+                (part / path.relative_to(source)).mkdir()
+            else:
+                _linked(str(path), str(part / path.relative_to(source)))
         part.rename(target)
     return Store(target)
 
 
-def _linked(source: str, target: str) -> str:
+def _linked(source: str, target: str) -> None:
     if f"{os.sep}blobs{os.sep}" in source:
         try:
             os.link(source, target)
-            return target
+            return
         except OSError:
             # Another file system, or one without links.
             pass
-    return shutil.copy2(source, target)
+    shutil.copy2(source, target)

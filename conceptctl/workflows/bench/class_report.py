@@ -7,6 +7,7 @@ from conceptctl.report.classification import accuracy_chart
 from conceptctl.report.content import Table
 from conceptctl.workflows.bench.results import Bench, ClassResult
 from conceptctl.workflows.bench.statistics import mean_and_deviation, over_seeds
+from conceptctl.workflows.bench.tables import unfinished
 
 TITLES = {
     "A_N": "A_N % ↑",
@@ -76,10 +77,7 @@ def _table(bench: Bench) -> Table:
 def _notes(bench: Bench) -> tuple[str, ...]:
     known = {row.label: mean_and_deviation(row.values("A_N"))[0] for row in bench.class_rows}
     order = " > ".join(sorted(known, key=lambda label: -known[label]))
-    found = [f"By A_N, best first: {order}."]
-    if bench.missing:
-        found.append(f"Not run, or not to the end: {', '.join(bench.missing)}.")
-    return (*found, *(f"Failed: {name}: {problem}." for name, problem in bench.failed.items()))
+    return (f"By A_N, best first: {order}.", *unfinished(bench))
 
 
 def _facts(bench: Bench) -> tuple[tuple[str, str], ...]:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from conceptctl.learning.backbone import Noising
 from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
 from conceptctl.methods import find_method
 from conceptctl.methods.ewc_dc import EwcDc
 from conceptctl.parts.adapters.continued import ContinuedLowRank
 from conceptctl.parts.consolidation.dc_scores import Config
-from conceptctl.parts.consolidation.fisher import FisherMethod
+from conceptctl.parts.consolidation.fisher import ContinuedFisherMethod
 from conceptctl.parts.tokens import TokenEmbedding
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def accuracies(
         Of each concept the share of its pictures whose own prompt has the smallest error, and so the largest score.
     """
     backbone.freeze()
-    objective = backbone.objective(Config().schedule(0).plain(1).noising())
+    objective = backbone.objective(Noising())
     found = []
     for own, examples in enumerate(pictures):
         conditions = backbone.conditions(examples.prompts, (), examples.crops)
@@ -72,7 +73,7 @@ def accuracies(
 def has_fisher(name: str) -> bool:
     """Whether a method keeps a Fisher matrix of a low-rank adapter's factors."""
     kind = find_method(name)
-    return issubclass(kind, FisherMethod) and kind.adapter is ContinuedLowRank
+    return issubclass(kind, ContinuedFisherMethod) and kind.adapter is ContinuedLowRank
 
 
 def eigenvalues(
@@ -138,7 +139,7 @@ class Probe(EwcDc):
             self.gradients["A"].append(adapter.up[0].grad[0].flatten().clone())
             self.gradients["B"].append(adapter.down[0].grad[0].flatten().clone())
 
-        yield Phase("probing", self.config.schedule(0).plain(self.batches), loss, adapter.groups(), gradients=keep)
+        yield self.measuring(trainable, self.batches, 0, loss, keep)
 
 
 def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], probe: Probe, examples: Examples) -> None:
@@ -148,7 +149,6 @@ def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], pro
     from conceptctl.learning.processes import make_accelerator
     from conceptctl.store.concept import read_record
     from conceptctl.store.weights import read_floats
-    from conceptctl.workflows.learn.auxiliary import prompt_of
     from conceptctl.workflows.learn.task import earlier_tasks, make_task
     from conceptctl.workflows.model import token_rows
     from conceptctl.workflows.reference_samples import recipe_of
@@ -165,7 +165,6 @@ def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], pro
         token_start=token_rows(backbone, read_floats(store.blob(last), "token")),
         prompt=recipe_of(record, head.base).prompt_for(last.name),
         class_word=record.class_word,
-        prior_prompt=prompt_of(record.class_word),
         earlier=tasks[: len(before)],
     )
     probe.state = tasks[-1].state()

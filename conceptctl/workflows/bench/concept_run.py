@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptctl
 from conceptctl.config import Drawing
+from conceptctl.errors import StoreDamaged
 from conceptctl.presets import preset_of
 from conceptctl.store.concept import read_record
 from conceptctl.store.manifest import now
@@ -20,7 +22,7 @@ from conceptctl.workflows import model, reference_samples
 from conceptctl.workflows.bench import measures
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.cells import DRAWN, STORE, ConceptCell, copy_store, train_config
-from conceptctl.workflows.bench.noted import program, read_json, write_file, write_json, write_results
+from conceptctl.workflows.bench.noted import program, read_noted, write_file, write_json, write_results
 from conceptctl.workflows.bench.sequences import Item, items_of
 from conceptctl.workflows.bench.weights_used import weights_used
 from conceptctl.workflows.drawing import draw_set
@@ -137,7 +139,7 @@ class ConceptRun:
         for item in missing:
             if when != LEARNED and item is self.items[len(items) - 1]:
                 # It has just been drawn with the same generation.
-                found, features = read_json(self._path(item, LEARNED)), self._features(item, LEARNED)
+                found, features = self._said(item, LEARNED), self._features(item, LEARNED)
                 found.pop("seconds", None)
             else:
                 backbone = backbone or load()
@@ -181,10 +183,19 @@ class ConceptRun:
         # It comes last: where it is, all is.
         write_json(self._path(item, when), found)
 
+    def _said(self, item: Item, when: str, *more: str) -> dict[str, Any]:
+        return read_noted(self._path(item, when), "success", "attributes", *more)
+
     def _features(self, item: Item, when: str) -> Tensor:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self._path(item, when).with_suffix(".safetensors"))["features"]
+        path = self._path(item, when).with_suffix(".safetensors")
+        try:
+            return load_file(path)["features"]
+        except (FileNotFoundError, SafetensorError, KeyError) as error:
+            hint = f"take {path.with_suffix('.json')} away: the concept is drawn again"
+            raise StoreDamaged(f"{path}: {error}", hint=hint) from None
 
     @cached_property
     def heldout(self) -> dict[str, Tensor]:
@@ -200,7 +211,7 @@ class ConceptRun:
     def figures(self, item: Item, when: str) -> dict[str, float | None]:
         """A concept's figures, of when its pictures were drawn."""
         plain = self.recipe(item).plain(item.class_word)
-        said = read_json(self._path(item, when))
+        said = self._said(item, when)
         return {
             **measures.figures(
                 self.heldout[item.name],
@@ -282,18 +293,18 @@ class ConceptRun:
         found: dict[str, Any] = {}
         if self.cell.classified:
             found["classified"] = [
-                {"after": after, **read_json(self._checked(f"classified-{_after(after)}"))}
+                {"after": after, **read_noted(self._checked(f"classified-{_after(after)}"), "right")}
                 for after in self.cell.evaluations
             ]
         if self.cell.fisher:
-            found["fisher"] = read_json(self._checked(FISHER))
+            found["fisher"] = read_noted(self._checked(FISHER), "without", "with")
         return found
 
     def tasks(self) -> list[dict[str, Any]]:
         """What each concept took."""
         used = weights_used([self.store_of(item) for item in self.items], [item.name for item in self.items])
         return [
-            {**task, "seconds": read_json(self._path(item, LEARNED))["seconds"]}
+            {**task, "seconds": self._said(item, LEARNED, "seconds")["seconds"]}
             for item, task in zip(self.items, used, strict=True)
         ]
 
@@ -301,7 +312,7 @@ class ConceptRun:
         """Write everything that a report needs, as plain data."""
         from conceptctl.workflows.evaluate.figures import kernel_settings
 
-        starts = [json.loads(line) for line in (self.home / STARTS).read_text(encoding="utf-8").splitlines()]
+        starts = list(_whole_lines((self.home / STARTS).read_text(encoding="utf-8")))
         results = {
             "cell": {"key": self.cell.key, **self.cell.content},
             "concepts": [{"name": item.name, "class": item.class_word} for item in self.items],
@@ -322,6 +333,13 @@ class ConceptRun:
             "finished": now(),
         }
         write_results(self.home / RESULTS, results)
+
+
+def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+    """What lines of JSON say; one that a power cut has left half written says nothing."""
+    for line in text.splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _after(count: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conceptctl.errors import AlreadyExists, UsageError
 from conceptctl.pocket.world import concepts as world
+from conceptctl.workflows.bench.spec import MOST_CONCEPTS
 from conceptctl.workflows.places import writable
 
 
@@ -36,8 +37,10 @@ def write_bench_data(
         AlreadyExists: There is something in the folder.
         UsageError: A number or a place that cannot be meant.
     """
-    if length < 1 or training < 1 or heldout < 1 or seed < 0:
-        raise UsageError("The numbers of concepts and pictures start at 1, seeds at 0.")
+    if not 1 <= length <= MOST_CONCEPTS or training < 1 or heldout < 1 or not 0 <= seed < 2**31:
+        raise UsageError(
+            f"the numbers of concepts and pictures start at 1, seeds at 0; there are at most {MOST_CONCEPTS} concepts"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExists(f"{folder} is there and is not an empty folder.", hint="name a new folder")
     concepts = world.sequence(length, seed)

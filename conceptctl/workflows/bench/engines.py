@@ -11,9 +11,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptctl.errors import NotFound, UsageError
+from conceptctl.errors import ConceptctlError, DeviceFailed, NotFound, UsageError
 from conceptctl.workflows.bench.cell import Cell
-from conceptctl.workflows.bench.cell_run import Failure, run_or_fail
+from conceptctl.workflows.bench.cell_run import run_or_fail
 from conceptctl.workflows.bench.cells import ConceptCell
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Progress = Callable[[str, int], None]
 
 def run_cells(
     engine: str, cells: Sequence[Cell], output: Path, device: str, progress: Progress, at_once: int | None = None
-) -> dict[str, Failure]:
+) -> dict[str, ConceptctlError]:
     """Run cells, each once, and go on with the others when one fails.
 
     Args:
@@ -119,7 +119,7 @@ def _free_memory() -> int:
         return 1 << 62
 
 
-def _in_turn(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, Failure]:
+def _in_turn(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, ConceptctlError]:
     failed, before = {}, 0
     for cell in cells:
         begun = before
@@ -135,7 +135,7 @@ def _in_turn(cells: Sequence[Cell], output: Path, device: str, progress: Progres
 
 def _side_by_side(
     cells: Sequence[Cell], output: Path, device: str, places: Sequence[Mapping[str, str]], progress: Progress
-) -> dict[str, Failure]:
+) -> dict[str, ConceptctlError]:
     """A process for each cell, as many at once as there are places: the next begins where one has ended.
 
     Args:
@@ -147,7 +147,7 @@ def _side_by_side(
     """
     waiting, free = list(cells), list(places)
     running: list[_Running] = []
-    failed: dict[str, Failure] = {}
+    failed: dict[str, ConceptctlError] = {}
     try:
         while waiting or running:
             while waiting and free:
@@ -184,15 +184,15 @@ class _Running:
             self.process.start()
         says.close()
 
-    def problem(self) -> Failure | None:
+    def problem(self) -> ConceptctlError | None:
         """What went wrong, when the process has ended."""
         try:
-            found: Failure | None = self._said.recv()
+            found: ConceptctlError | None = self._said.recv()
             return found
         except EOFError:
             code = self.process.exitcode or 0
             why = "; memory may have run out, and --at-once 1 takes least" if code < 0 else ""
-            return Failure(f"its process ended with {code}{why}")
+            return DeviceFailed(f"its process ended with {code}{why}")
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def _ray() -> Any:
     return ray
 
 
-def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, Failure]:
+def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progress) -> dict[str, ConceptctlError]:
     """Cells as tasks of the cluster that RAY_ADDRESS names, or of one on this machine that ends with the run."""
     from conceptctl.diffusion.models import choose_device
 
@@ -273,7 +273,7 @@ def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progre
         )
         wanted = "cuda" if cards else "cpu"
         open_ = {task.remote(cell, output, wanted): cell for cell in cells}
-        failed: dict[str, Failure] = {}
+        failed: dict[str, ConceptctlError] = {}
         while open_:
             done, _ = ray.wait(list(open_), timeout=_POLL)
             _look(cells, output, progress)
@@ -285,7 +285,7 @@ def _with_ray(cells: Sequence[Cell], output: Path, device: str, progress: Progre
                     # Our own bug, not Ray's news of a worker, a machine or its memory.
                     raise
                 except ray.exceptions.RayError as error:
-                    problem = Failure(f"its worker was lost {RETRIES + 1} times: {type(error).__name__}")
+                    problem = DeviceFailed(f"its worker was lost {RETRIES + 1} times: {type(error).__name__}")
                 if problem:
                     failed[cell.name] = problem
         return failed

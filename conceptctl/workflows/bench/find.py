@@ -10,12 +10,24 @@ from conceptctl.errors import NotFound, UsageError
 from conceptctl.workflows.bench import spec as drawn
 from conceptctl.workflows.bench.classification import spec as classification
 from conceptctl.workflows.bench.classification.spec import ClassSpec
-from conceptctl.workflows.bench.spec import Spec
+from conceptctl.workflows.bench.spec import Spec, texts_of
 
 
 def shipped() -> dict[str, Spec | ClassSpec]:
     """Every spec that this program brings, by name."""
     return {**drawn.shipped(), **classification.shipped()}
+
+
+def toml_of(name: str) -> str:
+    """Return a shipped spec as it is written.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    for package in (drawn.__package__, classification.__package__):
+        if name in (texts := texts_of(package)):
+            return texts[name]
+    raise NotFound(f"no spec {name!r} is shipped", hint=", ".join(shipped()))
 
 
 def find_spec(named: str) -> Spec | ClassSpec:

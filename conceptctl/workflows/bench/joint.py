@@ -138,7 +138,7 @@ def _train(
     token_ids = [backbone.add_token(request.name, start) for request, start in zip(requests, starts, strict=True)]
     examples = _examples(prepared, backbone, requests, beside, describer)
     together = {table: torch.cat([start[table] for start in starts]) for table in starts[0]}
-    task = make_task(backbone, method, token_ids=token_ids, token_start=together, prompt="", prior_prompt="", seed=seed)
+    task = make_task(backbone, method, token_ids=token_ids, token_start=together, prompt="", seed=seed)
     trainable = method.attach(task).to(device)
     fit = fit_of(prepared, backbone, trainable, Dataset(examples, (), ()))
     pace = Pace()

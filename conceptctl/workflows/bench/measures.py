@@ -41,8 +41,6 @@ COSTS = (
 )  # fmt: skip
 """What a task took, of which the mean over tasks is said."""
 LARGER_IS_BETTER = {"BwT_mmd", "clip_i2i", "clip_t2i", "success", "attributes"}
-NOT_OF_THE_LAST = {"F_mmd", "BwT_mmd"}
-"""Figures of what came after a concept (j < N)."""
 
 
 def open_judge(base: Base) -> Judge | None:

@@ -18,6 +18,8 @@ from conceptctl.workflows.bench.measures import COSTS, LABELS
 DIGITS = 8
 """Significant ones of a figure in results: more than any two machines agree in."""
 _NUMBER = (int, float, type(None))
+_TOO_LARGE = 2**1000
+"""Numbers that no float can hold."""
 _TEXT = (str, type(None))
 _OF_ANY = {"device": str, "program": str}
 _FIGURES = dict.fromkeys(LABELS, _NUMBER)
@@ -48,11 +50,12 @@ _CLASSES = {
 }  # fmt: skip
 """The same of one in which classes were."""
 _SPEC = {
-    "title": str, "description": str, "base": str, "reference": str, "protocol": {"name": str}, "seeds": [int],
+    "name": str, "title": str, "description": str, "base": str, "reference": str, "protocol": {"name": str},
+    "seeds": [int],
     "entries": [{"label": str}],
 }  # fmt: skip
 """What the report reads of a spec."""
-_COMPARED = {"name": str, "paper": {"source": str, "values": dict}}
+_COMPARED = {"paper": {"source": str, "values": dict}}
 """What besides, of one that compares drawn concepts."""
 _CHECKS = {
     "classified": [{"after": int, "right": [(int, float)]}],
@@ -72,12 +75,6 @@ def program() -> str:
     for path in sorted(path for pattern in ("*.py", "*.toml") for path in root.rglob(pattern)):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{conceptctl.__version__}, files {digest.hexdigest()[:12]}"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that this run, or one before it, wrote whole."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -116,7 +113,7 @@ def read_noted(path: Path, *keys: str) -> dict[str, Any]:
     hint = "take the file away and run the cell again"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"{path}: {error}", hint=hint) from None
     if not isinstance(found, dict) or not set(keys) <= set(found):
         raise StoreDamaged(f"{path}: not what a benchmark wrote", hint=hint)
@@ -130,10 +127,14 @@ def read_run(path: Path) -> dict[str, Any]:
         StoreDamaged: It is not as it was written.
     """
     found = read_noted(path)
-    shape = {"spec": _SPEC if "kind" in found.get("spec", ()) else {**_SPEC, **_COMPARED}, "cells": dict}
+    spec = found.get("spec")
+    shape = {"spec": _SPEC if isinstance(spec, dict) and "kind" in spec else {**_SPEC, **_COMPARED}, "cells": dict}
     where = _odd(found, shape)
     if not where and not all(isinstance(key, str) for key in found["cells"].values()):
         where = "one of 'cells' is no text"
+    values = found["spec"].get("paper", {}).get("values", {}) if not where else {}
+    if not all(isinstance(each, dict) for each in values.values()):
+        where = "one of 'values' is no object"
     if where:
         raise StoreDamaged(
             f"{path} is not what bench run wrote: {where}",
@@ -157,9 +158,11 @@ def read_results(path: Path, *, classes: bool) -> dict[str, Any]:
     )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"{path} is cut off, or was changed: {error}", hint=hint) from None
     where = _odd(found, _CLASSES if classes else _CONCEPTS) or (_unlike_classes if classes else _unlike_concepts)(found)
+    if not where and found["cell"].get("key", path.parent.name) != path.parent.name:
+        where = f"it is of the cell {str(found['cell']['key'])[:80]!a}"
     if where:
         raise StoreDamaged(f"{path} is not what bench run wrote: {where}", hint=hint)
     return dict(found)
@@ -177,7 +180,8 @@ def _odd(value: Any, shape: Any, where: str = "it") -> str:
         if not isinstance(value, list):
             return f"{where} is no list"
         return next(filter(None, (_odd(each, shape[0], f"one of {where}") for each in value)), "")
-    return "" if isinstance(value, shape) else f"{where} cannot be {str(value)[:40]!a}"
+    is_odd = not isinstance(value, shape) or (isinstance(value, int) and abs(value) >= _TOO_LARGE)
+    return f"{where} cannot be {str(value)[:40]!a}" if is_odd else ""
 
 
 def _unlike_concepts(found: Mapping[str, Any]) -> str:

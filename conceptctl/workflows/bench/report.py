@@ -12,6 +12,7 @@ from conceptctl.report.bench import BenchReport, Section, Sheet, html, markdown
 from conceptctl.report.charts import COLOURS
 from conceptctl.report.content import Chart, Picture, Series
 from conceptctl.store import durable
+from conceptctl.wording import count
 from conceptctl.workflows.bench import class_report, results, tables
 from conceptctl.workflows.bench.results import Bench, Result, Row
 from conceptctl.workflows.evaluate.tables import kernel_text
@@ -57,18 +58,25 @@ def write_report(output: Path, target: Path) -> Written:
 
 def content(found: Sequence[Bench]) -> BenchReport:
     """Put together what a report shows."""
+    measured = [bench for bench in found if bench.all_rows]
     same = [
         text
-        for one in found
-        for other in found
+        for one in measured
+        for other in measured
         if one.spec["name"] == other.spec["name"] and one.spec["protocol"]["name"] < other.spec["protocol"]["name"]
         if (text := tables.agreement(one, other))
     ]
     # Specs share cells.
     cells = len({result.home for bench in found for row in bench.all_rows for result in row.results})
-    text = f"{cells} finished cells, each a method that learned a sequence with one seed. {' '.join(same)}"
-    sections = tuple(class_report.section(bench) if bench.class_rows else _section(bench) for bench in found)
+    text = f"{count(cells, 'finished cell')}, each a method that learned a sequence with one seed. {' '.join(same)}"
+    sections = tuple(map(_section_of, found))
     return BenchReport("Methods compared", text.strip(), sections)
+
+
+def _section_of(bench: Bench) -> Section:
+    if not bench.all_rows:
+        return Section(bench.spec["title"], bench.spec["description"], tables.unfinished(bench), (), (), (), ())
+    return class_report.section(bench) if bench.class_rows else _section(bench)
 
 
 def _section(bench: Bench) -> Section:
@@ -126,7 +134,9 @@ _CHARTS: tuple[tuple[str, str, str, str, Points], ...] = (
 
 def _split(bench: Bench, title: str, text: str, x_label: str, y_label: str, points: Points) -> list[Chart]:
     """One chart, or several with the reference in each, where more rows are compared than can be told apart."""
-    series = [made for row in bench.rows if (made := _series(row, points, row.label == bench.spec["reference"])).points]
+    seeds = max(len(row.results) for row in bench.rows)
+    made = (_series(row, points, row.label == bench.spec["reference"], seeds) for row in bench.rows)
+    series = [each for each in made if each.points]
     main, others = [each for each in series if each.main], [each for each in series if not each.main]
     count = max(1, -(-len(others) // COLOURS))
     parts = [others[place * len(others) // count : (place + 1) * len(others) // count] for place in range(count)]
@@ -136,13 +146,15 @@ def _split(bench: Bench, title: str, text: str, x_label: str, y_label: str, poin
     ]
 
 
-def _series(row: Row[Result], points: Points, main: bool) -> Series:
-    """A row's line: the mean over seeds at each place."""
+def _series(row: Row[Result], points: Points, main: bool, seeds: int) -> Series:
+    """A row's line: the mean over its seeds at each place; one that has not all of them says so."""
+    label = row.label if len(row.results) == seeds else f"{row.label} ({len(row.results)} of {seeds} seeds)"
     values: dict[int, list[float]] = {}
     for result in row.results:
         for place, value in points(result):
             values.setdefault(place, []).append(value)
-    return Series(row.label, tuple((place, sum(each) / len(each)) for place, each in sorted(values.items())), main=main)
+    points_ = tuple((place, sum(each) / len(each)) for place, each in sorted(values.items()))
+    return Series(label, points_, main=main)
 
 
 def _sheets(bench: Bench) -> tuple[Sheet, ...]:
@@ -175,10 +187,13 @@ def _picture(result: Result, concept: str, when: str) -> Picture | None:
     from PIL import Image
 
     path = results.picture(result, concept, when)
-    if not path.exists():
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            size = picture.size
+    except OSError:
+        # It is not there, or damaged: its place stays empty.
         return None
-    with Image.open(path) as picture:
-        size = picture.size
     return Picture("", f"{concept}, {when}", "image/png", path.read_bytes(), size)
 
 

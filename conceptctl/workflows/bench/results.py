@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from conceptctl.errors import NotFound
 from conceptctl.metrics.classification import Figures, accuracy, accuracy_matrix, figures_of
-from conceptctl.metrics.continual import mean
+from conceptctl.metrics.continual import FORGETTING, mean
 from conceptctl.workflows.bench.cell import CELLS, FAILED, RESULTS
 from conceptctl.workflows.bench.cells import DRAWN
 from conceptctl.workflows.bench.classification.spec import KIND
-from conceptctl.workflows.bench.measures import COSTS, LABELS, NOT_OF_THE_LAST
+from conceptctl.workflows.bench.measures import COSTS, LABELS
 from conceptctl.workflows.bench.noted import read_noted, read_results, read_run
 from conceptctl.workflows.bench.run import RUNS
 
@@ -53,7 +53,7 @@ class Result:
     def at_the_end(self, figure: str) -> list[float | None]:
         """One figure of each concept at the end; None where a concept has none, as what came last is not forgotten."""
         values = [each[figure] for each in self.final()]
-        if figure in NOT_OF_THE_LAST:
+        if figure in FORGETTING:
             return [None] * len(values) if self.alone else [*values[:-1], None]
         return values
 
@@ -61,7 +61,7 @@ class Result:
         """The mean of a figure over all concepts so far, after so many concepts."""
         found = []
         for evaluation in self.found["evaluations"]:
-            figures = evaluation["figures"][:-1] if figure in NOT_OF_THE_LAST else evaluation["figures"]
+            figures = evaluation["figures"][:-1] if figure in FORGETTING else evaluation["figures"]
             value = mean(each[figure] for each in figures)
             if value is not None:
                 found.append((int(evaluation["after"]), value))
@@ -185,7 +185,7 @@ class Bench:
 
 
 def read_all(output: Path) -> list[Bench]:
-    """Read every spec's results.
+    """Read every spec's results, of some of which no cell may have been finished.
 
     Raises:
         NotFound: There are none.
@@ -196,7 +196,7 @@ def read_all(output: Path) -> list[Bench]:
     found = [_bench(output, path) for path in paths]
     if not any(bench.all_rows for bench in found):
         raise NotFound(f"no cell has been finished in {output}", hint=f"conceptctl bench run smoke --output {output}")
-    return [bench for bench in found if bench.all_rows]
+    return found
 
 
 def _bench(output: Path, path: Path) -> Bench:
@@ -247,7 +247,7 @@ def lines(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def _as_counted(figures: Sequence[Mapping[str, Any]], *, in_sequence: bool) -> list[Mapping[str, Any]]:
     """Leave out what is no forgetting: of what was learned last, or has just been, or has a model of its own."""
-    left_out = dict.fromkeys(NOT_OF_THE_LAST)
+    left_out = dict.fromkeys(FORGETTING)
     last = len(figures) - 1 if in_sequence else 0
     return [{**each, **(left_out if place >= last else {})} for place, each in enumerate(figures)]
 

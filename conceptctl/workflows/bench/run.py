@@ -12,10 +12,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from conceptctl.errors import Busy, DeviceFailed
+from conceptctl.errors import Busy, ConceptctlError, DeviceFailed
 from conceptctl.methods import CLASSIFIERS, METHODS
 from conceptctl.workflows.bench.cell import RESULTS, Cell, chosen
-from conceptctl.workflows.bench.cell_run import Failure
 from conceptctl.workflows.bench.cells import check_tools, make_cells
 from conceptctl.workflows.bench.classification.cells import ClassCell
 from conceptctl.workflows.bench.classification.cells import make_cells as make_class_cells
@@ -104,14 +103,17 @@ def run(
     return Ran(output, tuple(cells), finished)
 
 
-def _check(failed: Mapping[str, Failure], of: int) -> None:
+def _check(failed: Mapping[str, ConceptctlError], of: int) -> None:
     """Say what went wrong with cells; those that another run has are no failure, and are said where nothing else is."""
-    really = {name: each for name, each in failed.items() if not each.is_busy}
+    really = {name: each for name, each in failed.items() if not isinstance(each, Busy)}
     if really:
         name, problem = next(iter(really.items()))
-        raise DeviceFailed(
-            f"{len(really)} of {of} cells failed; {name}: {problem.message}",
-            hint="the others are finished; the same command tries these again",
+        kinds = {type(each) for each in really.values()}
+        again = f"{'the others are finished; ' if len(failed) < of else ''}the same command tries these again"
+        kind = kinds.pop() if len(kinds) == 1 else DeviceFailed
+        raise kind(
+            f"{len(really)} of {of} cells failed; {name}: {problem}",
+            hint="; ".join(filter(None, (problem.hint, again))),
         )
     if failed:
         raise Busy(f"another run has {len(failed)} of {of} cells: {', '.join(failed)}")

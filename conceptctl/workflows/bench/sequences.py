@@ -109,9 +109,12 @@ def items_of(folder: Path, most: int | None = None) -> tuple[Item, ...]:
     """
     found = tuple(_item(folder, entry) for entry in _listing(folder)[:most])
     if most is not None and len(found) < most:
-        raise PicturesRefused(f"{folder / LISTING} has {len(found)} concepts, and the spec asks for {most}")
+        raise PicturesRefused(
+            f"{folder / LISTING} has {len(found)} concepts, and the spec asks for {most}",
+            hint=f"[data] concepts = {len(found)} in a spec of yours (conceptctl bench show NAME prints a shipped one)",
+        )
     if twice := sorted({each.name for each in found if sum(each.name == other.name for other in found) > 1}):
-        raise PicturesRefused(f"{folder / LISTING}: {twice[0]!r} stands there twice")
+        raise PicturesRefused(f"{folder / LISTING}: {twice[0]!r} stands there twice", hint="another name for one")
     return found
 
 
@@ -122,7 +125,7 @@ def _listing(folder: Path) -> list[Mapping[str, Any]]:
         entries = json.loads(path.read_text(encoding="utf-8"))["concepts"]
     except FileNotFoundError:
         raise PicturesRefused(f"{folder} has no {LISTING}", hint=hint) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise PicturesRefused(f"{path} names no concepts: {error}", hint=hint) from None
     if not isinstance(entries, list) or not entries or not all(isinstance(each, Mapping) for each in entries):
         raise PicturesRefused(f"{path} names no concepts", hint=hint)

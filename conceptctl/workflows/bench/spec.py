@@ -5,7 +5,6 @@ The specs beside this package (`specs/*.toml`) follow the tables of the papers; 
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,15 @@ from conceptctl.errors import UsageError
 FIGURES = ("A_mmd", "F_mmd", "P_mmd", "BwT_mmd", "kid", "clip_i2i", "n_param_trained", "n_param_stored")
 """What the papers' tables report, in the units of this program: MMD and KID x 10^3, cosines, % of the U-Net."""
 MOST_CONCEPTS = 10_000
+_MOST = 10**5
+_AT_MOST = {
+    "steps": 10**7, "sampling_steps": 1000, "batch_size": 10**4,
+    "evaluations": MOST_CONCEPTS, "concepts": MOST_CONCEPTS,
+}  # fmt: skip
+"""Of the numbers of a protocol, or of data: more no machine gets through, and no noise schedule has more steps."""
+_FORMULAS = ("=", "+", "-", "@")
+"""What spreadsheets read as a formula, where a text begins with it."""
+_LARGEST = 1e300
 _KEYS = {
     "title", "description", "base", "feature_extractor", "reference", "seeds", "settings", "precision", "data",
     "protocol", "methods", "paper",
@@ -153,14 +161,14 @@ class Spec:
 @cache
 def shipped() -> Mapping[str, Spec]:
     """Every spec that this program brings, by name."""
-    return {name: parsed(name, document) for name, document in documents(__package__).items()}
+    return {name: parsed(name, tomllib.loads(text)) for name, text in texts_of(__package__).items()}
 
 
-def documents(package: str) -> dict[str, dict[str, Any]]:
-    """Read the specs that a package brings in its folder `specs`, by name."""
+def texts_of(package: str) -> dict[str, str]:
+    """Read the specs that a package brings in its folder `specs`, by name, as they are written."""
     files = sorted(resources.files(package).joinpath("specs").iterdir(), key=lambda file: file.name)
     named = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
-    return {name: tomllib.loads(file.read_text(encoding="utf-8")) for name, file in named.items()}
+    return {name: file.read_text(encoding="utf-8") for name, file in named.items()}
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> Spec:
@@ -211,8 +219,8 @@ def text_of(what: str, key: str, value: Mapping[str, Any]) -> str:
         UsageError: It is no text.
     """
     text = value.get(key, "")
-    if not isinstance(text, str):
-        raise UsageError(f"{what}: {key} is no text")
+    if not isinstance(text, str) or not text.isprintable():
+        raise UsageError(f"{what}: {key} is no text of one line")
     return text
 
 
@@ -223,7 +231,7 @@ def table_of(what: str, value: Any) -> Mapping[str, Any]:
         UsageError: It is none.
     """
     if not isinstance(value, Mapping):
-        raise UsageError(f"{what} is no table")
+        raise UsageError(f"{what} is no table", hint=f"[{what.rpartition(': ')[2]}]")
     return value
 
 
@@ -234,8 +242,9 @@ def _numbers(what: str, kind: type, table: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise UsageError(f"{what}: nothing is called {key!r}", hint="; ".join(known))
         least = 0 if key in ("pairs", "classified", "fisher") else 2 if key in ("pictures", "heldout") else 1
-        if type(value) is not int or value < least:
-            raise UsageError(f"{what}.{key} is a whole number from {least} on, not {value!r}")
+        most = _AT_MOST.get(key, _MOST)
+        if type(value) is not int or not least <= value <= most:
+            raise UsageError(f"{what}.{key} is a whole number from {least} to {most}, not {str(value)[:40]}")
     return dict(table)
 
 
@@ -261,8 +270,6 @@ def _data(what: str, value: Any) -> Data:
         )
     if not folder and made.concepts is None:
         raise UsageError(f"{what}: data does not say how many concepts", hint="[data] concepts = 6")
-    if (made.concepts or 0) > MOST_CONCEPTS:
-        raise UsageError(f"{what}: data.concepts cannot be more than {MOST_CONCEPTS}")
     return made
 
 
@@ -312,8 +319,10 @@ def rows_of(what: str, value: Any, shared: Mapping[str, Any], bounds: Sequence[s
             raise UsageError(
                 f"{here}: nothing is called {unknown[0]!r}", hint="; ".join(("method", "settings", *bounds))
             )
-        if not label.isprintable() or "/" in label:
-            raise UsageError(f"{what}: methods.{label!a}: a label is of one line and has no slash")
+        if not label.isprintable() or "/" in label or label.startswith(_FORMULAS):
+            raise UsageError(
+                f"{what}: methods.{label!a}: a label is of one line, has no slash, and does not begin with =, +, - or @"
+            )
         holds = {name: table.get(name, False) for name in bounds}
         if odd := [name for name, each in holds.items() if type(each) is not bool]:
             raise UsageError(f"{here}: {odd[0]} is true or false")
@@ -332,6 +341,6 @@ def _paper(what: str, value: Any, labels: list[str]) -> Paper:
         if label not in labels:
             raise UsageError(f"{what}: paper.values.{label}: no method is called so", hint=", ".join(labels))
         for key, number in table_of(f"{what}: paper.values.{label}", row).items():
-            if key not in FIGURES or type(number) not in (int, float) or not math.isfinite(number):
+            if key not in FIGURES or type(number) not in (int, float) or not abs(number) < _LARGEST:
                 raise UsageError(f"{what}: paper.values.{label}.{key} = {number!r}", hint=", ".join(FIGURES))
     return Paper(text_of(f"{what}: paper", "source", table), {label: dict(row) for label, row in values.items()})

@@ -244,13 +244,17 @@ def _with(bench: Bench, name: str) -> dict[str, list[Any]]:
 def notes(bench: Bench) -> tuple[str, ...]:
     """What is to be read off the tables."""
     found = [_order(bench), *_gaps(bench)]
-    if bench.missing:
-        found.append(f"Not run, or not to the end: {', '.join(bench.missing)}.")
-    found += [f"Failed: {name}: {problem}." for name, problem in bench.failed.items()]
+    found += unfinished(bench)
     again = [f"{row.label}/{result.seed}" for row in bench.rows for result in row.results if result.found["starts"] > 1]
     if again:
         found.append(f"Interrupted and gone on with: {', '.join(again)}.")
     return tuple(each for each in found if each)
+
+
+def unfinished(bench: Bench) -> tuple[str, ...]:
+    """Which cells have no results, and why as far as that is known."""
+    missing = (f"Not run, or not to the end: {', '.join(bench.missing)}.",) if bench.missing else ()
+    return (*missing, *(f"Failed: {name}: {problem}." for name, problem in bench.failed.items()))
 
 
 def _order(bench: Bench) -> str:

@@ -41,6 +41,8 @@ def settings_of(found: type[Method], preset: Preset, asked: Mapping[str, Any]) -
     ours = {name: value for name, value in preset.settings(found.name).items() if name in known}
     config = configured(found, {**ours, **asked})
     check_unsupported(vit.UNSUPPORTED, config)
+    # It looks at what settings are beside one another.
+    found(config)
     return config
 
 

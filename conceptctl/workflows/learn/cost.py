@@ -50,19 +50,20 @@ def stages_of(planned: Plan, a_picture: int, to_draw: int, to_compare: int = 0) 
         to_draw: Pictures of the class that the store has not.
         to_compare: Pictures of different things that it has not.
     """
+    from conceptctl.parts.stack_and_mask import NO_MASK
+
     config = planned.config
     samples, beside, others = samples_of(config), in_whole_batches(to_draw), in_whole_batches(to_compare)
-    steps, share = config["steps"], config.get("consolidation_share", 0)
     found = [
         Stage(DRAWING, others, "picture", others * a_picture),
         Stage(f"drawing {planned.class_word} pictures to learn beside", beside, "picture", beside * a_picture),
         Stage("encoding the pictures", planned.pictures, "picture", planned.pictures),
-        Stage("learning", steps, "step", steps * samples * TRAINED_AS_DRAWN),
+        Stage("learning", config["steps"], "step", config["steps"] * samples * TRAINED_AS_DRAWN),
     ]
-    if share:
-        more = max(1, round(share * steps))
-        found.append(Stage("consolidating", more, "step", more * samples * TRAINED_AS_DRAWN))
-    if "mask" in config:
+    for later in planned.later:
+        passes = later.trained * TRAINED_AS_DRAWN + later.plain
+        found.append(Stage(later.name, later.steps, "step", later.steps * config["batch_size"] * passes))
+    if config.get("mask", NO_MASK) != NO_MASK:
         compared = 2 * LOSS_BATCHES
         together = config["batch_size"] + config.get("auxiliary_batch", 0)
         found.append(Stage("comparing the loss with masks", compared, "batch", compared * together))

@@ -135,8 +135,6 @@ def _timed(
     an_evaluation = pace / (TRAINED_AS_DRAWN * samples_of(planned.config))
 
     def seconds(stage: Stage) -> float | None:
-        if stage.unit == "step":
-            return stage.units * pace
         if stage.name.startswith("drawing"):
             return None if drawn is None else stage.units * drawn
         return stage.evaluations * an_evaluation
@@ -180,7 +178,7 @@ def _has_same_size(record: Record, planned: Plan) -> bool:
 
 def _most(store: Store, head: Generation, planned: Plan) -> int | None:
     """Bytes of a delta in which every weight changes; None for a method that keeps a state besides."""
-    if "consolidation_share" in planned.config:
+    if planned.later:
         return None
     weights = _targets(store, head)
     return weights * FLOAT_BYTES + weights // 8

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from conceptctl import families
 from conceptctl.presets import Preset, preset_of
+from conceptctl.store import base
+from conceptctl.store.manifest import Generation
 from conceptctl.store.store import Store
 from conceptctl.workflows.learn import checkpoint, coherence
 from conceptctl.workflows.learn.images import check_pictures, sizes_of, unlike_drawings
@@ -26,7 +29,7 @@ from conceptctl.workflows.learn.samples import check_prompts
 if TYPE_CHECKING:
     from conceptctl.images.buckets import PictureSizes
     from conceptctl.images.gate import Checked
-    from conceptctl.learning.method import Method
+    from conceptctl.learning.method import Later, Method
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Plan:
     precision: str
     resumes: int | None = None
     """The step from which an interrupted run would go on; None where there is none to go on with."""
+    later: tuple[Later, ...] = ()
+    """The phases that follow the learning."""
 
     def as_preset(self) -> dict[str, Any]:
         """All of it that a preset can say, as `--preset FILE` reads it."""
@@ -102,6 +107,7 @@ def plan(
     if not is_there:
         check_name(request, head, store)
     check_prompts(request, [each.name for each in head.concepts])
+    check_earlier(store, head, request, method)
     watch = watch or Watch()
     checked = check_pictures(store, head, request, watch)
     made = planned(request, preset, method, checked, sizes_of(store, head), str(found), precision)
@@ -121,6 +127,26 @@ def plan(
     return dataclasses.replace(
         made, resumes=step, notes=(f"goes on with an interrupted run, from step {step}", *made.notes)
     )
+
+
+def check_earlier(store: Store, head: Generation, request: Request, method: Method) -> None:
+    """Let the method look at the concepts that it would go on from.
+
+    Raises:
+        UsageError: It cannot be learned after them.
+    """
+    import torch
+
+    from conceptctl.workflows.learn.task import earlier_tasks
+
+    # What is replaced takes its place among them first.
+    if head.concepts and not request.replace:
+        family = families.facts_of(head.base)
+        found = base.tensors(store.layout, head.base)
+        shapes = {
+            path: (info.shape[0], info.shape[1]) for path, (_, _, info) in found.items() if family.is_target(path)
+        }
+        method.check(earlier_tasks(store, head, {}, torch.device("cpu")), shapes)
 
 
 def planned(
@@ -160,6 +186,7 @@ def planned(
         compared=coherence.pictures_compared(preset, checked) if samples > 0 else 0,
         device=device,
         precision=precision,
+        later=method.config.later(),
     )
 
 

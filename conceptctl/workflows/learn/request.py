@@ -33,12 +33,15 @@ _AS_IN_PROMPTS = re.compile(r"\A[VvＶｖ]\\?[*＊]\s*")
 PRECISIONS = ("no", "bf16", "fp16")
 _MORE_THAN_NOTHING = {
     "steps", "batch_size", "accumulation", "rank", "learning_rate", "temperature", "dc_temperature",
-    "teacher_temperature", "consolidation_share",
+    "teacher_temperature", "consolidation_share", "merge_ridge", "pool_size", "prompt_length", "chosen",
+    "general_length", "expert_length", "layers", "added",
 }  # fmt: skip
 _OF_EITHER_SIGN = {"mask_logit_mean"}
 _AT_MOST = {
     "fisher_decay": 1, "consolidation_share": 100, "steps": 10**7, "rank": 4096, "batch_size": 10**4,
-    "auxiliary_batch": 10**4, "accumulation": 10**4,
+    "auxiliary_batch": 10**4, "accumulation": 10**4, "dc_concepts": 10**4, "pool_size": 10**4, "prompt_length": 10**3,
+    "chosen": 10**4, "general_length": 10**3, "expert_length": 10**3, "general_layers": 10**3, "expert_layers": 10**3,
+    "layers": 10**3, "added": 10**3,
 }  # fmt: skip
 """More of them no machine gets through, which is better said at once than when memory runs out."""
 MOST_AUXILIARY = 10**5
@@ -254,7 +257,7 @@ def make_method(request: Request, preset: Preset) -> Method:
         NotFound: There is no such method or setting.
         UsageError: A number that cannot be meant.
     """
-    found = find_method(request.train.method or preset.learn.method)
+    found = find_method(preset.learn.method if request.train.method is None else request.train.method)
     known = {each.name for each in dataclasses.fields(found.configuration)}
     own = {FORMER_SETTINGS.get(name, name): value for name, value in request.settings.items()}
     # A bound in one holds for a number in the other.

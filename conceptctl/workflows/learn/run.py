@@ -23,7 +23,7 @@ from conceptctl.workflows.learn.checkpoint import Resumed
 from conceptctl.workflows.learn.commit import commit, record_of
 from conceptctl.workflows.learn.estimate import estimate
 from conceptctl.workflows.learn.moved import moved
-from conceptctl.workflows.learn.plan import Plan
+from conceptctl.workflows.learn.plan import Plan, check_earlier
 from conceptctl.workflows.learn.replace import check_name, without_the_old_one
 from conceptctl.workflows.learn.request import Request, Watch, check_facts, chosen_preset, make_method
 from conceptctl.workflows.learn.samples import check_prompts
@@ -91,6 +91,7 @@ def learn(
         check_prompts(request, [each.name for each in head.concepts])
         if writer:
             check_name(request, head, store)
+        check_earlier(store, head, request, method)
         from conceptctl.diffusion.models import enough_memory
         from conceptctl.workflows.learn.prepared import prepare
 
@@ -189,10 +190,9 @@ def task_of(prepared: Prepared, model: Model, token_id: int, start: TokenRows) -
         token_start=start,
         prompt=prepared.prompt,
         class_word=prepared.request.class_word,
-        prior_prompt=auxiliary.prompt_of(prepared.request.class_word),
         earlier=earlier_tasks(store, head, model.weights, prepared.device),
         names=[each.name for each in head.concepts],
-        change=change_so_far(store, head, model.weights),
+        change=change_so_far(store, head, model.weights) if prepared.method.config.needs_change else None,
         to_base=way_to_base(store, head, model.weights, prepared.device),
         seed=prepared.request.train.seed,
     )

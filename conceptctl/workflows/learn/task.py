@@ -14,6 +14,7 @@ from conceptctl.learning.method import Earlier, Task
 from conceptctl.learning.weights import Deltas, output_energy, shapes_of, token_override
 from conceptctl.store import base, folded, tensorfile, weights
 from conceptctl.store.concept import read_record
+from conceptctl.workflows.learn.auxiliary import prompt_of
 from conceptctl.workflows.reference_samples import recipe_of
 from conceptctl.workflows.usual_prompts import usual
 
@@ -41,7 +42,6 @@ def make_task(
     token_start: TokenRows,
     prompt: str,
     class_word: str = "",
-    prior_prompt: str,
     earlier: Sequence[Earlier] = (),
     names: Sequence[str] = (),
     change: Mapping[str, Tensor] | None = None,
@@ -56,8 +56,7 @@ def make_task(
         token_ids: The tokens that are learned.
         token_start: Where they begin.
         prompt: What the concept is asked for by.
-        class_word: What kind of thing it is; "" for nothing said.
-        prior_prompt: What auxiliary pictures are learned under.
+        class_word: What kind of thing it is, of which auxiliary pictures are; "" for nothing said.
         earlier: The tasks before this one.
         names: The concepts that are to stay as they are, by name.
         change: |sum of all earlier deltas|, (D1, D2) by path of every target; None or empty for nothing.
@@ -66,11 +65,12 @@ def make_task(
     """
     targets = backbone.targets()
     factor, energy = None, {}
+    prior = prompt_of(class_word) if class_word else ""
     if method.config.needs_reference:
         # What is merged has one and the same reference for all its concepts, whatever each is.
         on_base = method.trained_on == "pretrained"
         # Of the model that this concept is learned on: earlier ones are kept as they are drawn now.
-        factor = backbone.reference_factor([] if on_base else [prior_prompt], without=token_ids)
+        factor = backbone.reference_factor([prior] if prior and not on_base else [], without=token_ids)
         # What the targets make of the usual prompts is the measure, or it would grow with what is kept.
         energy = output_energy(targets, factor)
         if not on_base:
@@ -81,9 +81,9 @@ def make_task(
         shapes,
         token_start,
         prompt,
-        prior_prompt if class_word else "",
+        prior,
         tuple(earlier),
-        # A weight of a penalty needs no more digits than what it is about.
+        # It only weighs a penalty on changes of the targets: their precision is enough.
         Deltas.of({path: changed[path].to(targets[path].weight.dtype) for path in shapes} if changed else {}).to(
             backbone.device
         ),
@@ -114,29 +114,23 @@ def change_so_far(store: Store, head: Generation, current: Mapping[str, Array]) 
         head: The generation.
         current: Its weights, of all targets.
     """
-    if not head.concepts:
-        return {}
-    found = base.tensors(store.layout, head.base)
-    total = {
-        path: torch.from_numpy(weight - weights.read_floats(*found[path][:2])).abs() for path, weight in current.items()
-    }
-    # Tokens alone change no weights, and are nothing to look after.
-    return total if any(each.any() for each in total.values()) else {}
+    return {path: each.abs_() for path, each in _to_base(store, head, current).items()}
 
 
 def way_to_base(
     store: Store, head: Generation, current: Mapping[str, Array], device: torch.device
 ) -> Callable[[], Deltas]:
     """Give what turns the weights of a generation into the base's, when it is asked for; see `change_so_far`."""
+    return lambda: Deltas.of(_to_base(store, head, current)).to(device)
 
-    def deltas() -> Deltas:
-        found = base.tensors(store.layout, head.base)
-        back = {path: weights.read_floats(*found[path][:2]) - weight for path, weight in current.items()}
-        if not any(each.any() for each in back.values()):
-            return Deltas()
-        return Deltas.of({path: torch.from_numpy(each) for path, each in back.items()}).to(device)
 
-    return deltas
+def _to_base(store: Store, head: Generation, current: Mapping[str, Array]) -> dict[str, Tensor]:
+    if not head.concepts:
+        return {}
+    found = base.tensors(store.layout, head.base)
+    back = {path: torch.from_numpy(weights.read_floats(*found[path][:2]) - weight) for path, weight in current.items()}
+    # Tokens alone change no weights.
+    return back if any(each.any() for each in back.values()) else {}
 
 
 class StoredState(Mapping[str, "Tensor"]):

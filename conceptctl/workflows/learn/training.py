@@ -12,6 +12,7 @@ from conceptctl.learning.loop import Listener, denoising_loss, train
 from conceptctl.learning.method import Learned
 from conceptctl.learning.stopping import StoppingRule
 from conceptctl.learning.weights import Deltas
+from conceptctl.parts.stack_and_mask import NO_MASK
 from conceptctl.store.factors import Factors
 from conceptctl.workflows.learn import samples
 from conceptctl.workflows.learn.checkpoint import Resumed
@@ -93,8 +94,8 @@ class _Told:
         if self._phases == 1:
             self.pace.step(done)
         pace = self.pace.seconds_a_step
-        # How long a phase takes that follows is known to nobody.
-        is_last = self._phases > 1 or not getattr(self._prepared.method.config, "consolidation_share", 0)
+        # Steps of the phases that follow take other times.
+        is_last = self._phases > len(self._prepared.method.config.later())
         if pace is not None and is_last:
             self._watch.ahead(pace * self._steps_after)
 
@@ -119,7 +120,8 @@ class _Told:
 
 def _steps_after(prepared: Prepared) -> float:
     """About how many steps what comes after the training is worth: comparing the loss, and reference samples."""
-    compared = 2 * LOSS_BATCHES / TRAINED_AS_DRAWN if hasattr(prepared.method.config, "mask") else 0.0
+    has_mask = getattr(prepared.method.config, "mask", NO_MASK) != NO_MASK
+    compared = 2 * LOSS_BATCHES / TRAINED_AS_DRAWN if has_mask else 0.0
     pictures = in_whole_batches(prepared.to_do.reference_samples)
     measured = steps_a_picture_before(prepared.store, prepared.head, prepared.plan)
     return compared + pictures * (measured or steps_a_picture(prepared))

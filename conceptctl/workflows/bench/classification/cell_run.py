@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conceptctl.errors import StoreDamaged
 from conceptctl.images.class_folders import LabelledClass, read_pictures
 from conceptctl.methods import find_classifier
 from conceptctl.store.manifest import now
 from conceptctl.workflows.bench.cell import RESULTS, Tell
 from conceptctl.workflows.bench.classification.cells import STATE, TASKS, ClassCell
-from conceptctl.workflows.bench.noted import program, read_json, write_file, write_results
+from conceptctl.workflows.bench.noted import program, read_noted, write_file, write_results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def run_class_cell(cell: ClassCell, home: Path, device: str, tell: Tell) -> None
             **_costs(taught, network),
         }
         _keep(learner, home, number, entry)
-    entries = [read_json(path) for path in sorted((home / TASKS).glob("*.json"))]
+    entries = [read_noted(path) for path in sorted((home / TASKS).glob("*.json"))]
     results = {
         "cell": {"key": cell.key, **cell.content},
         "tasks": entries,
@@ -97,13 +98,16 @@ def _costs(taught: Taught, network: int) -> dict[str, float]:
 
 def _take_up(learner: Learner, home: Path) -> int:
     """Put back what an earlier run learned, and return how many tasks that is."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if not (home / STATE).exists():
         return 0
-    with safe_open(home / STATE, "pt") as stream:
-        about = json.loads(stream.metadata()["about"])
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    try:
+        with safe_open(home / STATE, "pt") as stream:
+            about = json.loads(stream.metadata()["about"])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise StoreDamaged(f"{home / STATE}: {error}", hint="take it away: the cell begins anew") from None
     learner.restore(tensors, about["names"], about["tasks"])
     # What a task found is written before what it learned: a task that lacks the latter is learned again.
     return learner.tasks

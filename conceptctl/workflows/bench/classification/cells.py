@@ -24,7 +24,7 @@ from conceptctl.workflows.classification.settings import settings_of
 STATE = "state.safetensors"
 """What a cell has learned so far."""
 TASKS = "tasks"
-VERSION = 1
+VERSION = 2
 """Of what a cell does: another number, and every cell is run anew."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
 from conceptctl.errors import UsageError
-from conceptctl.workflows.bench.spec import Entry, documents, rows_of, seeds_of, settings_of, table_of, text_of
+from conceptctl.workflows.bench.spec import Entry, rows_of, seeds_of, settings_of, table_of, text_of, texts_of
 
 KIND = "classification"
 _KEYS = {"kind", "title", "description", "base", "reference", "seeds", "settings", "data", "protocol", "methods"}
@@ -80,7 +81,7 @@ class ClassSpec:
 @cache
 def shipped() -> Mapping[str, ClassSpec]:
     """Every such spec that this program brings, by name."""
-    return {name: parsed(name, document) for name, document in documents(__package__).items()}
+    return {name: parsed(name, tomllib.loads(text)) for name, text in texts_of(__package__).items()}
 
 
 def parsed(name: str, value: Mapping[str, Any]) -> ClassSpec:

@@ -15,10 +15,11 @@ from conceptctl.errors import is_out_of_memory
 from conceptctl.learning.backbone import Network
 from conceptctl.learning.checkpoint import TrainingState
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.method import Losses, Method, Phase, Schedule, Task, Trainable
+from conceptctl.learning.method import Losses, Method, Phase, Task, Trainable
 from conceptctl.learning.processes import casts
 from conceptctl.learning.prompts import Promptable
 from conceptctl.learning.run import Report, Run
+from conceptctl.learning.schedule import Schedule
 from conceptctl.learning.signals import deferred_signals
 from conceptctl.learning.step import BatchStep
 from conceptctl.learning.weights import Deltas, adapted, token_override

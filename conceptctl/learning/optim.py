@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from conceptctl.errors import UsageError
-from conceptctl.learning.method import ParameterGroups, Schedule
+from conceptctl.learning.method import ParameterGroups
 from conceptctl.learning.muon import Muon
+from conceptctl.learning.schedule import Schedule
 
 OPTIMIZERS = ("adam", "muon", "adam8bit")
 """Adam for everything, Muon for the factors and Adam for the rest, or Adam with moments of 8 bits: bitsandbytes has it

@@ -14,10 +14,11 @@ from conceptctl.errors import DeviceFailed
 from conceptctl.learning.backbone import Conditions, Network, Objective
 from conceptctl.learning.checkpoint import TrainingState, restore, tensors_of
 from conceptctl.learning.examples import Examples
-from conceptctl.learning.method import Losses, Phase, Schedule, Trainable
+from conceptctl.learning.method import Losses, Phase, Trainable
 from conceptctl.learning.optim import leaves_out, make_optimizers, make_schedules
 from conceptctl.learning.processes import agree, casts
 from conceptctl.learning.scaling import LossScaler
+from conceptctl.learning.schedule import Schedule
 from conceptctl.learning.step import BatchStep
 from conceptctl.learning.stopping import FixedSets, Look, StoppingRule, steps_between
 from conceptctl.learning.weights import Adapted, Deltas, TokenOverride

@@ -11,9 +11,10 @@ from conceptctl.errors import DeviceFailed
 from conceptctl.families import sd
 from conceptctl.learning.examples import Examples, _some
 from conceptctl.learning.loop import Listener, train
-from conceptctl.learning.method import Config, Method, Phase, Schedule, Task, Trainable
+from conceptctl.learning.method import Config, Method, Phase, Task, Trainable
 from conceptctl.learning.optim import SCHEDULERS, make_optimizers, make_schedules
 from conceptctl.learning.processes import make_accelerator
+from conceptctl.learning.schedule import Schedule
 from conceptctl.learning.signals import deferred_signals
 from conceptctl.learning.weights import Deltas, adapted
 from conceptctl.parts.tokens import TokenEmbedding

@@ -6,8 +6,8 @@ import torch
 from conceptctl.families import sd
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, denoising_loss, train
-from conceptctl.learning.method import Schedule
 from conceptctl.learning.processes import make_accelerator
+from conceptctl.learning.schedule import Schedule
 from conceptctl.methods import find_method
 from conceptctl.workflows.learn.task import make_task
 from tests.tiny_pipeline import write_tiny_pipeline

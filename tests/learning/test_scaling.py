@@ -7,10 +7,11 @@ from conceptctl.families import sd
 from conceptctl.learning import scaling
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, train
-from conceptctl.learning.method import Config, Method, Phase, Schedule, Task, Trainable
+from conceptctl.learning.method import Config, Method, Phase, Task, Trainable
 from conceptctl.learning.muon import Muon
 from conceptctl.learning.processes import make_accelerator
 from conceptctl.learning.scaling import LossScaler
+from conceptctl.learning.schedule import Schedule
 from conceptctl.methods import find_method
 from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.workflows.learn.task import make_task

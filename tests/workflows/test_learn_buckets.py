@@ -20,8 +20,9 @@ from conceptctl.learning import step as learning
 from conceptctl.learning.backbone import Crop
 from conceptctl.learning.examples import Examples
 from conceptctl.learning.loop import Listener, _prepared
-from conceptctl.learning.method import Phase, Schedule, Trainable
+from conceptctl.learning.method import Phase, Trainable
 from conceptctl.learning.processes import make_accelerator, part_of
+from conceptctl.learning.schedule import Schedule
 from conceptctl.parts.tokens import TokenEmbedding
 from conceptctl.store import jobs, tensorfile, weights
 from conceptctl.store.concept import read_record

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conceptctl.learning.method import Later, Losses, Phase, Step, Task, Trainable
+from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
+from conceptctl.learning.schedule import Later
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.adapters.continued import continued
 from conceptctl.parts.consolidation import share

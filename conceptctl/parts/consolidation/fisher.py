@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from conceptctl.learning.method import Later, Learned, Losses, Method, Phase, Step, Task, Trainable
+from conceptctl.learning.method import Learned, Losses, Method, Phase, Step, Task, Trainable
+from conceptctl.learning.schedule import Later
 from conceptctl.parts.adapters.continued import ContinuedMethod, finish_continued
 from conceptctl.parts.adapters.measured import Measured
 from conceptctl.parts.consolidation import share

@@ -29,7 +29,8 @@ from conceptctl.workflows.learn.samples import check_prompts
 if TYPE_CHECKING:
     from conceptctl.images.buckets import PictureSizes
     from conceptctl.images.gate import Checked
-    from conceptctl.learning.method import Later, Method
+    from conceptctl.learning.method import Method
+    from conceptctl.learning.schedule import Later
 
 
 @dataclass(frozen=True)

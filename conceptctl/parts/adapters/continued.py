@@ -141,6 +141,7 @@ class ContinuedMethod(Method):
         before = last_continued(earlier, self.adapter.kinds)
         state = before.state() if before else {}
         generator = torch.Generator().manual_seed(seed)
+        # Any: a type checker sees what all kinds share, and that is no adapter.
         return self.adapter(shapes, self.config.rank, self.config.learning_rate, generator=generator, state=state)
 
     def finish(self, task: Task, trainable: Trainable) -> Learned:

@@ -15,7 +15,7 @@ from conceptctl.learning.method import Losses, Phase, Step, Task, Trainable
 from conceptctl.learning.schedule import Later
 from conceptctl.learning.weights import Deltas
 from conceptctl.parts.adapters.continued import continued
-from conceptctl.parts.consolidation import share
+from conceptctl.parts.consolidation import phase_length
 from conceptctl.parts.consolidation.dc_scores import dc_errors, dc_log_scores
 
 CONSOLIDATING = "consolidating"
@@ -25,7 +25,7 @@ _CLASSES = 3
 
 
 @dataclass(frozen=True)
-class Config(share.Config):
+class Config(phase_length.Config):
     """DSC's settings; values from section 4."""
 
     dsc_score_weight: float = 0.1

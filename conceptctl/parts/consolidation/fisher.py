@@ -15,14 +15,14 @@ from conceptctl.learning.method import Learned, Losses, Method, Phase, Step, Tas
 from conceptctl.learning.schedule import Later
 from conceptctl.parts.adapters.continued import ContinuedMethod, finish_continued
 from conceptctl.parts.adapters.measured import Measured
-from conceptctl.parts.consolidation import share
+from conceptctl.parts.consolidation import phase_length
 
 MEASURING = "measuring importance"
 """What the phase is called."""
 
 
 @dataclass(frozen=True)
-class Config(share.Config):
+class Config(phase_length.Config):
     """What methods with a Fisher matrix are set by."""
 
     ewc_weight: float = 1e6

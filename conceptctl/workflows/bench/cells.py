@@ -147,8 +147,7 @@ def _base_store(named: str, root: Path) -> Iterator[Store]:
     slug = re.sub(r"[^a-z0-9]+", "-", Path(named).name.lower()).strip("-") or "base"
     place = root / f"{slug}-{hashlib.sha256(whole_path(named).encode()).hexdigest()[:8]}"
     root.mkdir(parents=True, exist_ok=True)
-    lock = place.with_suffix(".lock")
-    with FileLock(lock):
+    with FileLock(place.with_suffix(".lock")):
         digest = digest_of(named, root) if (place / "FORMAT").exists() else None
         if digest and digest != Store(place).head().base.sha256:
             # What is named is another model now.

@@ -1,4 +1,4 @@
-"""How long the phases take that follow the learning."""
+"""How long the phases are that follow the learning: a share of its steps."""
 
 from __future__ import annotations
 

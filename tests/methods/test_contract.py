@@ -173,6 +173,20 @@ def test_what_is_attached_draws_as_what_is_kept(folder, method, precision):
     assert torch.allclose(attached, folded, rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_trains_what_is_kept(folder, method, precision):
+    """The deltas of a step, of a task after another, are those that are kept in the end: but for masks' noise."""
+    bench = a_second_task(folder, method, precision)
+    bench.train()
+    kept = bench.trainable.folded()
+    drawn = [bench.trainable.deltas(torch.Generator().manual_seed(seed)) for seed in range(2)]
+    assert set(drawn[0]) == set(kept)
+    random = any(not torch.equal(drawn[0][path], drawn[1][path]) for path in kept)
+    assert random == method.name.startswith("stamina")
+    if not random:
+        # Of what training began with nothing is left out or counted twice.
+        assert all(torch.allclose(drawn[0][path], kept[path], rtol=1e-4, atol=1e-6) for path in kept)
+
+
 def test_what_is_stored_is_what_draws_from_then_on(folder, method, precision, tmp_path):
     """Whatever form a delta is kept in, the store reads what the model was given, to the bit."""
     bench = a_second_task(folder, method, precision)

@@ -28,6 +28,7 @@ def test_it_takes_up_every_factor_and_what_each_entry_is_needed_for():
     for name, kept in adapter.state(adapter.fisher).items():
         assert torch.equal(kept, state[name]), name
     assert not any(delta.any() for delta in adapter.folded().values())
+    assert not any(delta.any() for delta in adapter(torch.Generator()).values())
 
 
 @pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1), (2, 3)])

@@ -40,6 +40,10 @@ class Continued(Measured):
         self.remember(state)
         self.register_buffer("teacher", torch.zeros_like(self.start))
 
+    def forward(self, generator: torch.Generator) -> Deltas:
+        """The increment, which nothing is random in: what the adapter began as is in the weights already."""
+        return self._increment(self.factors)
+
     def folded(self) -> Deltas:
         """The increment."""
         return self._increment(self.factors)

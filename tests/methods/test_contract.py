@@ -86,6 +86,27 @@ def a_second_task(folder, method, precision="no"):
     return Bench(folder, method, earlier={"bob": earlier_of(first, "0" * 16, teacher)}, precision=precision)
 
 
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A second task that was learned whole, which tests share and leave as it is."""
+
+    bench: Bench
+    ended: object
+    kept: object
+
+
+@cache
+def learned_of(folder, method, config, precision):
+    bench = a_second_task(folder, find_method(method)(config), precision)
+    ended = bench.train()
+    return Learned(bench, ended, bench.method.finish(bench.task, bench.trainable))
+
+
+@pytest.fixture
+def learned(folder, method, precision):
+    return learned_of(folder, method.name, method.config, precision)
+
+
 def test_the_name_is_the_files_and_the_papers_place_is_said():
     for name in METHODS:
         found = find_method(name)
@@ -109,16 +130,14 @@ def test_only_what_was_attached_changes(folder, method, precision):
     assert (bench.adapter is None) or any(name.startswith("adapter") for name in moved)
 
 
-def test_the_same_seed_gives_the_same_result(folder, method, precision):
-    ends = [a_second_task(folder, method, precision).train().tensors for _ in range(2)]
-    assert ends[0].keys() == ends[1].keys()
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+def test_the_same_seed_gives_the_same_result(folder, method, precision, learned):
+    again = a_second_task(folder, method, precision).train().tensors
+    assert again.keys() == learned.ended.tensors.keys()
+    assert all(torch.equal(again[name], value) for name, value in learned.ended.tensors.items())
 
 
-def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method, precision):
-    whole = a_second_task(folder, method, precision)
-    ended = whole.train()
-    end = whole.method.finish(whole.task, whole.trainable)
+def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method, precision, learned):
+    ended = learned.ended
     # In the first phase, when it is through, in the next one where there is one, and when all is done.
     learning = method.config.steps
     for stop in {2, learning, ended.step - 1, ended.step}:
@@ -126,7 +145,7 @@ def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method
         assert state.step == stop
         again = a_second_task(folder, method, precision)
         again.train(state=state)
-        assert_same(again.method.finish(again.task, again.trainable), end)
+        assert_same(again.method.finish(again.task, again.trainable), learned.kept)
 
 
 def interrupted(bench, after):
@@ -149,13 +168,12 @@ def assert_same(found, wanted):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_what_is_attached_draws_as_what_is_kept(folder, method, precision):
-    bench = a_second_task(folder, method, precision)
-    learned = bench.learned()
+def test_what_is_attached_draws_as_what_is_kept(method, learned):
+    bench, kept = learned.bench, learned.kept
     if method.trained_on != "previous":
         # What is merged is not what was attached: `test_merged.py`.
         return
-    bench.backbone.set_token(bench.token_ids[0], {table: row.detach() for table, row in learned.tokens.items()})
+    bench.backbone.set_token(bench.token_ids[0], {table: row.detach() for table, row in kept.tokens.items()})
     condition = bench.backbone.conditions(["a photo of a V*alice"], ()).of_prompt(
         "a photo of a V*alice", torch.arange(2)
     )
@@ -168,15 +186,15 @@ def test_what_is_attached_draws_as_what_is_kept(folder, method, precision):
             targets.put(bench.trainable.folded())
             attached = unet(noised.inputs, noised.timesteps, condition).sample
         before = {path: module.weight.clone() for path, module in bench.backbone.targets().items()}
-        bench.backbone.set_weights({path: before[path] + delta for path, delta in learned.deltas.items()})
+        bench.backbone.set_weights({path: before[path] + delta for path, delta in kept.deltas.items()})
         folded = unet(noised.inputs, noised.timesteps, condition).sample
+        bench.backbone.set_weights(before)
     assert torch.allclose(attached, folded, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_trains_what_is_kept(folder, method, precision):
+def test_a_step_trains_what_is_kept(method, learned):
     """The deltas of a step, of a task after another, are those that are kept in the end: but for masks' noise."""
-    bench = a_second_task(folder, method, precision)
-    bench.train()
+    bench = learned.bench
     kept = bench.trainable.folded()
     drawn = [bench.trainable.deltas(torch.Generator().manual_seed(seed)) for seed in range(2)]
     assert set(drawn[0]) == set(kept)
@@ -187,21 +205,20 @@ def test_a_step_trains_what_is_kept(folder, method, precision):
         assert all(torch.allclose(drawn[0][path], kept[path], rtol=1e-4, atol=1e-6) for path in kept)
 
 
-def test_what_is_stored_is_what_draws_from_then_on(folder, method, precision, tmp_path):
+def test_what_is_stored_is_what_draws_from_then_on(method, learned, tmp_path):
     """Whatever form a delta is kept in, the store reads what the model was given, to the bit."""
-    bench = a_second_task(folder, method, precision)
-    learned = bench.learned()
-    kept, factors = as_stored(learned)
-    assert all(torch.allclose(kept.deltas[path], delta, rtol=1e-4, atol=1e-6) for path, delta in learned.deltas.items())
+    shapes, deltas = learned.bench.task.shapes, learned.kept.deltas
+    kept, factors = as_stored(learned.kept)
+    assert all(torch.allclose(kept.deltas[path], delta, rtol=1e-4, atol=1e-6) for path, delta in deltas.items())
     tensors = weights.delta_tensors(
         {path: factors.get(path) or weights.Delta.of(delta.numpy()) for path, delta in kept.deltas.items()}
     )
     path = tmp_path / "delta.safetensors"
     path.write_bytes(b"".join(tensorfile.encode(tensors, {})))
-    read = dict(weights.read_deltas(path, bench.task.shapes))
+    read = dict(weights.read_deltas(path, shapes))
     assert set(read) == set(kept.deltas)
     for place, delta in read.items():
-        found = torch.zeros(bench.task.shapes[place])
+        found = torch.zeros(shapes[place])
         found[torch.from_numpy(delta.mask)] = torch.from_numpy(delta.values)
         assert torch.equal(found, kept.deltas[place])
     dense = weights.delta_tensors({path: weights.Delta.of(each.numpy()) for path, each in kept.deltas.items()})
@@ -223,14 +240,12 @@ def test_losses_are_finite_and_need_no_earlier_concept(folder, method, precision
         assert all(torch.tensor(list(each.losses.values())).isfinite().all() for each in reports)
 
 
-def test_what_is_kept_is_of_the_targets(folder, method, precision):
+def test_what_is_kept_is_of_the_targets(learned):
     """Deltas, and a state that the store's gate lets in: fp32, by kind and target, no larger than that is."""
-    bench = a_second_task(folder, method, precision)
-    learned = bench.learned()
-    shapes = bench.task.shapes
-    assert set(learned.deltas) in (set(), set(shapes))
-    assert {path: tuple(delta.shape) for path, delta in learned.deltas.items()}.items() <= shapes.items()
-    for name, value in learned.state.items():
+    shapes, deltas = learned.bench.task.shapes, learned.kept.deltas
+    assert set(deltas) in (set(), set(shapes))
+    assert {path: tuple(delta.shape) for path, delta in deltas.items()}.items() <= shapes.items()
+    for name, value in learned.kept.state.items():
         kind, _, path = name.partition("/")
         assert re.fullmatch(r"[a-z][a-z0-9_]{0,31}", kind)
         assert value.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,10 @@ from conceptctl.wording import count
 
 if TYPE_CHECKING:
     from conceptctl.cli.progress import ProgressLine
+    from conceptctl.workflows.bench.cell import Cell
     from conceptctl.workflows.bench.classification.spec import ClassSpec
-    from conceptctl.workflows.bench.run import Ran, Watch
+    from conceptctl.workflows.bench.planned import Planned
+    from conceptctl.workflows.bench.run import Watch
     from conceptctl.workflows.bench.spec import Spec
 
 EPILOG = epilog(
@@ -26,6 +29,7 @@ EPILOG = epilog(
 )
 RUN_EPILOG = epilog(
     "conceptctl bench run smoke --output ./bench",
+    "conceptctl bench run table1-people --output ./bench --dry-run",
     "conceptctl bench run table1-people --cells 'stamina/*' --output ./bench",
     "conceptctl bench run dc-scores-6 --base ./sd14 --data ./customconcept --output ./bench",
     codes=(2, 3, 4, 5, 6, 7, 8, 9, 130),
@@ -34,6 +38,19 @@ REPORT_EPILOG = epilog("conceptctl bench report ./bench", codes=(2, 4, 5, 7))
 LIST_EPILOG = epilog("conceptctl bench list", codes=(2,))
 SHOW_EPILOG = epilog("conceptctl bench show keeping", "conceptctl bench show keeping > mine.toml", codes=(2, 5))
 app = typer.Typer(help="Compare methods.", no_args_is_help=True, epilog=RUN_EPILOG, rich_markup_mode=None)
+AtOnceOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Cells at the same time; by default one a graphics card, or one a core as far as memory goes.", metavar="N"
+    ),
+]
+PicturesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Your pictures: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json; for classes DIR/CLASS.",
+        metavar="DIR",
+    ),
+]
 DirArgument = Annotated[Path, typer.Argument(help="What `bench run --output` named.", metavar="DIR")]
 
 
@@ -95,7 +112,8 @@ def list_specs(json: JsonOption = False, quiet: QuietOption = False) -> None:
     columns = ("spec", "cells", "concepts learned", "pictures drawn", "hours of one core", "what it is")
     output = Output(json, quiet)
     output.table({"specs": listed}, columns, rows)
-    output.say("hours are rough, and of the spec's own protocol; a cell is one method with one seed (--cells)")
+    output.say("hours are rough: of a core without bf16 (half with it), by the spec's own protocol")
+    output.say("a cell is one method with one seed (--cells)")
 
 
 @app.command("show", cls=Command, epilog=SHOW_EPILOG)
@@ -149,27 +167,18 @@ def run(
         str,
         typer.Option(help="local: processes on this machine; ray: a Ray cluster, RAY_ADDRESS's or one of its own."),
     ] = "local",
-    at_once: Annotated[
-        int | None,
-        typer.Option(
-            help="Cells at the same time; by default one a graphics card, or one a core as far as memory goes.",
-            metavar="N",
-        ),
-    ] = None,
+    at_once: AtOnceOption = None,
     protocol: Annotated[
         str | None, typer.Option(help="quick or full; the spec's own by default.", metavar="NAME")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Another base than the spec's, as init --base takes it.", metavar="BASE")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Your pictures: DIR/NAME/train, DIR/NAME/heldout, DIR/concepts.json; for classes DIR/CLASS.",
-            metavar="DIR",
-        ),
-    ] = None,
+    data: PicturesOption = None,
     feature_extractor: ExtractorOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list the cells, change nothing.")
+    ] = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -178,31 +187,69 @@ def run(
 
     What is finished is not run again; a run that was stopped goes on where it was with the same command.
     """
+    from conceptctl.workflows.bench import planned
     from conceptctl.workflows.bench import run as workflow
 
     out = Output(json, quiet)
     folder = _named(output)
     asked = _asked(spec, protocol, base, str(data) if data else None, feature_extractor)
+    how: Any = {"patterns": cells or (), "engine": engine, "at_once": at_once, "device": device}
+    if dry_run:
+        with out.progress() as shown:
+            found = planned.plan(asked, folder, **how, watch=_watch(shown))
+        _show_plan(asked, folder, found, out)
+        return
     with out.progress() as shown:
-        ran = workflow.run(
-            asked, folder, patterns=cells or (), engine=engine, at_once=at_once, device=device, watch=_watch(shown)
-        )
+        ran = workflow.run(asked, folder, **how, watch=_watch(shown))
     homes = [str(cell.home(folder)) for cell in ran.cells]
     before = f", {len(ran.finished_before)} of them by an earlier run" if ran.finished_before else ""
-    out.data(_as_payload(asked, ran), homes, homes)
+    done = [{"finished_before": cell.name in ran.finished_before} for cell in ran.cells]
+    out.data(_as_payload(asked, folder, ran.cells, done), homes, homes)
     out.say(f"{count(len(ran.cells), 'cell')} finished{before}; to read them: conceptctl bench report {folder}")
 
 
-def _as_payload(spec: Spec | ClassSpec, ran: Ran) -> dict[str, Any]:
+def _as_payload(
+    spec: Spec | ClassSpec, folder: Path, cells: Sequence[Cell], said: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What `bench run` prints as JSON: each cell, and what is said of it."""
     return {
-        "output": str(ran.output),
+        "output": str(folder),
         "spec": spec.name,
         "protocol": spec.protocol.name,
         "cells": [
-            {"name": cell.name, "path": str(cell.home(ran.output)), "finished_before": cell.name in ran.finished_before}
-            for cell in ran.cells
+            {"name": cell.name, "path": str(cell.home(folder)), **each} for cell, each in zip(cells, said, strict=True)
         ],
     }
+
+
+def _show_plan(spec: Spec | ClassSpec, folder: Path, planned: Sequence[Planned], out: Output) -> None:
+    """Show how far each cell is, and what is left of all."""
+    rows = [
+        (
+            each.cell.name,
+            each.state,
+            f"{each.learned} of {each.cell.concepts}",
+            "0" if each.hours == 0 else _hours(each.hours),
+        )
+        for each in planned
+    ]
+    said = [
+        {
+            "finished_before": each.state == "finished",
+            "state": each.state,
+            "learned": each.learned,
+            "concepts": each.cell.concepts,
+            "hours": None if each.hours is None else round(each.hours, 3),
+        }
+        for each in planned
+    ]
+    payload = _as_payload(spec, folder, [each.cell for each in planned], said)
+    out.table(payload, ("cell", "state", "learned", "hours of one core"), rows)
+    known = all(each.hours is not None for each in planned)
+    hours = sum(each.hours or 0.0 for each in planned)
+    about = f", about {_hours(hours)} hours of one core" if known and hours else ""
+    left = sum(each.state != "finished" for each in planned)
+    out.say(f"{left} of {count(len(planned), 'cell')} not finished{about}; dry run: nothing was changed")
 
 
 def _asked(

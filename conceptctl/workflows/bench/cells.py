@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ import conceptctl
 from conceptctl import families
 from conceptctl.config import TrainConfig
 from conceptctl.errors import ConceptctlError, PicturesRefused, StoreDamaged
+from conceptctl.learning.method import Method
 from conceptctl.presets import Preset, preset_of
 from conceptctl.store import base
 from conceptctl.store.store import Store
@@ -143,27 +144,32 @@ def _features(spec: Spec, store: Store, preset: Preset) -> str:
 
 @contextmanager
 def _base_store(named: str, root: Path) -> Iterator[Store]:
-    """An empty store on a base, made once an output folder; one that was made for what is refused goes again."""
+    """An empty store on a base, made once an output folder; what was made for what is refused goes again."""
     slug = re.sub(r"[^a-z0-9]+", "-", Path(named).name.lower()).strip("-") or "base"
     place = root / f"{slug}-{hashlib.sha256(whole_path(named).encode()).hexdigest()[:8]}"
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_suffix(".lock")):
+    lock = place.with_suffix(".lock")
+    with FileLock(lock):
         digest = digest_of(named, root) if (place / "FORMAT").exists() else None
         if digest and digest != Store(place).head().base.sha256:
             # What is named is another model now.
             place = place.with_name(f"{place.name}-{digest[:8]}")
         made = not (place / "FORMAT").exists()
-        if made:
-            initialize(place, named)
-        store = Store(place)
         try:
+            if made:
+                initialize(place, named)
+            store = Store(place)
             families.check_draws(store.head().base, instead="--base with a model that draws")
             yield store
         except StoreDamaged as error:
             raise _damaged(place, error) from None
         except ConceptctlError:
             if made:
-                shutil.rmtree(place)
+                shutil.rmtree(place, ignore_errors=True)
+                # Whoever waits for it sees that it is gone, and makes another.
+                lock.unlink()
+                with suppress(OSError):
+                    root.rmdir()
             raise
 
 
@@ -172,7 +178,15 @@ def _damaged(place: Path, error: StoreDamaged) -> StoreDamaged:
 
 
 def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
-    """Return every setting that a row is learned with: the method's, the preset's, the protocol's, the spec's.
+    """Return every setting that a row is learned with; errors are those of `method_of`."""
+    method = method_of(spec, entry, preset)
+    if entry.joint:
+        check_joint(method)
+    return dataclasses.asdict(method.config)
+
+
+def method_of(spec: Spec, entry: Entry, preset: Preset) -> Method:
+    """Return what a row is learned with: the method, with the preset's settings, the protocol's, and the spec's.
 
     Raises:
         NotFound: The method has no such setting.
@@ -181,10 +195,7 @@ def resolved(spec: Spec, entry: Entry, preset: Preset) -> dict[str, Any]:
     train = train_config(entry.method, spec.protocol)
     request = Request(Path(), "x", "thing", train, settings=entry.settings, mixed_precision=spec.precision)
     check_facts(request)
-    method = make_method(request, preset)
-    if entry.joint:
-        check_joint(method)
-    return dataclasses.asdict(method.config)
+    return make_method(request, preset)
 
 
 def train_config(method: str, protocol: Any, seed: int = 0) -> TrainConfig:

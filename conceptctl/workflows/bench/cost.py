@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from conceptctl.presets import shipped
-from conceptctl.workflows.bench.cells import evaluation_times
+from conceptctl.presets import Preset, shipped
+from conceptctl.workflows.bench.cells import evaluation_times, method_of
 from conceptctl.workflows.bench.classification.spec import ClassSpec
-from conceptctl.workflows.bench.spec import Entry, Protocol, Spec
+from conceptctl.workflows.bench.spec import Entry, Spec
 
-SECONDS_A_SAMPLE = 0.035
-"""Of training: one picture in one step on the bundled base, on one core with AVX2; between 0.03 and 0.06 were
-seen, as busy as the machine was."""
+SECONDS_A_SAMPLE = 0.075
+"""Of training: one picture in one step on the bundled base, on one core with AVX2 alone; 0.035 on one that is fast in
+bf16."""
+SHARE_WITHOUT_GRADIENTS = 1 / 3
+"""What a prediction without gradients takes of one with them."""
 SECONDS_A_DENOISING_STEP = 0.015
 """Of one picture, guidance included."""
 SECONDS_BESIDES = 8.0
@@ -46,11 +46,13 @@ def _of_classes(spec: ClassSpec) -> Cost:
     return Cost(len(spec.entries) * len(spec.seeds), learned, 0, None)
 
 
-def _samples(entry: Entry, protocol: Protocol, settings: Mapping[str, Any]) -> int:
-    """Pictures that one concept's training looks at; `auto` may stop it sooner."""
-    usual = {"steps": protocol.steps, "batch_size": protocol.batch_size}
-    own = {**settings, **{name: value for name, value in usual.items() if value}, **entry.settings}
-    return int(own["steps"] * (own["batch_size"] + own["auxiliary_batch"]) * own.get("accumulation", 1))
+def _samples(spec: Spec, entry: Entry, preset: Preset) -> float:
+    """Pictures that one concept's training predicts the noise of, all phases included; `auto` may stop it sooner."""
+    config = method_of(spec, entry, preset).config
+    steps = config.steps + sum(
+        each.steps * (each.trained + SHARE_WITHOUT_GRADIENTS * each.plain) for each in config.later()
+    )
+    return steps * (config.batch_size + config.auxiliary_batch) * config.accumulation
 
 
 def _of_concepts(spec: Spec) -> Cost | None:
@@ -68,7 +70,7 @@ def _of_concepts(spec: Spec) -> Cost | None:
     hours = None
     if preset:
         settings = preset.settings("")
-        samples = sum(_samples(entry, protocol, settings) for entry in spec.entries) * len(spec.seeds) * count
+        samples = sum(_samples(spec, entry, preset) for entry in spec.entries) * len(spec.seeds) * count
         seconds = learned * SECONDS_BESIDES + samples * SECONDS_A_SAMPLE
         seconds += drawn * (protocol.sampling_steps or preset.sampling.steps) * SECONDS_A_DENOISING_STEP
         # Every picture so far under every prompt so far; and batches with the scores, and without them.

@@ -83,14 +83,12 @@ def run(
         Busy: Another run has some of the cells; the others are finished.
     """
     watch = watch or Watch()
-    made = _chosen(spec, patterns)
-    check_engine(engine, at_once)
-    if engine == "local":
-        _check_device(None if isinstance(spec, ClassSpec) else spec.precision, device)
+    made = choose_cells(spec, patterns)
+    check_run(spec, engine, at_once, device)
     with writable(output):
         watch.stage("making base and pictures ready")
         cells = made(output.absolute(), watch.stage)
-        finished = tuple(cell.name for cell in cells if _is_finished(cell, output))
+        finished = tuple(cell.name for cell in cells if is_finished(cell, output))
         _note(spec, cells, output)
         # Rows of one content are one cell.
         missing = list({cell.key: cell for cell in cells if cell.name not in finished}.values())
@@ -119,7 +117,9 @@ def _check(failed: Mapping[str, ConceptctlError], of: int) -> None:
         raise Busy(f"another run has {len(failed)} of {of} cells: {', '.join(failed)}")
 
 
-def _chosen(spec: Spec | ClassSpec, patterns: Sequence[str]) -> Callable[[Path, Callable[[str], None]], Sequence[Cell]]:
+def choose_cells(
+    spec: Spec | ClassSpec, patterns: Sequence[str]
+) -> Callable[[Path, Callable[[str], None]], Sequence[Cell]]:
     """What makes the cells that patterns name, given the output folder and who is told what takes long."""
     if isinstance(spec, ClassSpec):
         classes = chosen(spec.name, spec.entries, spec.seeds, patterns, CLASSIFIERS)
@@ -128,16 +128,20 @@ def _chosen(spec: Spec | ClassSpec, patterns: Sequence[str]) -> Callable[[Path, 
     return lambda output, tell: make_cells(spec, rows, output, tell)
 
 
-def _is_finished(cell: Cell, output: Path) -> bool:
+def is_finished(cell: Cell, output: Path) -> bool:
     """Whether a cell has its results; damaged ones are said, for nobody may lose them without knowing."""
     path = cell.home(output) / RESULTS
     return path.exists() and bool(read_results(path, classes=isinstance(cell, ClassCell)))
 
 
-def _check_device(precision: str | None, device: str) -> None:
-    """Refuse a device that is not there, and a precision that it does not learn in."""
+def check_run(spec: Spec | ClassSpec, engine: str, at_once: int | None, device: str) -> None:
+    """Refuse an engine or a device that is not there, and a precision that the device does not learn in."""
+    check_engine(engine, at_once)
+    if engine != "local":
+        return
     from conceptctl.diffusion.models import choose_device
 
+    precision = None if isinstance(spec, ClassSpec) else spec.precision
     precision_of(Request(Path(), "x", mixed_precision=precision), choose_device(device).type)
 
 

@@ -70,7 +70,9 @@ def plan(
 @contextmanager
 def _aside(output: Path) -> Iterator[Path]:
     """A folder with links to the bases and pictures of an output folder; what is made in it goes with it."""
-    with TemporaryDirectory(prefix="conceptctl-") as name:
+    # On the disk that a run would fill: a base can be larger than the memory that /tmp may be in.
+    there = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+    with TemporaryDirectory(prefix=".conceptctl-", dir=there) as name:
         place = Path(name)
         for part in (BASES, DATA):
             (place / part).mkdir()

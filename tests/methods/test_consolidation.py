@@ -166,6 +166,20 @@ def test_scores_are_the_softmax_of_negative_errors():
     )
 
 
+def test_of_scores_that_are_all_alike_the_contrast_stays_and_the_distillation_goes():
+    """What `docs/reference/ewc-equations.md` says of temperatures far above the differences of errors."""
+    errors = torch.tensor([[0.2, 0.203, 0.199, 0.201]], dtype=torch.float64, requires_grad=True)
+    tau, own, k = 10.0, 1, 4
+    contrast(dc_log_scores(errors, tau), own).sum().backward()
+    wanted = np.full(k, -1 / (k - 1))
+    wanted[own] = 1
+    np.testing.assert_allclose(errors.grad[0], 2 / tau * (1 - 1 / k) * wanted, rtol=1e-2)
+    errors.grad = None
+    told = dc_log_scores(torch.tensor([[0.203, 0.2, 0.201, 0.199]], dtype=torch.float64), tau / 20).exp()
+    (-(told * dc_log_scores(errors, tau)).sum()).backward()
+    assert errors.grad.abs().max() < 1e-2 / tau
+
+
 def test_the_subset_is_the_prior_the_own_concept_and_earlier_ones_at_random(folder):
     _, bench = two_tasks(folder, made("ewc-dc"))
     many = dataclasses.replace(

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from conceptctl.store.weights import Array
 
 _TEACHERS = 8
-"""How many earlier models' deltas are held at once; each is as large as all targets."""
+"""How many earlier models' deltas are held at once in the host's memory; each is as large as all targets, and one is
+on the device while it teaches."""
 
 
 def make_task(
@@ -170,7 +171,7 @@ def earlier_tasks(store: Store, head: Generation, current: Mapping[str, Array], 
         found = base.tensors(store.layout, head.base)
         before = {path: sums[path] if path in sums else weights.read_floats(*found[path][:2]) for path in current}
         turned = {path: torch.from_numpy(weight - current[path]) for path, weight in before.items()}
-        return Deltas.of(turned).to(device)
+        return Deltas.of(turned)
 
     def task_of(index: int, concept: Concept) -> Earlier:
         @cache
@@ -187,13 +188,19 @@ def earlier_tasks(store: Store, head: Generation, current: Mapping[str, Array], 
                 concept.uid,
                 prompt,
                 state=state,
-                deltas=lambda: deltas_of(index + 1),
+                deltas=lambda: deltas_of(index + 1).to(device),
                 consolidated=concept.consolidated,
             )
         kinds = weights.state_kinds(store.blob(concept))
         prompt = recipe_of(record, head.base).prompt_for(concept.name)
         return Earlier(
-            concept.uid, prompt, kinds, state, lambda: deltas_of(index + 1), record.contains, concept.consolidated
+            concept.uid,
+            prompt,
+            kinds,
+            state,
+            lambda: deltas_of(index + 1).to(device),
+            record.contains,
+            concept.consolidated,
         )
 
     return [task_of(index, concept) for index, concept in enumerate(head.concepts)]

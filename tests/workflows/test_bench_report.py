@@ -118,7 +118,7 @@ def test_tables(output):
     # What is set side by side is of seed 0 only: that of the bound.
     assert "A_mmd above that of bound, each concept alone: plain 400 %, better 200 %." in text
     assert "By A_mmd, over seed 0, which all rows have, best first: bound < better < plain." in text
-    assert "Not run, or not to the end: bound/1." in text
+    assert "Not run, or not to the end: of seed 1: bound." in text
 
 
 def test_the_page_is_whole_and_asks_nobody_for_anything(output):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from conceptctl.metrics.continual import mean
@@ -253,8 +253,22 @@ def notes(bench: Bench) -> tuple[str, ...]:
 
 def unfinished(bench: Bench) -> tuple[str, ...]:
     """Which cells have no results, and why as far as that is known."""
-    missing = (f"Not run, or not to the end: {', '.join(bench.missing)}.",) if bench.missing else ()
+    missing = (f"Not run, or not to the end: {'; '.join(_by_seeds(bench))}.",) if bench.missing else ()
     return (*missing, *(f"Failed: {name}: {problem}." for name, problem in bench.failed.items()))
+
+
+def _by_seeds(bench: Bench) -> Iterator[str]:
+    """Which rows have no results, of seeds that lack the same ones at once."""
+    lacking: dict[int, list[str]] = {}
+    for name in bench.missing:
+        label, _, seed = name.rpartition("/")
+        lacking.setdefault(int(seed), []).append(label)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for seed, labels in lacking.items():
+        alike.setdefault(tuple(labels), []).append(seed)
+    for labels, seeds in alike.items():
+        whole = len(labels) == len(bench.spec["entries"])
+        yield f"of {_seeds(seeds)}: {'every row' if whole else ' · '.join(labels)}"
 
 
 def _order(bench: Bench) -> str:
@@ -264,7 +278,13 @@ def _order(bench: Bench) -> str:
     # Sequences differ: rows are compared on those that all of them have.
     ours = {row.label: mean(row.values("A_mmd", shared or None)) for row in bench.rows}
     known = {label: value for label, value in ours.items() if value is not None}
-    over = "" if shared == every else f", over {_seeds(shared)}" if shared else ", each over its own seeds"
+    over = (
+        ""
+        if shared == every
+        else f", over {_seeds(shared)}, which all rows have"
+        if shared
+        else ", each over its own seeds"
+    )
     text = f"By A_mmd{over}, best first: {' < '.join(sorted(known, key=lambda label: known[label]))}."
     paper = {label: row["A_mmd"] for label, row in bench.spec["paper"]["values"].items() if "A_mmd" in row}
     both = [label for label in known if label in paper]
@@ -293,7 +313,7 @@ def _gaps(bench: Bench) -> Sequence[str]:
 
 def _seeds(seeds: Iterable[int]) -> str:
     told = [str(seed) for seed in sorted(seeds)]
-    return f"seed{'s' * (len(told) > 1)} {', '.join(told)}, which all rows have"
+    return f"seed{'s' * (len(told) > 1)} {', '.join(told)}"
 
 
 def _bound(result: Result) -> str:

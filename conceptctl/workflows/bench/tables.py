@@ -263,12 +263,10 @@ def _by_seeds(bench: Bench) -> Iterator[str]:
     for name in bench.missing:
         label, _, seed = name.rpartition("/")
         lacking.setdefault(int(seed), []).append(label)
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for seed, labels in lacking.items():
-        alike.setdefault(tuple(labels), []).append(seed)
-    for labels, seeds in alike.items():
+    for labels in dict.fromkeys(map(tuple, lacking.values())):
+        seeds = _seeds(seed for seed, those in lacking.items() if tuple(those) == labels)
         whole = len(labels) == len(bench.spec["entries"])
-        yield f"of {_seeds(seeds)}: {'every row' if whole else ' · '.join(labels)}"
+        yield f"of {seeds}: {'every row' if whole else ' · '.join(labels)}"
 
 
 def _order(bench: Bench) -> str:

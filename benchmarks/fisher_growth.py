@@ -1,6 +1,6 @@
-"""How large the Fisher matrix is after each concept, of methods that keep one: what their penalty weighs.
+"""How large the Fisher matrix F is after each concept, for methods that keep one: how much their penalty weighs.
 
-    conceptctl bench run ten-mixed --cells 'ewc*/4242' --cells 'dsc-ewc*/4242' --output DIR
+    conceptctl bench run ten-mixed --cells '*ewc*/4242' --output DIR
     python benchmarks/fisher_growth.py DIR/cells/*/store
 
 F is a running average over tasks ("Mining your own secrets", section 3.1), so with losses of one kind it does not

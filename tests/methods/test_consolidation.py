@@ -180,6 +180,17 @@ def test_of_scores_that_are_all_alike_the_contrast_stays_and_the_distillation_go
     assert errors.grad.abs().max() < 1e-2 / tau
 
 
+@pytest.mark.parametrize("k", [2, 5])
+def test_of_scores_that_are_sure_the_contrast_grows_with_the_number_of_classes(k):
+    """What the same page says of temperatures far below the differences of errors: why F grows with k."""
+    errors = torch.tensor([[0.2] + [0.3] * (k - 1)], dtype=torch.float64, requires_grad=True)
+    tau = 0.01
+    contrast(dc_log_scores(errors, tau), 0).sum().backward()
+    wanted = np.full(k, -1 / (k - 1))
+    wanted[0] = 1
+    np.testing.assert_allclose(errors.grad[0], (k - 1) / tau * wanted, rtol=1e-2)
+
+
 def test_the_subset_is_the_prior_the_own_concept_and_earlier_ones_at_random(folder):
     _, bench = two_tasks(folder, made("ewc-dc"))
     many = dataclasses.replace(

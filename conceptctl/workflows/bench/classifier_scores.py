@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from conceptctl.learning.backbone import Backbone
     from conceptctl.learning.examples import Examples
     from conceptctl.presets import Preset
+    from conceptctl.store.manifest import Generation
     from conceptctl.store.store import Store
     from conceptctl.store.weights import Array
 
@@ -78,6 +79,7 @@ def has_fisher(name: str) -> bool:
 
 def eigenvalues(
     store: Store,
+    head: Generation,
     backbone: Backbone,
     weights: Mapping[str, Array],
     preset: Preset,
@@ -89,6 +91,7 @@ def eigenvalues(
 
     Args:
         store: Whose concepts were all learned by one method of which `has_fisher` holds.
+        head: Which of its generations.
         backbone: With every concept in place.
         weights: Of all targets, as `apply_concepts` returns them.
         preset: What the scores are set by where the method has none.
@@ -99,15 +102,21 @@ def eigenvalues(
     Returns:
         By "without" and "with" the scores in the loss, and by "A" and "B".
     """
-    known = {each.name for each in fields(Config)}
-    settings = {**preset.settings(EwcDc.name), **config}
-    settings = {name: value for name, value in settings.items() if name in known} | {"timestep_sampling": "uniform"}
     found: dict[str, dict[str, list[float]]] = {}
     for which in ("without", "with"):
-        probe = Probe(Config(**settings), batches, with_scores=which == "with")
-        _measure(store, backbone, weights, probe, examples)
+        probe = Probe(probe_settings(preset, config), batches, with_scores=which == "with")
+        measure(store, head, backbone, weights, probe, examples)
         found[which] = {name: _largest(torch.stack(rows)) for name, rows in probe.gradients.items()}
     return found
+
+
+def probe_settings(preset: Preset, config: Mapping[str, Any]) -> Config:
+    """What scores are set by: a method's settings, those of `ewc-dc` where it has none, and all times alike."""
+    known = {each.name for each in fields(Config)}
+    settings = {**preset.settings(EwcDc.name), **config}
+    return Config(
+        **{name: value for name, value in settings.items() if name in known} | {"timestep_sampling": "uniform"}
+    )
 
 
 class Probe(EwcDc):
@@ -135,15 +144,23 @@ class Probe(EwcDc):
                 del losses["dc"]
             return losses
 
-        def keep() -> None:
-            self.gradients["A"].append(adapter.up[0].grad[0].flatten().clone())
-            self.gradients["B"].append(adapter.down[0].grad[0].flatten().clone())
+        yield self.measuring(trainable, self.batches, 0, loss, lambda: self.keep(adapter))
 
-        yield self.measuring(trainable, self.batches, 0, loss, keep)
+    def keep(self, adapter: Any) -> None:
+        """Take what is kept of a batch's gradients."""
+        self.gradients["A"].append(adapter.up[0].grad[0].flatten().clone())
+        self.gradients["B"].append(adapter.down[0].grad[0].flatten().clone())
 
 
-def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], probe: Probe, examples: Examples) -> None:
-    """Run a probe's phase on the last concept, with the ones before it as the earlier ones."""
+def measure(
+    store: Store,
+    head: Generation,
+    backbone: Backbone,
+    weights: Mapping[str, Array],
+    probe: Probe,
+    examples: Examples,
+) -> None:
+    """Run a probe's phase on the last concept, with the ones before it as the earlier ones; see `eigenvalues`."""
     from conceptctl.diffusion.prompts import token_of
     from conceptctl.learning.loop import train
     from conceptctl.learning.processes import make_accelerator
@@ -153,7 +170,7 @@ def _measure(store: Store, backbone: Backbone, weights: Mapping[str, Array], pro
     from conceptctl.workflows.model import token_rows
     from conceptctl.workflows.reference_samples import recipe_of
 
-    head, tokenizer = store.head(), backbone.tokenizer()
+    tokenizer = backbone.tokenizer()
     *before, last = head.concepts
     record = read_record(store.blob(last))
     tasks = earlier_tasks(store, head, weights, backbone.device)

@@ -273,7 +273,7 @@ class ConceptRun:
         backbone.freeze()
         examples = self._examples(backbone, self.items[-1])
         config, preset = self.cell.content["config"], preset_of(self.base)
-        return eigenvalues(store, backbone, weights, preset, config, examples, self.cell.fisher)
+        return eigenvalues(store, store.head(), backbone, weights, preset, config, examples, self.cell.fisher)
 
     def _examples(self, backbone: Backbone, item: Item) -> Examples:
         """A concept's training pictures, under its prompt."""

@@ -73,33 +73,47 @@ def with_settings(name, changed):
     return found(found.configuration(**{k: v for k, v in {**PAPERS, **changed}.items() if k in known}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A task that was learned whole, which tests share and leave as it is."""
+
+    bench: Bench
+    ended: object
+    kept: object
+    reports: list
+    before: dict
+    """The model, and what was attached, before it was learned."""
+    start: dict
+    after: dict
+    """The model just after."""
+
+
+def learn(bench):
+    reports = []
+    before = bench.model()
+    start = {name: value.clone() for name, value in bench.trainable.state_dict().items()}
+    ended = bench.train(listener=Listener(report=reports.append, report_steps=1))
+    return Learned(
+        bench, ended, bench.method.finish(bench.task, bench.trainable), reports, before, start, bench.model()
+    )
+
+
 @cache
 def first_task(folder, method, config, precision):
-    return Bench(folder, find_method(method)(config), change=False, precision=precision).learned()
+    return learn(Bench(folder, find_method(method)(config), change=False, precision=precision))
 
 
 def a_second_task(folder, method, precision="no"):
     """A task after one of the same method."""
-    first = first_task(folder, method.name, method.config, precision)
+    first = first_task(folder, method.name, method.config, precision).kept
     # As a teacher: half of what the first one learned is taken back.
     teacher = type(first.deltas).of({path: -0.5 * delta.detach() for path, delta in first.deltas.items()})
     return Bench(folder, method, earlier={"bob": earlier_of(first, "0" * 16, teacher)}, precision=precision)
 
 
-@dataclasses.dataclass(frozen=True)
-class Learned:
-    """A second task that was learned whole, which tests share and leave as it is."""
-
-    bench: Bench
-    ended: object
-    kept: object
-
-
 @cache
 def learned_of(folder, method, config, precision):
-    bench = a_second_task(folder, find_method(method)(config), precision)
-    ended = bench.train()
-    return Learned(bench, ended, bench.method.finish(bench.task, bench.trainable))
+    return learn(a_second_task(folder, find_method(method)(config), precision))
 
 
 @pytest.fixture
@@ -117,17 +131,15 @@ def test_the_name_is_the_files_and_the_papers_place_is_said():
         assert found.paper
 
 
-def test_only_what_was_attached_changes(folder, method, precision):
-    bench = a_second_task(folder, method, precision)
-    before = bench.model()
-    start = {name: value.clone() for name, value in bench.trainable.state_dict().items()}
-    bench.train()
-    after = bench.model()
+def test_only_what_was_attached_changes(learned):
+    before, after = learned.before, learned.after
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    moved = [name for name, value in bench.trainable.state_dict().items() if not torch.equal(value, start[name])]
+    trained = learned.ended.tensors
+    assert trained.keys() >= {f"parameter/{name}" for name in learned.start}
+    moved = [name for name, value in learned.start.items() if not torch.equal(value, trained[f"parameter/{name}"])]
     assert any(name.startswith("token") for name in moved)
-    assert (bench.adapter is None) or any(name.startswith("adapter") for name in moved)
+    assert (learned.bench.adapter is None) or any(name.startswith("adapter") for name in moved)
 
 
 def test_the_same_seed_gives_the_same_result(folder, method, precision, learned):
@@ -138,26 +150,27 @@ def test_the_same_seed_gives_the_same_result(folder, method, precision, learned)
 
 def test_a_run_that_stops_and_goes_on_ends_where_a_whole_one_does(folder, method, precision, learned):
     ended = learned.ended
+    state = None
     # In the first phase, when it is through, in the next one where there is one, and when all is done.
-    learning = method.config.steps
-    for stop in {2, learning, ended.step - 1, ended.step}:
-        state = ended if stop == ended.step else interrupted(a_second_task(folder, method, precision), stop)
+    for stop in sorted({2, method.config.steps, ended.step - 1}):
+        state = interrupted(a_second_task(folder, method, precision), state, stop)
         assert state.step == stop
+    for last in (state, ended):
         again = a_second_task(folder, method, precision)
-        again.train(state=state)
+        again.train(state=last)
         assert_same(again.method.finish(again.task, again.trainable), learned.kept)
 
 
-def interrupted(bench, after):
-    """Train until so many steps are done, counting those of all phases, and return what was saved."""
-    kept, counted = [], itertools.count(1)
+def interrupted(bench, state, after):
+    """Go on from a state until so many steps are done, counting those of all phases, and return what was saved."""
+    kept, counted = [], itertools.count(1 if state is None else state.step + 1)
 
     def report(_):
         if next(counted) == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench.train(listener=Listener(report=report, save=kept.append, report_steps=1))
+        bench.train(state=state, listener=Listener(report=report, save=kept.append, report_steps=1))
     return kept[-1]
 
 
@@ -230,14 +243,12 @@ def test_what_is_stored_is_what_draws_from_then_on(method, learned, tmp_path):
         assert 0 < len(factors) < len(kept.deltas)
 
 
-def test_losses_are_finite_and_need_no_earlier_concept(folder, method, precision):
+def test_losses_are_finite_and_need_no_earlier_concept(folder, method, precision, learned):
     """Of a first task, and of one after it: all that the phases report, from the first step on."""
-    first = Bench(folder, method, change=False, precision=precision)
-    for bench in (first, a_second_task(folder, method, precision)):
-        reports = []
-        bench.train(listener=Listener(report=reports.append, report_steps=1))
-        assert len(reports) == sum(phase.schedule.steps for phase in method.phases(bench.task, bench.trainable))
-        assert all(torch.tensor(list(each.losses.values())).isfinite().all() for each in reports)
+    for each in (first_task(folder, method.name, method.config, precision), learned):
+        phases = method.phases(each.bench.task, each.bench.trainable)
+        assert len(each.reports) == sum(phase.schedule.steps for phase in phases)
+        assert all(torch.tensor(list(report.losses.values())).isfinite().all() for report in each.reports)
 
 
 def test_what_is_kept_is_of_the_targets(learned):
@@ -265,8 +276,9 @@ def test_the_loss_with_deltas_is_that_of_a_model_with_these_in_its_weights(folde
     assert found != pytest.approx(without, rel=1e-4)
 
 
-def test_several_tokens_are_learned_at_once(folder, method, precision):
-    bench = Bench(folder, method, precision=precision, tokens=("alice", "bob"))
+@pytest.mark.parametrize("name", METHODS)
+def test_several_tokens_are_learned_at_once(folders, name):
+    bench = Bench(folders["epsilon"], with_settings(name, {}), tokens=("alice", "bob"))
     start = bench.trainable.tokens()
     bench.train()
     (before,), (after,) = start.values(), bench.trainable.tokens().values()

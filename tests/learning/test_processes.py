@@ -1,5 +1,7 @@
 """Two processes do what one does: the same global batch, the same pictures, one of them writes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conceptctl.cli import app
 from conceptctl.learning.processes import part_of
 from conceptctl.store import base, jobs, weights
 from conceptctl.store.concept import read_record
@@ -44,41 +47,66 @@ def stores(made, tmp_path):
     return [synthetic.make_store(tmp_path / str(index), made / "base") for index in range(2)]
 
 
-def command(arguments, processes):
-    program = ["-m", "conceptctl", *map(str, arguments)]
-    if processes == 1:
-        return [sys.executable, *program]
+def launched(arguments):
+    """The command that users give: one that makes two processes."""
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu", "--main_process_port", port()]
+    return [sys.executable, *launch, *program(arguments)]
+
+
+def program(arguments):
+    return ["-m", "conceptctl", *map(str, arguments)]
+
+
+def port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        str(processes),
-        "--multi_gpu",
-        "--main_process_port",
-        port,
-    ]
-    return [sys.executable, *launch, *program]
+        return str(free.getsockname()[1])
 
 
-def environment():
+def environment(**more):
     own = {
         "OMP_NUM_THREADS": "1",
         "CONCEPTCTL_CONFIG": os.devnull,
         "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    return {**os.environ, **own}
+    return {**os.environ, **own, **more}
+
+
+def start(arguments):
+    """Two processes as a launcher starts them, which itself takes as long to start as each of them."""
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *program(arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **meet),
+        )
+        for rank in range(2)
+    ]
 
 
 def run(arguments, processes):
-    done = subprocess.run(
-        command(arguments, processes), capture_output=True, text=True, timeout=300, env=environment(), check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    """What the command prints, of all its processes."""
+    if processes == 1:
+        return alone(arguments)
+    said = ""
+    for process in start(arguments):
+        out, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+        said += out
+    return said
+
+
+def alone(arguments):
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("CONCEPTCTL_CONFIG", os.devnull)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        assert app.run([str(each) for each in arguments]) == 0
+    return printed.getvalue()
 
 
 def learning(made, store, method, *more):
@@ -133,7 +161,7 @@ def test_two_processes_learn_what_one_does(made, stores, method, more):
         name: far(two[name], value) for name, value in one.items()
     }
     # One process says and writes everything.
-    assert said[1].stdout.count("learned V*alice") == said[0].stdout.count("learned V*alice") == 1
+    assert said[1].count("learned V*alice") == said[0].count("learned V*alice") == 1
     assert [generation.verb for generation in stores[1].log()] == ["init", "learn"]
     assert verify(stores[1].layout, read_data=True).problems == ()
     assert list(stores[1].layout.jobs.iterdir()) == []
@@ -173,7 +201,7 @@ def test_two_processes_learn_what_one_does_of_pictures_of_several_shapes(made, t
 
 def test_a_batch_that_cannot_be_spread_is_refused_before_anything_is_learned(made, stores):
     """Which also shows that there are two processes: one could have it."""
-    arguments = command(learning(made, stores[0], "ewc", "--batch-size", "1"), 2)
+    arguments = launched(learning(made, stores[0], "ewc", "--batch-size", "1"))
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment(), check=False)
     assert done.returncode != 0
     assert "cannot be spread over 2 processes" in done.stderr
@@ -185,8 +213,7 @@ def test_an_evaluation_is_the_same_however_many_processes_draw(made, stores, tmp
     figures = []
     for processes in (1, 2):
         where = ["--feature-extractor", made / "clip", "--store", stores[0].layout.root]
-        done = run(["eval", made / "heldout", "-n", "12", "--device", "cpu", "--json", *where], processes)
-        found = json.loads(done.stdout)
+        found = json.loads(run(["eval", made / "heldout", "-n", "12", "--device", "cpu", "--json", *where], processes))
         figures.append({name: found[name] for name in ("A_mmd", "F_mmd", "P_mmd", "kid", "clip_i2i", "diversity")})
     assert figures[0] == figures[1]
     assert [each.verb for each in stores[0].log()] == ["init", "learn", "eval", "eval"]
@@ -196,19 +223,16 @@ def test_an_interrupted_run_of_two_processes_goes_on(made, stores, tmp_path):
     """With SIGINT to all of them, as a terminal sends it."""
     more = ["--steps", "100"]
     run(learning(made, stores[0], "stamina", *more), 2)
-    interrupted = subprocess.Popen(
-        command(learning(made, stores[1], "stamina", *more, "--log-to", tmp_path / "log"), 2),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        start_new_session=True,
-    )
+    interrupted = start(learning(made, stores[1], "stamina", *more, "--log-to", tmp_path / "log"))
     # A row is written every few steps; what is printed comes too seldom for a fast machine.
     while rows_of_tables(tmp_path / "log") == 0:
-        assert interrupted.poll() is None
+        assert all(each.poll() is None for each in interrupted)
         time.sleep(0.005)
-    os.killpg(interrupted.pid, signal.SIGINT)
-    assert interrupted.wait(timeout=60) != 0
+    for each in interrupted:
+        each.send_signal(signal.SIGINT)
+    for each in interrupted:
+        each.communicate(timeout=60)
+        assert each.returncode != 0
     assert stores[1].head().seq == 0
     (job,) = jobs.found(stores[1].layout)
     assert 0 < job.load().step < 100

@@ -14,8 +14,9 @@ from torch import nn
 
 from conceptctl.pocket import bundle
 from conceptctl.pocket.judge import labels_of
-from conceptctl.pocket.train import clip, decoder, judge, loop, unet, vae
+from conceptctl.pocket.train import clip, decoder, judge, loop, trained, unet, vae
 from conceptctl.pocket.train.data import Batches, autoencoder_pictures, to_signed
+from conceptctl.pocket.train.judge import judged_pictures
 from conceptctl.pocket.train.loop import Recipe, Stage, Trainer
 from conceptctl.pocket.train.trained import averaged_weights, text_tower, trained_clip, trained_vae
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer, tokenize
@@ -151,6 +152,10 @@ def workspace(tmp_path_factory):
     sizes = pytest.MonkeyPatch()
     sizes.setattr(unet, "_CHUNK", 8)
     sizes.setitem(unet.CORPUS, "cpu", 16)
+    # What is only looked at would take more than all else.
+    sizes.setattr(decoder, "HELDOUT_SEEDS", decoder.HELDOUT_SEEDS[:2])
+    sizes.setattr(trained, "autoencoder_pictures", lambda _, seed: autoencoder_pictures(16, seed))
+    sizes.setattr(judge, "judged_pictures", lambda size, *rest, **more: judged_pictures(min(size, 16), *rest, **more))
     stages = {
         "vae": (lambda: vae.VaeStage(CPU, batch=2), vae.RECIPES),
         "decoder": (lambda: decoder.DecoderStage(CPU, folder, batch=2), decoder.RECIPES),
@@ -203,10 +208,10 @@ def test_half_of_what_the_judge_sees_went_through_the_autoencoder(workspace, tmp
 
 
 def test_some_of_what_the_judge_sees_lies_between_two_scenes():
-    first, again = (judge.judged_pictures(32, "between", between=1.0) for _ in range(2))
+    first, again = (judged_pictures(32, "between", between=1.0) for _ in range(2))
     assert torch.equal(first.pictures, again.pictures)
     assert torch.equal(first.labels, again.labels)
-    assert not torch.equal(first.pictures, judge.judged_pictures(32, "between").pictures)
+    assert not torch.equal(first.pictures, judged_pictures(32, "between").pictures)
     doubtful = other = 0
     rng = random.Random(0)
     for _ in range(200):

@@ -26,9 +26,13 @@ from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 PROMPT = "a photo of V*alice next to V*falls"
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
+"""For what depends on how the scheduler reads a prediction."""
+
+
+@pytest.fixture(scope="module")
 def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
 
 
 def make_store(root, base_folder):
@@ -62,6 +66,7 @@ def theirs(folder, prompt=PROMPT):
     return np.asarray(drawn.images[0])
 
 
+@PREDICTING_BOTH
 @pytest.mark.parametrize("folded", [False, True])
 def test_diffusers_draws_the_same_pixels(folded, store, tmp_path):
     if folded:
@@ -100,6 +105,7 @@ def test_a_vocabulary_without_a_tokenizer_file_gets_the_tokens_too(base_folder, 
     assert np.array_equal(theirs(tmp_path / "model"), ours(store, tmp_path / "out"))
 
 
+@PREDICTING_BOTH
 def test_all_else_is_the_base_bit_for_bit(store, base_folder, tmp_path):
     export_folder(store, (), tmp_path / "model")
     for part, kind in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
@@ -137,6 +143,7 @@ def test_deltas_as_they_were_learned_are_added_up(store, tmp_path):
     assert "which were learned on top of the others" in (tmp_path / "model/README.md").read_text()
 
 
+@PREDICTING_BOTH
 @pytest.mark.parametrize("prompt", ["V*alice", "a photo of a V*alice", "a photo of a V*alice on a beach"])
 def test_some_concepts_draw_what_they_draw_with_the_others(prompt, store, tmp_path):
     made = export_folder(store, ("alice",), tmp_path / "model")

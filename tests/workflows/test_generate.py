@@ -25,10 +25,13 @@ from conceptctl.workflows.reference_samples import recipe_of, word_of
 from tests import synthetic
 from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
 
+PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
+"""For what depends on how the scheduler reads a prediction."""
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+
+@pytest.fixture(scope="module")
 def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=request.param)
+    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def drawn(store, folder, prompt="a photo of V*alice next to V*falls", **changes)
     return [pixels(image.path) for image in made.images]
 
 
+@PREDICTING_BOTH
 def test_a_picture_is_the_same_before_and_after_folding(store, tmp_path):
     (before,) = drawn(store, tmp_path / "before")
     fold(store)
@@ -140,6 +144,7 @@ def test_a_concept_changes_the_picture(store, tmp_path):
     assert not np.array_equal(with_concepts, without)
 
 
+@PREDICTING_BOTH
 def test_several_concepts_have_a_region_each(store, tmp_path):
     (together,) = drawn(store, tmp_path / "a")
     (swapped,) = drawn(store, tmp_path / "b", "a photo of V*falls next to V*alice")
@@ -173,6 +178,7 @@ def test_what_is_said_beside_a_concept_counts(store, tmp_path):
     assert compose(store, store.head(), "a cat in the snow", []) == "a cat in the snow"
 
 
+@PREDICTING_BOTH
 def test_a_concept_is_drawn_in_its_region_as_its_reference_samples_are(store):
     prompt = "V*falls in front of a V*alice, at night"
     composed = compose(store, store.head(), prompt, ["falls", "alice"])
@@ -210,6 +216,7 @@ def test_a_concept_without_reference_samples_is_drawn_as_its_method_learned_it(s
     }
 
 
+@PREDICTING_BOTH
 def test_a_picture_depends_on_its_seed_and_not_on_how_many_are_drawn(store, tmp_path):
     three = drawn(store, tmp_path / "three", count=3, seed=5)
     (last,) = drawn(store, tmp_path / "one", seed=7)

@@ -24,7 +24,7 @@ STEPS = 2
 FEW = {"--steps": str(STEPS), "-n": "1"}
 PRACTICE = ("--train", "4", "--heldout", "3")
 SHORT = {"timestep_sampling": "uniform", "batch_size": 1}
-CONFIG = f"[train]\nsteps = {STEPS}\n\n[sample]\nsteps = 2\n"
+CONFIG = f"[train]\nsteps = {STEPS}\n\n[sample]\nsteps = 1\n"
 
 
 # What draws or learns takes less, as everywhere here; everything else is the program itself, which starts much faster.

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,8 +29,18 @@ def kill_one(output: Path, killed: list[int]) -> None:
 
 
 def main() -> None:
+    # Its sockets need a short path; and it would count its use over the network.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory(prefix="ray-") as place:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
+        try:
+            measure()
+        finally:
+            ray.shutdown()
+
+
+def measure() -> None:
     spec, output = find_spec(sys.argv[1]), Path(sys.argv[2])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killed: list[int] = []
     threading.Thread(target=kill_one, args=(output, killed), daemon=True).start()
     ran = run(spec, output, engine="ray", device="cpu")
@@ -39,7 +50,6 @@ def main() -> None:
         for line in path.read_text().splitlines()
     }
     print(json.dumps({"cells": [cell.key for cell in ran.cells], "killed": killed, "pids": len(pids)}))
-    ray.shutdown()
 
 
 if __name__ == "__main__":

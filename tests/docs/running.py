@@ -37,7 +37,7 @@ exec {sys.executable} -m $module "$@"
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
     """Let trainings be short and pictures few, as the settings of the bundled base have it."""
-    few = dict(shipped_but("pocket", steps=2, auxiliary=2, reference_samples=2)())
+    few = dict(shipped_but("pocket", steps=1, auxiliary=2, reference_samples=2)())
     pocket = few["pocket"]
     methods = {name: {**settings, **(SHORT if name == presets.EVERY_METHOD else {})}
                for name, settings in pocket.methods.items()}  # fmt: skip

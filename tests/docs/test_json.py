@@ -31,7 +31,7 @@ COMMANDS = (
     "import out.safetensors --as bob2 --store second", "bench data more --concepts 1",
     "bench list", "bench show smoke", "bench run smoke -o bench --dry-run",
     "bench run classification --cells l2p/100 -o bench --dry-run",
-    "bench run smoke --cells lora -o bench --device cpu", "bench report bench",
+    "bench run tiny.toml -o bench --device cpu", "bench report bench",
     "diff 1 2", "stats", "rename alice ally",
     "init --base pocket-vit --store tasks", "learn task --store tasks --epochs 1 --dry-run",
     "learn task --store tasks --epochs 1 --method lora", "list --store tasks", "eval task --store tasks",
@@ -39,6 +39,23 @@ COMMANDS = (
     "rename task people --store tasks", "generate x --store tasks",
     "show nobody", "learn nowhere --token x", "list --nonsense", "import config.toml",
 )  # fmt: skip
+
+TINY = """
+title = "One concept, in one step"
+seeds = [0]
+settings = { timestep_sampling = "uniform" }
+[data]
+concepts = 1
+train = 2
+heldout = 2
+[protocol]
+steps = 1
+batch_size = 1
+pictures = 2
+sampling_steps = 1
+evaluations = 1
+[methods."ti++"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +65,7 @@ def answers(after_tutorials, tmp_path_factory):
     shutil.copytree(after_tutorials.folder, home, symlinks=True)
     for number, name in enumerate(("ann", "bob")):
         shutil.copytree(home / f"concepts/person-00{number}/train", home / "task" / name)
+    (home / "tiny.toml").write_text(TINY)
     found = []
     with Reader(home).at_home():
         for command in COMMANDS:

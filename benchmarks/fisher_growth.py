@@ -3,8 +3,8 @@
     conceptctl bench run ten-mixed --cells '*ewc*/4242' --output DIR
     python benchmarks/fisher_growth.py DIR/cells/*/store
 
-F is a running average over tasks ("Mining your own secrets", section 3.1), so with losses of one kind it does not
-grow. Printed is the mean of its entries, each store's concepts in their order; stores without any are left out.
+F is a running average over tasks ("Mining your own secrets", section 3.1), so with gradients of one size it would
+not grow. Printed is the mean of its entries, each store's concepts in their order; stores without any are left out.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -27,6 +28,9 @@ from transformers import (
 
 from conceptctl.pocket.train.vocabulary import LENGTH, build_tokenizer
 
+PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
+"""For what depends on how a prediction is read, in the loss or by a scheduler; of which `tests/learning`,
+`tests/diffusion` and the contract of the methods have both throughout."""
 WIDTH = 16
 
 

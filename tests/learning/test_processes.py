@@ -93,10 +93,16 @@ def run(arguments, processes):
     if processes == 1:
         return alone(arguments)
     said = ""
-    for process in start(arguments):
-        out, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
-        said += out
+    started = start(arguments)
+    try:
+        for process in started:
+            out, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-3000:]
+            said += out
+    finally:
+        # One that failed leaves the other waiting for it.
+        for process in started:
+            process.kill()
     return said
 
 
@@ -152,7 +158,7 @@ def far(first, second):
     # The last one's second process has auxiliary samples alone, on which no token depends.
     [("stamina", []), ("ewc-dc", []), ("ti++", ["--batch-size", "2"])],
 )
-def test_two_processes_learn_what_one_does(made, stores, method, more):
+def test_two_startedlearn_what_one_does(made, stores, method, more):
     said = [run(learning(made, store, method, *more), count) for store, count in zip(stores, (1, 2), strict=True)]
     one, two = map(learned, stores)
     assert one.keys() == two.keys()
@@ -167,7 +173,7 @@ def test_two_processes_learn_what_one_does(made, stores, method, more):
     assert list(stores[1].layout.jobs.iterdir()) == []
 
 
-def test_two_processes_end_after_the_same_step(made, stores):
+def test_two_startedend_after_the_same_step(made, stores):
     """Each of them looks at its part of the fixed sets, and none goes on when another has ended."""
     more = ["--steps", "auto", "--max-train-steps", "24"]
     for store, count in zip(stores, (1, 2), strict=True):
@@ -180,7 +186,7 @@ def test_two_processes_end_after_the_same_step(made, stores):
         assert np.allclose(*(record.settings[name] for record in records), rtol=1e-4)
 
 
-def test_two_processes_learn_what_one_does_of_pictures_of_several_shapes(made, tmp_path):
+def test_two_startedlearn_what_one_does_of_pictures_of_several_shapes(made, tmp_path):
     """However shapes lie in the parts: of five pictures in a step three are in the first, two in the second."""
     write_tiny_pipeline(tmp_path / "base", side=256, levels=4)
     stores = [synthetic.make_store(tmp_path / str(index), tmp_path / "base") for index in range(2)]
@@ -208,7 +214,7 @@ def test_a_batch_that_cannot_be_spread_is_refused_before_anything_is_learned(mad
     assert list(stores[0].layout.jobs.iterdir()) == []
 
 
-def test_an_evaluation_is_the_same_however_many_processes_draw(made, stores, tmp_path):
+def test_an_evaluation_is_the_same_however_many_starteddraw(made, stores, tmp_path):
     run(learning(made, stores[0], "ti++"), 1)
     figures = []
     for processes in (1, 2):
@@ -219,20 +225,23 @@ def test_an_evaluation_is_the_same_however_many_processes_draw(made, stores, tmp
     assert [each.verb for each in stores[0].log()] == ["init", "learn", "eval", "eval"]
 
 
-def test_an_interrupted_run_of_two_processes_goes_on(made, stores, tmp_path):
+def test_an_interrupted_run_of_two_startedgoes_on(made, stores, tmp_path):
     """With SIGINT to all of them, as a terminal sends it."""
     more = ["--steps", "100"]
     run(learning(made, stores[0], "stamina", *more), 2)
-    interrupted = start(learning(made, stores[1], "stamina", *more, "--log-to", tmp_path / "log"))
+    interrupted = subprocess.Popen(
+        launched(learning(made, stores[1], "stamina", *more, "--log-to", tmp_path / "log")),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
     # A row is written every few steps; what is printed comes too seldom for a fast machine.
     while rows_of_tables(tmp_path / "log") == 0:
-        assert all(each.poll() is None for each in interrupted)
+        assert interrupted.poll() is None
         time.sleep(0.005)
-    for each in interrupted:
-        each.send_signal(signal.SIGINT)
-    for each in interrupted:
-        each.communicate(timeout=60)
-        assert each.returncode != 0
+    os.killpg(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait(timeout=60) != 0
     assert stores[1].head().seq == 0
     (job,) = jobs.found(stores[1].layout)
     assert 0 < job.load().step < 100

@@ -82,8 +82,9 @@ class Learned:
     kept: object
     reports: list
     before: dict
-    """The model, and what was attached, before it was learned."""
+    """The model before it was learned."""
     start: dict
+    """What was attached, before it was learned."""
     after: dict
     """The model just after."""
 
@@ -276,9 +277,8 @@ def test_the_loss_with_deltas_is_that_of_a_model_with_these_in_its_weights(folde
     assert found != pytest.approx(without, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_several_tokens_are_learned_at_once(folders, name):
-    bench = Bench(folders["epsilon"], with_settings(name, {}), tokens=("alice", "bob"))
+def test_several_tokens_are_learned_at_once(folder, method, precision):
+    bench = Bench(folder, method, precision=precision, tokens=("alice", "bob"))
     start = bench.trainable.tokens()
     bench.train()
     (before,), (after,) = start.values(), bench.trainable.tokens().values()

@@ -21,18 +21,9 @@ from conceptctl.workflows.forget import forget, plan_forget
 from conceptctl.workflows.generate.request import Request
 from conceptctl.workflows.generate.run import generate
 from tests import synthetic
-from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
+from tests.tiny_pipeline import PREDICTING_BOTH, WIDTH, key_value_shapes
 
 PROMPT = "a photo of V*alice next to V*falls"
-
-
-PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
-"""For what depends on how the scheduler reads a prediction."""
-
-
-@pytest.fixture(scope="module")
-def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
 
 
 def make_store(root, base_folder):

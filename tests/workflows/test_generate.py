@@ -23,15 +23,7 @@ from conceptctl.workflows.generate.run import generate
 from conceptctl.workflows.model import load
 from conceptctl.workflows.reference_samples import recipe_of, word_of
 from tests import synthetic
-from tests.tiny_pipeline import WIDTH, key_value_shapes, write_tiny_pipeline
-
-PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
-"""For what depends on how the scheduler reads a prediction."""
-
-
-@pytest.fixture(scope="module")
-def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
+from tests.tiny_pipeline import PREDICTING_BOTH, WIDTH, key_value_shapes
 
 
 @pytest.fixture

@@ -41,20 +41,11 @@ from tests import synthetic
 from tests.pictures import write_pictures
 from tests.small_presets import shipped_but
 from tests.tiny_clip import write_tiny_clip
-from tests.tiny_pipeline import write_tiny_pipeline
+from tests.tiny_pipeline import PREDICTING_BOTH
 
 STEPS = 6
 CHOSEN = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "rank": 4}
 LONGER = TrainConfig(steps=25, batch_size=2)
-
-
-PREDICTING_BOTH = pytest.mark.parametrize("base_folder", ["epsilon", "v_prediction"], indirect=True, scope="module")
-"""For what depends on the loss; `tests/learning` and the contract of the methods have both throughout."""
-
-
-@pytest.fixture(scope="module")
-def base_folder(request, tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"), prediction_type=getattr(request, "param", "epsilon"))
 
 
 # A tiny pipeline draws 16 x 16 pictures; photographs are asked for by real bases.

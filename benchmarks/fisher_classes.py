@@ -28,18 +28,14 @@ from conceptctl.workflows.reference_samples import recipe_of
 
 
 class MeanSquare(Probe):
-    """Keeps the squares of a batch's gradients, as the method does."""
+    """Measures the mean entry of F, of the squares that the method itself adds up."""
 
-    adapter_measured: Any
+    mean = 0.0
 
     def keep(self, adapter: Any) -> None:
-        """Add them up."""
+        """Add a batch's."""
         adapter.add_squares()
-        self.adapter_measured = adapter
-
-    def mean(self) -> float:
-        """The mean entry of F."""
-        return float((self.adapter_measured.squares / self.adapter_measured.counted).double().mean())
+        self.mean = float((adapter.squares / adapter.counted).double().mean())
 
 
 def measured(root: Path, pictures: Path, after: int, batches: int) -> Iterator[tuple[str, float]]:
@@ -60,7 +56,7 @@ def measured(root: Path, pictures: Path, after: int, batches: int) -> Iterator[t
         config = {} if classes is None else {"dc_concepts": classes}
         probe = MeanSquare(probe_settings(preset, config), batches, with_scores=classes is not None)
         measure(store, head, backbone, weights, probe, examples)
-        yield "no scores" if classes is None else str(classes), probe.mean()
+        yield "no scores" if classes is None else str(classes), probe.mean
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from tests import evaluated, synthetic
 from tests.evaluated import RECIPE, REFERENCE_SAMPLES, learn, settings_of, write_heldout
 from tests.small_presets import shipped_but
 from tests.tiny_clip import PROJECTION, write_tiny_clip
-from tests.tiny_pipeline import key_value_shapes, write_tiny_pipeline
+from tests.tiny_pipeline import key_value_shapes
 
 CPU = torch.device("cpu")
 
@@ -49,11 +49,6 @@ def clip_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def extractor(clip_folder):
     return load_extractor(clip_folder, "local folder", CPU)
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,10 @@ from conceptctl.workflows.learn.run import learn
 from tests import synthetic
 from tests.pictures import write_pictures
 from tests.small_presets import shipped_but
-from tests.tiny_pipeline import write_tiny_pipeline
 
 TOO_LONG = "very " * 90 + "a photo of {token}"
 TRAIN = TrainConfig(steps=14, batch_size=2, rank=4)
 SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=9, reference_samples=0)
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,6 @@ from conceptctl.workflows.learn import training
 from tests import synthetic
 from tests.pictures import write_pictures
 from tests.small_presets import shipped_but
-from tests.tiny_pipeline import write_tiny_pipeline
 
 # Loading torch takes longer than all that is learned here. One process loads it and trains nothing, so that its copies
 # wait for no thread that only it has.
@@ -39,11 +38,6 @@ PATIENCE = 60
 """Seconds after which a process hangs."""
 SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=3, reference_samples=0)
 """Little is drawn, and no feature extractor is looked for."""
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from conceptctl.workflows.learn.run import learn
 from tests import synthetic
 from tests.pictures import write_pictures
 from tests.small_presets import shipped_but
-from tests.tiny_pipeline import write_tiny_pipeline
 
 SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=3, reference_samples=0)
 
@@ -26,11 +25,6 @@ SMALL = shipped_but("sd", steps=2, smallest_side=0, auxiliary=3, reference_sampl
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch):
     monkeypatch.setattr(presets, "shipped", SMALL)
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return write_tiny_pipeline(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
